@@ -70,7 +70,7 @@ function npyParts({ dtype, shape, data }: HostArray): [Uint8Array, Uint8Array] {
   }
   const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(", ")})`;
   const text = `{'descr': '${descriptor}', 'fortran_order': False, 'shape': ${tuple}, }`;
-  const total = Math.ceil((10 + text.length + 1) / 64) * 64; // NumPy aligns the data to 64 bytes
+  const total = Math.max(128, Math.ceil((10 + text.length + 1) / 64) * 64); // as NumPy: aligned to 64 bytes, with room to grow
   const header = new Uint8Array(total).fill(0x20);
   header.set(MAGIC);
   header.set([1, 0], 6);
