@@ -1,0 +1,85 @@
+/** Small helpers of the scripts: where the checkout is, how to start npm without a shell, how to say what happens. */
+import { spawn } from "node:child_process";
+import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
+import { basename, delimiter, dirname, join, resolve } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
+
+/** One line to standard error; standard output belongs to results. */
+export const say = (line) => process.stderr.write(`${line}\n`);
+
+export const seconds = (since) => `${((performance.now() - since) / 1000).toFixed(1)} s`;
+
+export const readJson = (path) => JSON.parse(readFileSync(path, "utf8"));
+
+/** Folders of the packages that exist, by package name. */
+export function packages() {
+  const found = new Map();
+  for (const name of readdirSync(join(root, "packages")).sort()) {
+    const folder = join(root, "packages", name);
+    const file = join(folder, "package.json");
+    if (statSync(folder).isDirectory() && existsSync(file)) found.set(readJson(file).name, { folder, short: name, manifest: readJson(file) });
+  }
+  return found;
+}
+
+/** Files under `folder` whose name ends with `ending`, sorted; node_modules and dist are left out. */
+export function filesUnder(folder, ending) {
+  if (!existsSync(folder)) return [];
+  const out = [];
+  for (const entry of readdirSync(folder, { withFileTypes: true })) {
+    if (entry.name === "node_modules" || entry.name === "dist") continue;
+    const path = join(folder, entry.name);
+    if (entry.isDirectory()) out.push(...filesUnder(path, ending));
+    else if (entry.name.endsWith(ending)) out.push(path);
+  }
+  return out.sort();
+}
+
+/** npm's own entry file, so that it runs under this Node on every system, Windows included, without a shell. */
+export function npmCli() {
+  const own = process.env.npm_execpath;
+  if (own !== undefined && basename(own) === "npm-cli.js" && existsSync(own)) return own;
+  const here = dirname(realpathSync(process.execPath));
+  const near = [join(here, "node_modules/npm/bin/npm-cli.js"), join(here, "../lib/node_modules/npm/bin/npm-cli.js")];
+  for (const folder of (process.env.PATH ?? "").split(delimiter)) {
+    if (folder === "") continue;
+    near.push(join(folder, "node_modules/npm/bin/npm-cli.js"));
+    const link = join(folder, "npm");
+    if (existsSync(link) && basename(realpathSync(link)) === "npm-cli.js") near.push(realpathSync(link));
+  }
+  const found = near.find((path) => existsSync(path));
+  if (found === undefined) throw new Error("npm was not found beside node or on PATH; install Node.js with npm (https://nodejs.org) and try again");
+  return found;
+}
+
+/**
+ * Runs a program to its end and resolves with { code, output }.
+ * `quiet` collects the output instead of showing it; otherwise both streams go to our standard error, or are inherited.
+ */
+export function run(file, args, { cwd = root, env = {}, quiet = false, inherit = false } = {}) {
+  return new Promise((done, fail) => {
+    const child = spawn(file, args, { cwd, env: { ...process.env, ...env }, stdio: inherit ? "inherit" : ["ignore", "pipe", "pipe"] });
+    const chunks = [];
+    for (const stream of [child.stdout, child.stderr]) {
+      stream?.on("data", (chunk) => {
+        if (quiet) chunks.push(chunk);
+        else process.stderr.write(chunk);
+      });
+    }
+    child.on("error", fail);
+    child.on("close", (code, signal) => done({ code: code ?? (signal === null ? 1 : 130), output: Buffer.concat(chunks).toString("utf8") }));
+  });
+}
+
+export const node = (args, options) => run(process.execPath, args, options);
+
+/** Node 20.19 is the oldest that runs everything here. */
+export function requireNode() {
+  const [major, minor] = process.versions.node.split(".").map(Number);
+  if (major < 20 || (major === 20 && minor < 19)) {
+    say(`adjoint needs Node 20.19 or newer; this is ${process.version}. Install a newer one from https://nodejs.org`);
+    process.exit(1);
+  }
+}
