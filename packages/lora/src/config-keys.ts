@@ -1,0 +1,98 @@
+/** The 41 keys of `adapter_config.json`: what each holds, its default, and which ones adjoint refuses unless they are neutral. */
+
+export type JsonValue = null | boolean | number | string | readonly JsonValue[] | { readonly [key: string]: JsonValue };
+
+/** Keys that say how PEFT should build something adjoint does not have yet: only the listed neutral values pass. */
+export interface RefusedKey {
+  readonly neutral: readonly JsonValue[];
+  /** what the key asks for */
+  readonly what: string;
+  readonly fix: string;
+}
+
+const unset = (what: string): RefusedKey => ({ neutral: [null, false, {}], what, fix: "remove the key, or set it to null" });
+
+export const refusedKeys: Readonly<Record<string, RefusedKey>> = {
+  alora_invocation_tokens: unset("activated LoRA (aLoRA)"),
+  arrow_config: unset("Arrow routing"),
+  bias: { neutral: ["none"], what: "training the base model's biases", fix: 'use "none"; the base then stays untouched when the adapter is off' },
+  corda_config: unset("CorDA initialisation"),
+  ensure_weight_tying: { neutral: [false, null], what: "tying the adapters of tied layers", fix: "use false, and adapt only one of two tied layers" },
+  eva_config: unset("EVA initialisation"),
+  kasa_config: unset("KaSA"),
+  layer_replication: { neutral: [null, []], what: "layer replication", fix: "write the deeper base model to disk first" },
+  loftq_config: unset("LoftQ initialisation"),
+  lora_bias: { neutral: [false], what: "a bias on B", fix: "use false" },
+  lora_ga_config: unset("LoRA-GA initialisation"),
+  megatron_config: unset("Megatron layers"),
+  modules_to_save: { neutral: [null, []], what: "modules trained in full beside the adapter", fix: "adapt them by target_modules instead" },
+  monteclora_config: unset("MonteCLoRA"),
+  target_parameters: { neutral: [null, []], what: "adapters on raw parameters", fix: "name modules in target_modules" },
+  trainable_token_indices: { neutral: [null, [], {}], what: "trainable token embeddings", fix: "remove the key" },
+  use_bdlora: unset("block-diagonal LoRA"),
+  use_dora: { neutral: [false], what: "DoRA", fix: "use false (rsLoRA: use_rslora)" },
+  use_qalora: { neutral: [false], what: "QALoRA", fix: "use false" },
+  velora_config: unset("VeLoRA"),
+};
+
+/** Keys that mean nothing while a refused key is neutral; any value passes, and the default is written. */
+export const inertKeys: readonly string[] = ["megatron_core", "qalora_group_size", "runtime_config", "peft_version"];
+
+/** Values of init_lora_weights other than true, false and "gaussian", and what a file that names one should do. */
+export const refusedInits: Readonly<Record<string, "base" | "plain">> = {
+  pissa: "base",
+  olora: "base",
+  loftq: "base",
+  corda: "base",
+  lora_ga: "base",
+  eva: "plain",
+  orthogonal: "plain",
+  mica: "plain",
+};
+
+/** Everything that PEFT 0.21 writes, in its order of names, with neutral values. */
+export const fileDefaults: { readonly [key: string]: JsonValue } = {
+  alora_invocation_tokens: null,
+  alpha_pattern: {},
+  arrow_config: null,
+  auto_mapping: null,
+  base_model_name_or_path: null,
+  bias: "none",
+  corda_config: null,
+  ensure_weight_tying: false,
+  eva_config: null,
+  exclude_modules: null,
+  fan_in_fan_out: false,
+  inference_mode: true,
+  init_lora_weights: true,
+  kasa_config: null,
+  layer_replication: null,
+  layers_pattern: null,
+  layers_to_transform: null,
+  loftq_config: {},
+  lora_alpha: 8,
+  lora_bias: false,
+  lora_dropout: 0,
+  lora_ga_config: null,
+  megatron_config: null,
+  megatron_core: "megatron.core",
+  modules_to_save: null,
+  monteclora_config: null,
+  peft_type: "LORA",
+  peft_version: "0.21.2",
+  qalora_group_size: 16,
+  r: 8,
+  rank_pattern: {},
+  revision: null,
+  target_modules: null,
+  target_parameters: null,
+  task_type: null,
+  trainable_token_indices: null,
+  use_bdlora: null,
+  use_dora: false,
+  use_qalora: false,
+  use_rslora: false,
+  velora_config: null,
+};
+
+export const taskTypes: readonly string[] = ["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"];
