@@ -1,1 +1,2 @@
-export {};
+/** @adjoint/models: Llama-family models, tokenizers and generation. */
+export * from "./tokenizer/index.ts";

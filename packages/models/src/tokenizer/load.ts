@@ -1,0 +1,63 @@
+/** Loads a tokenizer from a Hugging Face folder or from the contents of its files. */
+import { readText } from "@adjoint/io";
+import { FormatError } from "@adjoint/tensor";
+import { isObject } from "./build.ts";
+import type { TokenizerConfig, TokenizerJson } from "./format.ts";
+import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+/** Where a tokenizer comes from: a folder (path or file: URL), or the parsed contents of its files. */
+export type TokenizerSource = string | URL | { readonly tokenizerJson: TokenizerJson; readonly config?: TokenizerConfig };
+
+/** Options of `loadTokenizer`. */
+export interface LoadTokenizerOptions {
+  /** milliseconds that a regular expression from the file may run, unless it is a published one (default 5,000) */
+  readonly patternLimit?: number;
+}
+
+/**
+ * Loads `tokenizer.json` and, if there, `tokenizer_config.json` and `chat_template.jinja`.
+ *
+ * @throws FormatError when a file is not JSON, lacks a key, or holds a component that cannot be built
+ * Source: the file formats of Hugging Face `tokenizers` and `transformers`.
+ */
+export async function loadTokenizer(source: TokenizerSource, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
+  if (typeof source === "object" && "tokenizerJson" in source) return createTokenizer(source.tokenizerJson, source.config ?? {}, "tokenizer.json", options.patternLimit);
+  const at = (name: string): string | URL => (typeof source === "string" ? `${source.replace(/\/$/, "")}/${name}` : new URL(name, source.href.endsWith("/") ? source : `${source.href}/`));
+  const file = String(at("tokenizer.json"));
+  const json = checkTokenizer(parse(await readText(at("tokenizer.json")), file), file);
+  const configText = await readText(at("tokenizer_config.json")).catch(missing);
+  const config = configText === undefined ? {} : parse(configText, String(at("tokenizer_config.json")));
+  const template = await readText(at("chat_template.jinja")).catch(missing);
+  return createTokenizer(json, template === undefined ? config : { ...config, chat_template: template }, file, options.patternLimit);
+}
+
+/** A file that is not there is no error; anything else is. */
+function missing(error: unknown): undefined {
+  const code: unknown = error instanceof Error && error.cause instanceof Error && "code" in error.cause ? error.cause.code : undefined;
+  if (code !== "ENOENT") throw error;
+}
+
+function parse(text: string, file: string): Readonly<Record<string, unknown>> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new FormatError(`${file}: not JSON: ${error instanceof Error ? error.message : String(error)}`, { file, fix: "get the file again: it is cut or damaged", cause: error });
+  }
+  if (!isObject(value)) throw new FormatError(`${file}: not a JSON object`, { file, fix: "take the file that came with the model" });
+  return value;
+}
+
+function checkTokenizer(json: Readonly<Record<string, unknown>>, file: string): TokenizerJson {
+  const lacks = (key: string): FormatError => new FormatError(`${file}: lacks "${key}"`, { file, key, fix: "take the tokenizer.json that came with the model (the older vocab.json and merges.txt are not read)" });
+  const { model, added_tokens: added = [] } = json;
+  if (!isObject(model)) throw lacks("model");
+  if (!isObject(model["vocab"]) && !Array.isArray(model["vocab"])) throw lacks("model.vocab");
+  if (!Array.isArray(added) || !added.every((token) => isObject(token) && Number.isInteger(token["id"]) && typeof token["content"] === "string")) throw lacks("added_tokens[].id and .content");
+  const whole: unknown = { version: "1.0", truncation: null, padding: null, normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json, added_tokens: added };
+  if (!isTokenizerJson(whole)) throw lacks("model.merges");
+  return whole;
+}
+
+/** The keys were checked one by one; the components' own keys are checked where they are built. */
+const isTokenizerJson = (value: unknown): value is TokenizerJson => isObject(value) && isObject(value["model"]);
