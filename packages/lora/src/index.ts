@@ -8,3 +8,7 @@ export { lintScale, scaleOf } from "./scaling.ts";
 export type { Scaling } from "./scaling.ts";
 export { defaultTargets, describeTargets } from "./targets.ts";
 export type { ModuleInfo, Target, TargetTable } from "./targets.ts";
+export { adapterFiles, expectedTensors, matchTensors, readAdapterDirectory, writeAdapterDirectory } from "./peft.ts";
+export type { AdapterDirectory, ExpectedTensor, LoadedTensors, LoadReport } from "./peft.ts";
+export { factorKey, parseKey } from "./peft-keys.ts";
+export type { ParsedKey, Role } from "./peft-keys.ts";

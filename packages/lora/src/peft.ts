@@ -1,0 +1,159 @@
+/** Adapter tensors against a model: exact comparison of names and shapes, and the directories that PEFT reads and writes. */
+import { convertArray, FormatError, type HostArray, isFloat } from "@adjoint/tensor";
+import { fileSystem, openSafetensors, readText, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
+import { type LoraConfig, type ReadConfig, readLoraConfig, writeLoraConfig } from "./config.ts";
+import { factorKey, parseKey, type Role } from "./peft-keys.ts";
+import type { ModuleInfo, Target } from "./targets.ts";
+
+/** One tensor that an adapter of this model has. */
+export interface ExpectedTensor {
+  readonly key: string;
+  readonly path: string;
+  readonly role: Role;
+  readonly shape: readonly [number, number];
+}
+
+/** The tensors of an adapter: A (r, in) and B (out, r) of every target, in the model's order. */
+export function expectedTensors(targets: readonly Target[], modules: readonly ModuleInfo[]): readonly ExpectedTensor[] {
+  const byPath = new Map(modules.map((m) => [m.path, m]));
+  return targets.flatMap((t) => {
+    const m = byPath.get(t.path);
+    const tensor = (role: Role, shape: readonly [number, number]): ExpectedTensor => ({ key: factorKey(t.path, role, t.kind), path: t.path, role, shape });
+    return [tensor("A", [t.r, m?.inFeatures ?? 0]), tensor("B", [m?.outFeatures ?? 0, t.r])];
+  });
+}
+
+/** What was found when a file met a model; names are as they stand in the file, or as PEFT would write them. */
+export interface LoadReport {
+  readonly file: string;
+  readonly loaded: number;
+  readonly missing: readonly string[];
+  readonly unexpected: readonly string[];
+  readonly mismatched: readonly { readonly key: string; readonly expected: readonly number[]; readonly found: readonly number[] }[];
+  /** older spellings that were understood */
+  readonly renamed: readonly { readonly from: string; readonly to: string }[];
+  readonly warnings: readonly string[];
+}
+
+export interface LoadedTensors {
+  /** f32 factors by the name that PEFT writes */
+  readonly factors: ReadonlyMap<string, HostArray>;
+  /** frozen base weights that PEFT saved along, by module path: they must equal the model's */
+  readonly base: ReadonlyMap<string, HostArray>;
+  readonly report: LoadReport;
+}
+
+const sameShape = (a: readonly number[], b: readonly number[]): boolean => a.length === b.length && a.every((n, i) => n === b[i]);
+
+function list(title: string, lines: readonly string[]): string {
+  const shown = lines.slice(0, 8).map((l) => `\n    ${l}`).join("");
+  return lines.length === 0 ? "" : `\n  ${title} (${lines.length}):${shown}${lines.length > 8 ? `\n    and ${lines.length - 8} more` : ""}`;
+}
+
+function describe(report: LoadReport): string {
+  const mismatched = report.mismatched.map((m) => `${m.key}  file [${m.found.join(", ")}], model [${m.expected.join(", ")}]`);
+  return list("missing in the file", report.missing) + list("unexpected in the file", report.unexpected) + list("other shape", mismatched);
+}
+
+/**
+ * Matches a file's tensors to the expected ones; strict unless asked otherwise.
+ * Throws FormatError with the whole LoadReport in `details.value` when a name is missing, unexpected or has another shape,
+ * when two names mean the same tensor, or when a tensor does not hold floating-point numbers.
+ */
+export function matchTensors(
+  found: ReadonlyMap<string, HostArray>,
+  expected: readonly ExpectedTensor[],
+  options: { readonly strict?: boolean; readonly file?: string } = {},
+): LoadedTensors {
+  const file = options.file ?? "adapter_model.safetensors";
+  const wanted = new Map(expected.map((e) => [e.key, e]));
+  const adapted = new Set(expected.map((e) => e.path));
+  const factors = new Map<string, HostArray>();
+  const base = new Map<string, HostArray>();
+  const unexpected: string[] = [];
+  const mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[] = [];
+  const renamed: { from: string; to: string }[] = [];
+  const from = new Map<string, string>();
+  for (const [key, array] of found) {
+    const parsed = parseKey(key);
+    if (parsed.kind === "base" && adapted.has(parsed.path)) {
+      base.set(parsed.path, array);
+      continue;
+    }
+    const target = parsed.kind === "factor" ? wanted.get(parsed.canonical) : undefined;
+    if (target === undefined) {
+      unexpected.push(key);
+      continue;
+    }
+    const twin = from.get(target.key);
+    if (twin !== undefined) {
+      throw new FormatError(`${file}: ${twin} and ${key} are the same tensor`, { file, key, value: target.key, fix: "keep one of them (does the file hold two adapters?)" });
+    }
+    from.set(target.key, key);
+    if (key !== target.key) renamed.push({ from: key, to: target.key });
+    if (!isFloat(array.dtype)) throw new FormatError(`${file}: ${key} has dtype ${array.dtype}`, { file, key, value: array.dtype, fix: "adapters hold f32, f16 or bf16" });
+    if (sameShape(array.shape, target.shape)) factors.set(target.key, { dtype: "f32", shape: array.shape, data: convertArray(array.data, array.dtype, "f32") });
+    else mismatched.push({ key, expected: target.shape, found: array.shape });
+  }
+  const missing = expected.filter((e) => !from.has(e.key)).map((e) => e.key);
+  const warnings = renamed.length === 0 ? [] : [`${file}: ${renamed.length} names in an older spelling, such as ${renamed[0].from}`];
+  const report: LoadReport = { file, loaded: factors.size, missing, unexpected, mismatched, renamed, warnings };
+  if ((options.strict ?? true) && missing.length + unexpected.length + mismatched.length > 0) {
+    throw new FormatError(`${file} does not fit the model${describe(report)}`, {
+      file,
+      key: missing[0] ?? unexpected[0] ?? mismatched[0].key,
+      value: report,
+      fix: "load it onto the base model that it was made for (base_model_name_or_path in adapter_config.json), or pass strict: false to take what fits",
+    });
+  }
+  return { factors, base, report };
+}
+
+/** A directory as it lies on the disk. */
+export interface AdapterDirectory extends ReadConfig {
+  readonly tensors: ReadonlyMap<string, HostArray>;
+  readonly file: string;
+}
+
+const CONFIG = "adapter_config.json";
+const WEIGHTS = "adapter_model.safetensors";
+
+/** Reads `adapter_config.json` and `adapter_model.safetensors`; FormatError if either is not there, with what to do for pickles and subfolders. */
+export async function readAdapterDirectory(directory: string): Promise<AdapterDirectory> {
+  const names = await fileSystem().list(directory);
+  const fail = (message: string, value: unknown, fix: string): never => {
+    throw new FormatError(`${directory}: ${message}`, { file: directory, value, fix });
+  };
+  if (names === null) fail("there is no such directory", null, "pass the directory that holds adapter_config.json");
+  if (names === "file" || names === null) return fail("is a file", names, "pass the directory that holds adapter_config.json");
+  if (!names.includes(CONFIG)) {
+    const hint = names.includes("config.json") ? "this looks like a model, not an adapter" : "an adapter other than the default lies in a subfolder of its name";
+    fail(`holds no ${CONFIG}`, names, hint);
+  }
+  if (!names.includes(WEIGHTS)) {
+    if (names.includes("adapter_model.bin")) {
+      fail("adapter_model.bin is a Python pickle, which can run code when it is read", "adapter_model.bin", "load it in PEFT once and save it again: model.save_pretrained(dir) writes adapter_model.safetensors");
+    }
+    fail(`holds no ${WEIGHTS}`, names, "copy the directory again from where the adapter was saved");
+  }
+  const read = readLoraConfig(await readText(`${directory}/${CONFIG}`), `${directory}/${CONFIG}`);
+  const file = `${directory}/${WEIGHTS}`;
+  const open = await openSafetensors(file);
+  try {
+    const tensors = new Map<string, HostArray>();
+    for (const name of open.entries.keys()) tensors.set(name, await open.read(name));
+    return { ...read, tensors, file };
+  } finally {
+    await open.close();
+  }
+}
+
+/** The two files of an adapter, ready to be written. */
+export function adapterFiles(config: LoraConfig, tensors: ReadonlyMap<string, HostArray>): Readonly<Record<string, string | readonly Uint8Array[]>> {
+  return { [CONFIG]: writeLoraConfig(config), [WEIGHTS]: safetensorsParts(tensors, { format: "pt" }) };
+}
+
+/** Writes an adapter's directory so that it holds either all of the old or all of the new files. */
+export async function writeAdapterDirectory(directory: string, config: LoraConfig, tensors: ReadonlyMap<string, HostArray>): Promise<void> {
+  await writeDirectoryAtomic(directory, adapterFiles(config, tensors), { replaceAll: false });
+}
