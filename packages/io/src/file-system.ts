@@ -1,6 +1,8 @@
 /** The few operations by which this project changes a disk, as an object that tests replace by a failing one. */
 import { AdjointError } from "@adjoint/tensor";
+import type * as Crypto from "node:crypto";
 import type * as Promises from "node:fs/promises";
+import type * as Os from "node:os";
 import type * as Path from "node:path";
 import type * as Url from "node:url";
 
@@ -32,8 +34,11 @@ export interface FileSystem {
   list(path: string): Promise<readonly string[] | "file" | null>;
 }
 
-interface NodeModules {
+/** The modules of Node that this project reads files with. */
+export interface NodeModules {
+  readonly crypto: typeof Crypto;
   readonly fs: typeof Promises;
+  readonly os: typeof Os;
   readonly path: typeof Path;
   readonly url: typeof Url;
 }
@@ -46,7 +51,7 @@ export function node(): NodeModules {
       fix: "outside Node pass bytes or a Blob, as in parseSafetensors(new Uint8Array(await response.arrayBuffer()), name)",
     });
   }
-  return { fs: get("node:fs/promises"), path: get("node:path"), url: get("node:url") };
+  return { crypto: get("node:crypto"), fs: get("node:fs/promises"), os: get("node:os"), path: get("node:path"), url: get("node:url") };
 }
 
 /** The operating system's code of an error, such as ENOENT. */

@@ -1,6 +1,6 @@
 /** @adjoint/io: files of tensors, read lazily and written atomically. */
-export { FileError, disk, fileSystem, withFileSystem } from "./file-system.ts";
-export type { FileSystem, OutputFile } from "./file-system.ts";
+export { FileError, disk, fileSystem, node, withFileSystem } from "./file-system.ts";
+export type { FileSystem, NodeModules, OutputFile } from "./file-system.ts";
 export { appendLine, incompletePath, writeFileAtomic, writeFileResumable } from "./files.ts";
 export type { Bytes, Content, WriteOptions } from "./files.ts";
 export { recoverDirectory, writeDirectoryAtomic } from "./directories.ts";

@@ -115,6 +115,23 @@ describe("writing", () => {
     });
   });
 
+  it("bytes are on the disk before they get their name", async () => {
+    await inFolder(async (dir) => {
+      const log: string[] = [];
+      const logging: FileSystem = {
+        ...disk,
+        async open(path, mode) {
+          const file = await disk.open(path, mode);
+          return { ...file, write: (bytes) => { log.push("write"); return file.write(bytes); }, sync: () => { log.push("sync"); return file.sync(); } };
+        },
+        rename: (from, to) => { log.push("rename"); return disk.rename(from, to); },
+      };
+      await writeFileAtomic(join(dir, "f"), ["a", "b"], { fileSystem: logging });
+      await writeDirectoryAtomic(join(dir, "d"), { a: "a", b: "b" }, { fileSystem: logging });
+      expect(log).toEqual(["write", "write", "sync", "rename", "write", "sync", "write", "sync", "rename"]);
+    });
+  });
+
   it("writes that overlap in time do not mix", async () => {
     await inFolder(async (dir) => {
       const path = join(dir, "f.txt");
