@@ -1,4 +1,5 @@
 /** @adjoint/lora: low-rank adapters as values, and PEFT's files both ways. */
+export { bakeScale } from "./bake.ts";
 export { defaultConfig, loraConfig, readLoraConfig, writeLoraConfig } from "./config.ts";
 export type { LoraConfig, LoraOptions, ReadConfig } from "./config.ts";
 export type { JsonValue } from "./config-keys.ts";

@@ -213,8 +213,8 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
     if (lint !== null) warnings.add(lint);
   }
   if (targets.length === 0) {
-    const names = Array.isArray(c.targetModules) ? c.targetModules : null;
-    nothingMatched(c, modules, names === null ? modules.some((m) => choose(m.path) !== null) : modules.some((m) => names.some((n) => isSuffix(m.path, n))));
+    const names = c.targetModules;
+    nothingMatched(c, modules, modules.some((m) => (names === null || typeof names === "string" ? choose(m.path) !== null : names.some((n) => isSuffix(m.path, n)))));
   }
   for (const [key, unused] of [["rank_pattern", ranks.unused()], ["alpha_pattern", alphas.unused()]] as const) {
     for (const source of unused) warnings.add(`${key}: ${JSON.stringify(source)} changes nothing: it matches no adapted module, or an earlier key matched first`);

@@ -1,7 +1,8 @@
+import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError } from "@adjoint/tensor";
 import { camelCase } from "../src/config.ts";
-import { defaultTargets, describeTargets, type LoraOptions, type ModuleInfo } from "../src/index.ts";
+import { bakeScale, defaultTargets, describeTargets, loraConfig, type LoraOptions, type ModuleInfo } from "../src/index.ts";
 import { golden } from "./golden.ts";
 
 type Row = [string, ModuleInfo["kind"], number, number, boolean];
@@ -100,5 +101,22 @@ describe("describeTargets", () => {
     expect(scale({ r: 9, loraAlpha: 3, scaling: (alpha, r) => alpha * r })).toBe(27);
     for (const r of [1, 4, 16, 256]) expect(scale({ r, loraAlpha: 3, scaling: "rslora" })).toBe(scale({ r, loraAlpha: 3 * Math.sqrt(r) }));
     expect(() => scale({ scaling: () => Number.NaN })).toThrow(ConfigError);
+  });
+
+  it("keeps every scale when a rule is written as alpha / r", () => {
+    const rule = fc.constantFrom<LoraOptions["scaling"]>("lora", "rslora", (alpha, r) => alpha * Math.cbrt(r));
+    const pattern = fc.dictionary(fc.constantFrom("q_proj", "layers.1.*", ".*mlp.*"), fc.integer({ min: 1, max: 9 }));
+    fc.assert(
+      fc.property(rule, pattern, pattern, fc.integer({ min: 1, max: 64 }), (scaling, rankPattern, alphaPattern, r) => {
+        const config = loraConfig({ r, scaling, rankPattern, alphaPattern, targetModules: ["q_proj", "up_proj", "embed_tokens"] });
+        const before = describeTargets(config, infos("llama"));
+        const after = describeTargets(bakeScale(config, before.targets), infos("llama"));
+        after.targets.forEach((t, i) => {
+          expect([t.path, t.r]).toEqual([before.targets[i].path, before.targets[i].r]);
+          expect(Math.abs(t.scale / before.targets[i].scale - 1)).toBeLessThan(2 ** -51);
+        });
+        expect(after.warnings.filter((w) => w.startsWith("alpha_pattern"))).toEqual([]);
+      }),
+    );
   });
 });
