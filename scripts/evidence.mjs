@@ -5,7 +5,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { join, relative } from "node:path";
 import { rows } from "./evidence.table.mjs";
-import { node, npmCli, readJson, root, run, say, seconds } from "./lib.mjs";
+import { node, npmCli, readJson, root, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const args = process.argv.slice(2);
@@ -18,7 +18,7 @@ const results = join(root, ".cache", `evidence-${process.pid}.json`);
 /** How a row can be repeated by hand. */
 function shown({ test, command }) {
   if (test !== undefined) return `npm test -- ${test[0]}${test[1] === undefined ? "" : ` -t "${test[1]}"`}`;
-  return command === undefined ? "(nothing yet)" : command.join(" ");
+  return command === undefined ? "(nothing yet)" : `${command[0] === "npm" ? "" : "node "}${command.join(" ")}`;
 }
 
 /** The suite's files that the rows name, run once; each row then looks up its tests. */
@@ -46,8 +46,7 @@ function judgeTest([file, name], tests) {
 async function judgeCommand({ command, expect }) {
   const begun = performance.now();
   const [program, ...rest] = command;
-  const [file, first] = program === "npm" ? [process.execPath, [npmCli()]] : [process.execPath, []];
-  const { code, output } = await run(file, [...first, ...rest], { quiet: true });
+  const { code, output } = await node([program === "npm" ? npmCli() : join(root, program), ...rest], { quiet: true });
   const last = output.trim().split("\n").at(-1) ?? "";
   const matched = expect === undefined ? undefined : new RegExp(expect, "m").exec(output);
   if (code !== 0) return { ok: false, text: `exit code ${code}: ${last}` };
