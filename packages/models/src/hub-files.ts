@@ -49,7 +49,7 @@ export async function listFiles(repository: Repository, commit: string, options:
   return asked(repository, options, async () => {
     const files: HubFile[] = [];
     for await (const entry of hub.listFiles({ ...request(repository, options), repo: repository.id, revision: commit })) {
-      if (entry.type !== "file") continue;
+      if (entry.type !== "file" || !/^\w[\w. +-]*$/.test(entry.path)) continue; // names come from outside and become paths
       files.push({ path: entry.path, size: entry.size, hash: entry.lfs === undefined ? { algorithm: "git", hex: entry.oid ?? "" } : { algorithm: "sha256", hex: entry.lfs.oid } });
     }
     return files;
@@ -137,11 +137,19 @@ async function retrying<T>({ signal, retries = 4, retryDelay = 500 }: TransferOp
   }
 }
 
-const pause = (ms: number, signal: AbortSignal | undefined): Promise<void> => new Promise((resolve, reject) => {
-  const stop = (): void => { clearTimeout(timer); reject(signal?.reason); };
-  const timer = setTimeout(() => { signal?.removeEventListener("abort", stop); resolve(); }, ms);
-  signal?.addEventListener("abort", stop, { once: true });
-});
+/** Waits, or until the signal; then throws the signal's reason. */
+async function pause(ms: number, signal: AbortSignal | undefined): Promise<void> {
+  await new Promise<void>((resolve) => {
+    const timer = setTimeout(done, ms);
+    function done(): void {
+      clearTimeout(timer);
+      signal?.removeEventListener("abort", done);
+      resolve();
+    }
+    signal?.addEventListener("abort", done);
+  });
+  signal?.throwIfAborted();
+}
 
 const statusOf = (error: unknown): number | undefined =>
   error instanceof Error && "statusCode" in error && typeof error.statusCode === "number" ? error.statusCode : undefined;
@@ -176,7 +184,7 @@ const request = ({ endpoint, accessToken }: Repository, { signal }: TransferOpti
   fetch: async (input, init) => {
     const response = await fetch(input, { ...init, ...(signal === undefined ? {} : { signal }) });
     const start = Number(/^bytes=(\d+)-/.exec(new Headers(init?.headers).get("range") ?? "")?.[1] ?? 0);
-    if (start > 0 && response.status === 200) throw new FileError(`${String(input)}: the server cannot go on from byte ${start}`, { value: start, fix: "remove the .incomplete file and try again, or use another endpoint" });
+    if (start > 0 && response.status === 200) throw new FileError(`${typeof input === "string" ? input : "url" in input ? input.url : input.href}: the server cannot go on from byte ${start}`, { value: start, fix: "remove the .incomplete file and try again, or use another endpoint" });
     return response;
   },
   ...(accessToken === undefined ? {} : { accessToken }),
@@ -188,7 +196,8 @@ async function checkHash(repository: Repository, { path, size, hash }: HubFile, 
   if (hash.algorithm === "git") digest.update(`blob ${size}\0`);
   const file = await fs.open(gathered, "r");
   try {
-    for await (const bytes of file.createReadStream({ autoClose: false })) digest.update(bytes);
+    const all: AsyncIterable<Uint8Array> = file.createReadStream({ autoClose: false });
+    for await (const bytes of all) digest.update(bytes);
   } finally {
     await file.close();
   }
