@@ -1,6 +1,26 @@
-/** @adjoint/tensor: lazy tensors with eager shapes. */
+/** @adjoint/tensor: lazy tensors with eager shapes, a scheduler with fusion, and the reference backend. */
 export * from "./errors.ts";
 export * from "./dtype.ts";
 export * from "./shape.ts";
 export * from "./expr.ts";
 export * from "./backend.ts";
+export { Tensor, tensor, current, widened, type Numbers, fromHost, scalar, full, zeros, ones, record, exprType, type Op, type OpKind, type Domain, type IndexOf, type NodeLike, type Attrs, type NestedInput, type NestedNumbers } from "./tensor.ts";
+export * from "./op.ts";
+export * from "./ops/pointwise.ts";
+export * from "./ops/views.ts";
+export * from "./ops/concat.ts";
+export * from "./ops/reduce.ts";
+export * from "./ops/matmul.ts";
+export * from "./ops/indexing.ts";
+export * from "./ops/random.ts";
+export * from "./functional.ts";
+export * from "./random.ts";
+export * from "./tree.ts";
+export * from "./print.ts";
+export { Store, store, zeroStore, assign, Counter, counter, live, readOp, type ReadAttrs, type Live } from "./store.ts";
+export { getDevice, setDevice, memory, planOf, clearPlans, flushAll, breathe, internal, type MemoryReport } from "./engine.ts";
+export { compile, scope, structureChanged } from "./compile.ts";
+export { dependencies, meaningOf, buildGraph, postorder, type Graph, type GNode } from "./graph.ts";
+export { type Plan, type Write, accesses, makePlan } from "./plan.ts";
+export { createReference, referenceBackend, loopOf, type Lane, type Loop } from "./reference/index.ts";
+import "./methods.ts";

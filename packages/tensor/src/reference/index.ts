@@ -10,6 +10,8 @@ import { showExpr } from "../expr.ts";
 import { DeviceError } from "../errors.ts";
 import { runnerOf, type Runner } from "./kernels.ts";
 
+export { loopOf, type Lane, type Loop } from "./intrinsics.ts";
+
 /** Variations for tests. */
 export interface ReferenceOptions {
   readonly name?: string;

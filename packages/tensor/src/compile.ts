@@ -1,0 +1,134 @@
+/** compile and scope: one plan for a whole step. */
+import type { Backend } from "./backend.ts";
+import { ConfigError } from "./errors.ts";
+import { type Bound, bind, deliver, engineState, execute, flushAll, flushWith } from "./engine.ts";
+import { type Counter, Store, liveNumbers, onTick } from "./store.ts";
+import { Tensor, fromHost, leafOp } from "./tensor.ts";
+import { flatten, mapTree } from "./tree.ts";
+
+const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
+let structure = 0;
+/** Says that what steps record has changed (an adapter attached, switched, merged ...): compiled steps record again. */
+export const structureChanged = (): void => { structure++; };
+
+let ticks: Counter[] = [];
+onTick((c) => { if (engineState.compiling) ticks.push(c); });
+
+function promiseLike(x: unknown): boolean { return typeof x === "object" && x !== null && "then" in x; }
+
+/**
+ * Runs f; what it returns and every assignment made inside become one plan when it ends.
+ * f must be synchronous.
+ */
+export function scope<R>(f: () => R): R {
+  engineState.scopes++;
+  let out: R;
+  try { out = f(); } finally { engineState.scopes--; }
+  if (promiseLike(out)) throw new ConfigError("scope: the body returned a promise; recording is synchronous", { op: "scope", fix: "return tensors and await their data outside" });
+  if (engineState.scopes === 0 && !engineState.compiling) flushWith(flatten(out, isTensor).leaves.filter((t) => !(t instanceof Store)));
+  return out;
+}
+
+interface Recording {
+  readonly bound: Bound;
+  /** for each leaf of the plan: which argument it is, or null for a constant of the recording */
+  readonly arguments: readonly (number | null)[];
+  readonly ticks: readonly Counter[];
+  readonly starts: ReadonlyMap<Counter, number>;
+  readonly result: unknown;
+  readonly device: Backend;
+}
+
+/**
+ * Records `step` once per signature (tree, shapes and dtypes of its tensors; plain arguments by value) and replays the
+ * plan afterwards: an optimisation only. Tensors among the arguments are data; class instances are entered for their
+ * tensors alone; plain numbers, strings and booleans of plain objects are part of the signature.
+ */
+export function compile<A extends readonly unknown[], R>(step: (...args: A) => R): (...args: A) => R {
+  const recordings = new Map<string, Recording>();
+  return (...args: A): R => {
+    if (engineState.compiling) return step(...args);
+    const inputs = flatten(args, isTensor).leaves.filter((t) => !(t instanceof Store));
+    for (const t of inputs) if (!t.value) t.dataSync();
+    const key = `${structure}|${signature(args, inputs)}`;
+    const found = recordings.get(key);
+    if (found && found.device === engineState.device) return replay<R>(found, inputs);
+    const made = recordStep(step, args, inputs);
+    if (recordings.size >= 16) recordings.delete(recordings.keys().next().value!);
+    recordings.set(key, made.recording);
+    return made.result;
+  };
+}
+
+function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, args: A, inputs: readonly Tensor[]): { recording: Recording; result: R } {
+  flushAll();
+  const outer = ticks;
+  ticks = [];
+  engineState.compiling = true;
+  let result: R, ticked: Counter[];
+  try { result = step(...args); } finally { engineState.compiling = false; ticked = ticks; ticks = outer; }
+  if (promiseLike(result)) throw new ConfigError("compile: the step returned a promise; recording is synchronous", { op: "compile", fix: "return tensors and await their data outside" });
+  const starts = new Map<Counter, number>();
+  for (const c of ticked) starts.set(c, (starts.get(c) ?? c.value) - 1);
+  const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && !t.value);
+  const bound = bind([...new Set(outputs)], [...engineState.pending]);
+  const before = bound.writes.map(({ store }) => store.current);
+  const done = execute(bound, bound.leaves.map((t) => t.value!.data), bound.scalars.map((t) => t.value!.data[0]));
+  bound.writes.forEach(({ store }, i) => { if (before[i].op !== leafOp) { before[i].alias = store.current; before[i].inputs = []; before[i].computed = true; } });
+  deliver(bound, done);
+  // the recording keeps no numbers of this call but its constants
+  const index = new Map(inputs.map((t, i) => [t, i]));
+  const which = bound.leaves.map((t) => index.get(t) ?? null);
+  const skeleton = mapTree(result, isTensor, (t: Tensor) => (t instanceof Store ? t : outputs.includes(t) ? new Slot([...new Set(outputs)].indexOf(t), t.shape, t.dtype) : t));
+  const leaves = bound.leaves.map((t, i) => (which[i] === null ? t : placeholder));
+  const shells = bound.outputs.map(() => placeholder);
+  return { result, recording: { bound: { ...bound, leaves, outputs: shells, writes: bound.writes.map(({ store }) => ({ store, value: placeholder })) }, arguments: which, ticks: ticked, starts, result: skeleton, device: bound.plan.device } };
+}
+const placeholder: Tensor = fromHost({ dtype: "f32", shape: [1], data: new Float32Array(1) });
+
+/** Where an output of the plan stands in the step's result. */
+class Slot {
+  readonly position: number; readonly shape: readonly number[]; readonly dtype: Tensor["dtype"];
+  constructor(position: number, shape: readonly number[], dtype: Tensor["dtype"]) { this.position = position; this.shape = shape; this.dtype = dtype; }
+}
+const isSlot = (x: unknown): x is Slot => x instanceof Slot;
+
+function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
+  flushAll();
+  const { bound } = r;
+  const data = bound.leaves.map((t, i) => (r.arguments[i] === null ? t : inputs[r.arguments[i]]).value!.data);
+  const now = new Map([...r.starts.keys()].map((c) => [c, c.value]));
+  const uniforms = bound.scalars.map((t) => {
+    const l = liveNumbers.get(t);
+    if (!l) return t.value!.data[0];
+    const start = r.starts.get(l.counter) ?? l.offset;
+    return l.f((now.get(l.counter) ?? l.counter.value) + (l.offset - start));
+  });
+  const done = execute(bound, data, uniforms);
+  for (const c of r.ticks) c.value++;
+  const outputs = bound.outputs.map((_, i) => {
+    const slot = flatten(r.result, isSlot).leaves.find((s) => s.position === i)!;
+    return new Tensor(leafOp, [], null, slot.shape, slot.dtype);
+  });
+  deliver(bound, done, outputs);
+  return mapTree(r.result, isSlot, (s: Slot) => outputs[s.position]) as R;
+}
+
+/** Structure of the arguments: paths, shapes, dtypes, aliasing; plain values of plain containers. */
+function signature(args: readonly unknown[], inputs: readonly Tensor[]): string {
+  const parts: string[] = [];
+  const go = (x: unknown, plain: boolean): void => {
+    if (x instanceof Store) parts.push(`S${x.id}`);
+    else if (x instanceof Tensor) parts.push(`T${x.dtype}[${x.shape.join()}]#${inputs.indexOf(x)}`);
+    else if (Array.isArray(x)) { parts.push("["); for (const y of x) go(y, plain); parts.push("]"); }
+    else if (ArrayBuffer.isView(x)) { if (plain) throw new ConfigError("compile: a typed array among the arguments would be baked into the recording", { op: "compile", fix: "pass tensor(array)" }); }
+    else if (typeof x === "object" && x !== null) {
+      const own = Object.getPrototypeOf(x) === Object.prototype;
+      parts.push("{");
+      for (const [k, v] of Object.entries(x)) { if (own || typeof v === "object") { parts.push(`${k}:`); go(v, own); } }
+      parts.push("}");
+    } else if (plain && typeof x !== "function") parts.push(`${typeof x}:${String(x)}`);
+  };
+  args.forEach((a) => { go(a, true); });
+  return parts.join("");
+}

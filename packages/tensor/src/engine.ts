@@ -1,0 +1,312 @@
+/** The engine: what is pending, when it is flushed, and where numbers live. */
+import type { Backend, Bindings } from "./backend.ts";
+import type { TypedArray } from "./dtype.ts";
+import { ConfigError, DeviceError } from "./errors.ts";
+import { type GNode, type Graph, buildGraph, dependencies, postorder } from "./graph.ts";
+import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
+import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
+import { referenceBackend } from "./reference/index.ts";
+import { type Store, readOp, storeHooks, type ReadAttrs } from "./store.ts";
+import { type Tensor, copyOp, hooks, leafOp, record, scalarOp } from "./tensor.ts";
+
+const SMALL_BYTES = 256;
+const MAX_PENDING = 20_000;
+
+interface State {
+  device: Backend;
+  /** stores whose assignment waits */
+  readonly pending: Set<Store>;
+  /** small values recorded by user code since the last flush */
+  small: Tensor[];
+  recorded: number;
+  /** > 0 inside scope: assignments wait for its end */
+  scopes: number;
+  /** inside compile's recording: reading throws */
+  compiling: boolean;
+  internal: number;
+  lastYield: number;
+  flushes: number;
+  kernels: number;
+}
+const state: State = { device: referenceBackend, pending: new Set(), small: [], recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
+const caches = new WeakMap<Backend, PlanCache>();
+const cacheOf = (device: Backend): PlanCache => {
+  let c = caches.get(device);
+  if (!c) caches.set(device, (c = new PlanCache()));
+  return c;
+};
+
+/** The device of everything that is not bound to another one; the reference backend until somebody chooses. */
+export const getDevice = (): Backend => state.device;
+/** Chooses the default device. Stores move when they are next used. */
+export function setDevice(device: Backend): Backend {
+  flushAll();
+  state.device = device;
+  return device;
+}
+/** Whether compile is recording (reads throw). */
+export const engineState = state;
+
+/** Values recorded inside are not the user's own: they are kept only if something needs them. */
+export function internal<R>(f: () => R): R {
+  state.internal++;
+  try { return f(); } finally { state.internal--; }
+}
+
+// ---- one flush ------------------------------------------------------------------------------------------------------
+
+/** What a recording asks for, bound to a plan: everything that a replay needs. */
+export interface Bound {
+  readonly plan: Plan;
+  readonly outputs: readonly Tensor[];
+  /** position of each output among the plan's answers */
+  readonly positions: readonly number[];
+  readonly writes: readonly { readonly store: Store; readonly value: Tensor }[];
+  readonly leaves: readonly Tensor[];
+  readonly scalars: readonly Tensor[];
+  readonly stores: readonly Store[];
+  /** positions in `leaves` that hold ids, with their limit */
+  readonly checks: readonly { readonly leaf: number; readonly limit: number; readonly op: string }[];
+}
+
+const needsCopy = (t: Tensor): boolean => t.op === readOp || t.op === scalarOp || t.op === leafOp || t.op.kind === "view" || t.value !== null;
+
+/** Builds (or finds) the plan of these outputs and assignments. */
+export function bind(outputs: readonly Tensor[], stores: readonly Store[]): Bound {
+  const device = state.device, composites = device.composites;
+  const roots = internal(() => outputs.map((t) => (t.alias || needsCopy(t) ? record(copyOp, [t], null, t.shape, t.dtype) : t)));
+  const used = new Set<Tensor>();
+  const values = internal(() => stores.map((s) => {
+    const v = s.current, own = needsCopy(v) || v.alias !== null || used.has(v);
+    used.add(v);
+    return own ? record(copyOp, [v], null, v.shape, v.dtype) : v;
+  }));
+  const graph = buildGraph([...roots, ...values], composites);
+  // equal recipes are one node: a second store or answer of the same node gets its own copy inside the plan
+  const outNodes: GNode[] = [], writeNodes: Write[] = [], allStores = [...graph.stores], number = new Map(allStores.map((s, i) => [s, i]));
+  roots.forEach((t) => outNodes.push(graph.of(t)));
+  stores.forEach((s, i) => {
+    let n = number.get(s);
+    if (n === undefined) { n = allStores.push(s) - 1; number.set(s, n); }
+    writeNodes.push({ store: n, node: graph.of(values[i]) });
+  });
+  const key = `${graph.key}\no${outNodes.map((n) => n.number).join()}w${writeNodes.map((w) => `${w.store}:${w.node.number}`).join()}`;
+  const plan = cacheOf(device).get(key, () => {
+    const spec = makePlan(graph, [...new Set(outNodes)], writeNodes, device.fuse);
+    return { spec, prepared: device.prepare(spec), device };
+  });
+  const unique = [...new Set(outNodes)];
+  return {
+    plan, writes: stores.map((store, i) => ({ store, value: values[i] })), leaves: graph.leaves, scalars: graph.scalars, stores: allStores, checks: checksOf(graph),
+    outputs, positions: outNodes.map((n) => unique.indexOf(n)),
+  };
+}
+function checksOf(graph: Graph): { leaf: number; limit: number; op: string }[] {
+  const out: { leaf: number; limit: number; op: string }[] = [];
+  for (const n of graph.nodes) {
+    if (n.op.kind !== "gather" && n.op.kind !== "scatterAdd") continue;
+    let ids = n.inputs[1];
+    while (ids.op.kind === "view") ids = ids.inputs[0];
+    if (ids.op === leafOp) out.push({ leaf: ids.position, limit: (n.attrs as LimitAttrs).limit, op: n.op.name });
+  }
+  return out;
+}
+/** Puts a store's numbers on the device. */
+export function place(store: Store, device: Backend): void {
+  const { cell } = store;
+  if (cell.device === device && cell.buffer) return;
+  if (cell.device && cell.buffer) {
+    if (!cell.device.readSync) throw new DeviceError(`store ${store.name} lives on ${cell.device.name}, which cannot be read at once`, { op: "place", key: store.name, fix: "await store.data() first" });
+    cell.host = { dtype: store.dtype, shape: store.shape, data: cell.device.readSync(cell.buffer) };
+    cell.device.free(cell.buffer);
+    registry.unregister(cell);
+  }
+  const buffer = device.alloc(store.dtype, store.size);
+  device.write(buffer, cell.host!.data);
+  cell.device = device; cell.buffer = buffer; cell.host = null;
+  registry.register(store, { device, buffer }, cell);
+}
+const registry = new FinalizationRegistry<{ device: Backend; buffer: Parameters<Backend["free"]>[0] }>(({ device, buffer }) => { device.free(buffer); });
+
+/** Runs a bound plan with these numbers; returns the outputs in plan order. */
+export function execute(b: Bound, inputs: readonly TypedArray[], uniforms: readonly number[]): { read(i: number): Promise<TypedArray>; readSync?(i: number): TypedArray } {
+  const { device } = b.plan;
+  for (const c of b.checks) checkIds(c.op, inputs[c.leaf], c.limit);
+  for (const s of b.stores) place(s, device);
+  const bindings: Bindings = { stores: b.stores.map((s) => s.cell.buffer!), inputs, uniforms };
+  state.flushes++;
+  state.kernels += b.plan.spec.kernels.length;
+  const result = device.run(b.plan.prepared, bindings);
+  for (const { store } of b.writes) {
+    store.version++;
+    store.cell.host = null;
+    store.current = store.read();
+    state.pending.delete(store);
+  }
+  return result;
+}
+const numberOf = (t: Tensor): number => t.value!.data[0];
+export const scalarValues = (scalars: readonly Tensor[]): number[] => scalars.map(numberOf);
+
+/** Values under way on an asynchronous device. */
+const arriving = new WeakMap<Tensor, Promise<void>>();
+
+function run(b: Bound): void {
+  const before = b.writes.map(({ store }) => store.current);
+  const result = execute(b, b.leaves.map((t) => t.value!.data), scalarValues(b.scalars));
+  b.writes.forEach(({ store }, i) => {
+    const t = before[i];
+    if (t.op !== leafOp && t.op !== scalarOp && !t.value) { t.alias = store.current; t.inputs = []; t.computed = true; }
+  });
+  deliver(b, result);
+}
+/** Gives each output its numbers and lets its recipe go. */
+export function deliver(b: Pick<Bound, "outputs" | "positions">, result: ReturnType<typeof execute>, into: readonly Tensor[] = b.outputs): void {
+  into.forEach((t, i) => {
+    const position = b.positions[i];
+    const set = (data: TypedArray): void => { t.value = { dtype: t.dtype, shape: t.shape, data }; };
+    if (result.readSync) set(result.readSync(position));
+    else arriving.set(t, result.read(position).then(set));
+    t.inputs = [];
+    t.computed = true;
+  });
+}
+
+/** Assignments that must come along: they share an uncomputed node, or read a store that this plan overwrites. */
+function companions(wanted: readonly Tensor[], chosen: Set<Store>): void {
+  if (state.pending.size === chosen.size) return;
+  const composites = state.device.composites, inPlan = new Set<Tensor>();
+  const addAll = (ts: readonly Tensor[]): void => { for (const t of postorder(ts, composites)) if (isComputation(t)) inPlan.add(t); };
+  addAll([...wanted, ...[...chosen].map((s) => s.current)]);
+  for (let grew = true; grew;) {
+    grew = false;
+    for (const s of state.pending) {
+      if (chosen.has(s)) continue;
+      const recipe = postorder([s.current], composites);
+      if (recipe.some((t) => (isComputation(t) ? inPlan.has(t) : t.op === readOp && t.attrs !== null && chosen.has((t.attrs as ReadAttrs).store)))) {
+        chosen.add(s); grew = true;
+        for (const t of recipe) if (isComputation(t)) inPlan.add(t);
+      }
+    }
+  }
+}
+const isComputation = (t: Tensor): boolean => !t.value && !t.alias && t.op !== readOp && t.op !== leafOp && t.op !== scalarOp;
+
+/** Small values of the user's whose larger inputs the plan computes anyway. */
+function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tensor[] {
+  if (state.small.length === 0) return [];
+  const composites = state.device.composites;
+  const inPlan = new Set(postorder([...wanted, ...[...stores].map((s) => s.current)], composites));
+  const taken: Tensor[] = [], rest: Tensor[] = [];
+  const ok = new Map<Tensor, boolean>();
+  const cheap = (t: Tensor): boolean => {
+    if (inPlan.has(t) || !isComputation(t)) return t.op !== readOp || t.attrs === null || (t.attrs as ReadAttrs).version === (t.attrs as ReadAttrs).store.version;
+    const known = ok.get(t);
+    if (known !== undefined) return known;
+    ok.set(t, false);
+    const yes = t.bytes <= SMALL_BYTES && dependencies(t, composites).every(cheap);
+    ok.set(t, yes);
+    return yes;
+  };
+  const isPending = new Set([...state.pending].map((s) => s.current));
+  for (const t of state.small) {
+    if (t.value || t.alias || t.computed || wanted.includes(t) || isPending.has(t)) continue;
+    const touches = dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
+    (touches && cheap(t) ? taken : rest).push(t);
+  }
+  state.small = rest;
+  return taken;
+}
+
+/** Computes these values, together with what belongs to the same plan. */
+function flush(wanted: readonly Tensor[], stores: Iterable<Store>): void {
+  const chosen = new Set(stores);
+  companions(wanted, chosen);
+  const outs = [...new Set(wanted)].filter((t) => !t.value);
+  const all = [...outs, ...smallOnes(outs, chosen)];
+  if (all.length === 0 && chosen.size === 0) return;
+  state.recorded = 0;
+  run(bind(all, [...chosen]));
+}
+/** Carries out every waiting assignment. */
+export function flushAll(): void {
+  if (state.pending.size) flush([], state.pending);
+}
+/** Computes values and every waiting assignment as one plan (the end of a scope). */
+export function flushWith(values: readonly Tensor[]): void { flush(values, state.pending); }
+
+// ---- hooks --------------------------------------------------------------------------------------------------------
+
+hooks.recorded = (t) => {
+  state.recorded++;
+  if (state.compiling) return;
+  if (state.internal === 0 && t.bytes <= SMALL_BYTES && t.op.kind !== "view") state.small.push(t);
+  if (state.recorded > MAX_PENDING && state.scopes === 0) {
+    state.recorded = 0;
+    flushAll();
+    state.small = state.small.slice(-1000);
+  }
+};
+const refuse = (): void => {
+  if (state.compiling) throw new ConfigError("reading a value inside compile would need numbers that do not exist yet", { op: "compile", fix: "return the value from the step and read it outside" });
+};
+hooks.materialiseSync = (ts) => {
+  refuse();
+  if (!state.device.sync) throw new DeviceError(`${state.device.name} can only be read asynchronously`, { op: "dataSync", fix: "await t.data()" });
+  flush(ts, []);
+};
+hooks.materialise = async (ts) => {
+  refuse();
+  if (ts.some((t) => !t.value && !arriving.has(t))) flush(ts.filter((t) => !arriving.has(t)), []);
+  for (const t of ts) await arriving.get(t);
+  await breathe();
+};
+/** Gives timers, signals and pages a turn at least every 50 ms. */
+export async function breathe(): Promise<void> {
+  const now = performance.now();
+  if (now - state.lastYield < 50) return;
+  await new Promise((r) => { setTimeout(r, 0); });
+  state.lastYield = performance.now();
+}
+
+storeHooks.beforeAssign = (stores) => {
+  if (state.compiling || state.scopes > 0) return;
+  const waiting = stores.filter((s) => s.pending);
+  if (waiting.length) flush([], waiting);
+};
+storeHooks.assigned = (s) => { state.pending.add(s); };
+storeHooks.data = async (s) => {
+  refuse();
+  settle(s);
+  await breathe();
+  if (!s.cell.host && s.cell.buffer) return { dtype: s.dtype, shape: s.shape, data: await s.cell.device!.read(s.cell.buffer) };
+  return s.cell.host!;
+};
+storeHooks.dataSync = (s) => {
+  refuse();
+  settle(s);
+  if (s.cell.host) return s.cell.host;
+  if (!s.cell.device?.readSync) throw new DeviceError(`${s.cell.device?.name ?? "this device"} can only be read asynchronously`, { op: "dataSync", fix: "await store.data()" });
+  return { dtype: s.dtype, shape: s.shape, data: s.cell.device.readSync(s.cell.buffer!) };
+};
+const settle = (s: Store): void => { if (s.pending) flush([], [s]); };
+
+// ---- reports --------------------------------------------------------------------------------------------------------
+
+/** Counters and bytes of the engine and its device; a steady-state step moves none but `flushes` and `kernels`. */
+export interface MemoryReport {
+  readonly device: string; readonly plans: number; readonly plansMade: number; readonly arenaBytes: number; readonly bufferBytes: number; readonly buffers: number;
+  readonly pages: number; readonly modules: number; readonly messages: number; readonly flushes: number; readonly kernels: number; readonly pendingStores: number;
+}
+export function memory(device: Backend = state.device): MemoryReport {
+  const c = cacheOf(device);
+  return { device: device.name, plans: c.size, plansMade: c.made, ...device.counters, flushes: state.flushes, kernels: state.kernels, pendingStores: state.pending.size };
+}
+/** The plan that computing these values now would run. */
+export function planOf(values: readonly Tensor[]): Plan {
+  const chosen = new Set<Store>();
+  companions(values, chosen);
+  return bind(values.filter((t) => !t.value), [...chosen]).plan;
+}
+/** Drops all cached plans of a device (tests). */
+export const clearPlans = (device: Backend = state.device): void => { cacheOf(device).clear(); };

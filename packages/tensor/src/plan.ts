@@ -1,0 +1,186 @@
+/** A plan: kernels in order over buffers with places; made once per structure and kept while it is used. */
+import type { Backend, BufferSpec, Kernel, PlanSpec, Prepared, View } from "./backend.ts";
+import { bytesOf } from "./dtype.ts";
+import { leaf } from "./expr.ts";
+import type { GNode, Graph } from "./graph.ts";
+import { type Draft, lower } from "./lower.ts";
+import { type Cluster, schedule } from "./schedule.ts";
+import { sizeOf } from "./shape.ts";
+import { exprType } from "./tensor.ts";
+
+/** A store (by its position in the graph) receives a node's value. */
+export interface Write { readonly store: number; readonly node: GNode }
+export interface Plan { readonly spec: PlanSpec; readonly prepared: Prepared; readonly device: Backend }
+
+/** Buffers that a kernel reads and writes. */
+export function accesses(k: Kernel): { reads: View[]; writes: View[] } {
+  switch (k.kind) {
+    case "map": case "rows": case "cols": return { reads: [...k.loads], writes: k.stores.map((s) => s.view) };
+    case "contract": return { reads: [k.a, k.b, ...k.loads], writes: k.stores.map((s) => s.view) };
+    case "gather": return { reads: [k.table, k.ids], writes: [k.out] };
+    case "scatterAdd": return { reads: [k.source, k.ids], writes: [k.out] };
+    case "composite": return { reads: [...k.inputs], writes: [...k.outputs] };
+    default: return k satisfies never;
+  }
+}
+
+/** Schedules, lowers, orders and places a graph. */
+export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readonly Write[], fuse: boolean): PlanSpec {
+  const roots = new Set([...outputs, ...writes.map((w) => w.node)]);
+  const sched = schedule(graph, roots, fuse);
+  const buffers: Draft[] = [], bufferNumber = new Map<GNode, number>(), storeBuffer = new Map<number, number>();
+  const add = (kind: Draft["kind"], t: GNode, position: number): number => buffers.push({ kind, dtype: t.dtype, length: Math.max(1, sizeOf(t.shape)), offset: 0, position }) - 1;
+  const bufferOf = (t: GNode): number => {
+    let b = bufferNumber.get(t);
+    if (b === undefined) {
+      if (t.op.kind === "read") { b = storeBuffer.get(t.position) ?? add("store", t, t.position); storeBuffer.set(t.position, b); }
+      else if (t.op.kind === "leaf") b = add("input", t, t.position);
+      else b = outputs.includes(t) ? add("output", t, outputs.indexOf(t)) : add("slot", t, -1);
+      bufferNumber.set(t, b);
+    }
+    return b;
+  };
+  const memory = { bufferOf, slot: (t: GNode): number => add("slot", t, -1), updatesInPlace: (): boolean => false };
+
+  const drafts: { kernel: Kernel; order: number; seq: number }[] = [];
+  for (const c of sched.clusters) for (const kernel of lower(c, sched, memory)) drafts.push({ kernel, order: orderOf(c), seq: drafts.length });
+  let kernels = sort(drafts);
+
+  // stores: in place where every reader of the old value is done, else through a copy at the end
+  for (const w of writes) {
+    const from = bufferOf(w.node);
+    let to = storeBuffer.get(w.store);
+    if (to === undefined) { to = add("store", w.node, w.store); storeBuffer.set(w.store, to); }
+    if (buffers[from].kind === "slot" && inPlace(kernels, from, to)) {
+      kernels = kernels.map((k) => rename(k, from, to)).filter((k) => !selfCopy(k));
+      bufferNumber.set(w.node, to);
+    } else kernels.push(copyKernel(buffers, from, to));
+  }
+  const arenaBytes = place(kernels, buffers);
+  return { kernels, buffers, uniforms: graph.scalars.map((s) => { const t = exprType(s.dtype); return t === "bool" ? "i32" : t; }), arenaBytes, inputs: graph.leaves.length, outputs: outputs.length };
+}
+
+const orderOf = (c: Cluster): number => Math.max(0, ...[...c.outputs].map((t) => t.order), c.part ? c.part.node.order : 0);
+
+/** Dependencies first; among the ready, the earliest recorded. */
+function sort(drafts: { kernel: Kernel; order: number; seq: number }[]): Kernel[] {
+  const writers = new Map<number, number[]>(), after: Set<number>[] = drafts.map(() => new Set()), waits = drafts.map(() => 0);
+  const acc = drafts.map((d) => accesses(d.kernel));
+  acc.forEach((a, i) => { for (const b of new Set(a.writes.map((v) => v.buffer))) writers.set(b, [...(writers.get(b) ?? []), i]); });
+  const edge = (i: number, j: number): void => { if (i !== j && !after[i].has(j)) { after[i].add(j); waits[j]++; } };
+  for (const list of writers.values()) for (let i = 1; i < list.length; i++) edge(list[i - 1], list[i]);
+  acc.forEach((a, j) => { for (const b of new Set(a.reads.map((v) => v.buffer))) for (const i of writers.get(b) ?? []) if (!a.writes.some((v) => v.buffer === b)) edge(i, j); });
+  const heap: number[] = [], before = (a: number, b: number): boolean => drafts[a].order - drafts[b].order < 0 || (drafts[a].order === drafts[b].order && a > b);
+  const push = (x: number): void => { let i = heap.push(x) - 1; while (i > 0) { const p = (i - 1) >> 1; if (!before(heap[i], heap[p])) break; [heap[i], heap[p]] = [heap[p], heap[i]]; i = p; } };
+  const pop = (): number => {
+    const top = heap[0], last = heap.pop()!;
+    if (heap.length) {
+      heap[0] = last;
+      for (let i = 0; ;) { const l = 2 * i + 1; if (l >= heap.length) break; const c = l + 1 < heap.length && before(heap[l + 1], heap[l]) ? l + 1 : l; if (!before(heap[c], heap[i])) break; [heap[i], heap[c]] = [heap[c], heap[i]]; i = c; }
+    }
+    return top;
+  };
+  waits.forEach((w, i) => { if (w === 0) push(i); });
+  const out: Kernel[] = [];
+  while (heap.length) {
+    const i = pop();
+    out.push(drafts[i].kernel);
+    for (const j of after[i]) if (--waits[j] === 0) push(j);
+  }
+  if (out.length !== drafts.length) throw new Error(`scheduler: ${drafts.length - out.length} kernels wait for each other: ${drafts.filter((_, i) => waits[i] > 0).map((d) => d.kernel.label).join("; ").slice(0, 400)}`);
+  return out;
+}
+
+/** Whether the kernels that write `from` may write straight into `to`. */
+function inPlace(kernels: readonly Kernel[], from: number, to: number): boolean {
+  const acc = kernels.map(accesses), first = acc.findIndex((a) => a.writes.some((v) => v.buffer === from));
+  if (first < 0) return false;
+  return kernels.every((k, i) => {
+    const old = acc[i].reads.filter((v) => v.buffer === to);
+    if (acc[i].writes.some((v) => v.buffer === to)) return false;
+    if (old.length === 0 || i < first) return true;
+    if (i > first || k.kind === "cols" || k.kind === "gather" || k.kind === "scatterAdd" || k.kind === "composite") return false;
+    if (k.kind === "contract" && (k.a.buffer === to || k.b.buffer === to)) return false;
+    const target = acc[i].writes.find((v) => v.buffer === from)!;
+    return old.every((v) => v.offset === target.offset && !v.at && !target.at && v.strides.every((s, d) => s === target.strides[d]));
+  });
+}
+const swap = <V extends View>(v: V, from: number, to: number): V => (v.buffer === from ? { ...v, buffer: to } : v);
+function rename(k: Kernel, from: number, to: number): Kernel {
+  const go = <V extends View>(v: V): V => swap(v, from, to);
+  switch (k.kind) {
+    case "map": case "cols": return { ...k, loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
+    case "rows": return { ...k, loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
+    case "contract": return { ...k, a: go(k.a), b: go(k.b), loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
+    case "gather": return { ...k, table: go(k.table), ids: go(k.ids), out: go(k.out) };
+    case "scatterAdd": return { ...k, source: go(k.source), ids: go(k.ids), out: go(k.out) };
+    case "composite": return { ...k, inputs: k.inputs.map(go), outputs: k.outputs.map(go) };
+    default: return k satisfies never;
+  }
+}
+const selfCopy = (k: Kernel): boolean => k.kind === "map" && k.label === "copy" && k.stores.length === 1 && k.loads.length === 1 && k.loads[0].buffer === k.stores[0].view.buffer && !k.stores[0].view.at;
+function copyKernel(buffers: readonly Draft[], from: number, to: number): Kernel {
+  const { length, dtype } = buffers[from], strides = [length === 1 ? 0 : 1];
+  return { kind: "map", shape: [length], loads: [{ buffer: from, dtype, offset: 0, strides }], affines: [], uniforms: [], label: "copy", stores: [{ view: { buffer: to, dtype, offset: 0, strides }, value: leaf("load", 0, exprType(dtype)) }] };
+}
+
+/** Greedy best fit by lifetime: two buffers share bytes only if no kernel needs both. */
+function place(kernels: readonly Kernel[], buffers: Draft[]): number {
+  const first = new Map<number, number>(), last = new Map<number, number>();
+  kernels.forEach((k, i) => {
+    const { reads, writes } = accesses(k);
+    for (const v of [...reads, ...writes]) {
+      if (!first.has(v.buffer)) first.set(v.buffer, buffers[v.buffer].kind === "input" ? -1 : i);
+      last.set(v.buffer, i);
+    }
+  });
+  const live = buffers.map((b, i) => ({ b, i })).filter(({ b, i }) => b.kind !== "store" && (first.has(i) || b.kind === "output"));
+  live.sort((x, y) => (first.get(x.i) ?? 0) - (first.get(y.i) ?? 0) || x.i - y.i);
+  const active: { start: number; end: number; until: number }[] = [];
+  let top = 0;
+  for (const { b, i } of live) {
+    const from = first.get(i) ?? 0, until = b.kind === "output" ? Infinity : last.get(i)!, bytes = Math.ceil((b.length * bytesOf(b.dtype)) / 64) * 64;
+    for (let j = active.length - 1; j >= 0; j--) if (active[j].until < from) active.splice(j, 1);
+    active.sort((x, y) => x.start - y.start);
+    let at = 0, best = -1, bestGap = Infinity;
+    for (const a of active) {
+      const gap = a.start - at;
+      if (gap >= bytes && gap < bestGap) { best = at; bestGap = gap; }
+      at = Math.max(at, a.end);
+    }
+    const start = best >= 0 ? best : at;
+    b.offset = start;
+    active.push({ start, end: start + bytes, until });
+    top = Math.max(top, start + bytes);
+  }
+  return top;
+}
+
+/** Plans of one device, least recently used first; at most `limit`. */
+export class PlanCache {
+  private readonly plans = new Map<string, Plan>();
+  private readonly limit: number;
+  made = 0;
+  constructor(limit = 64) { this.limit = limit; }
+  get size(): number { return this.plans.size; }
+  get(key: string, make: () => Plan): Plan {
+    let p = this.plans.get(key);
+    if (p) this.plans.delete(key);
+    else {
+      p = make();
+      this.made++;
+      if (this.plans.size >= this.limit) {
+        const [old, evicted] = this.plans.entries().next().value!;
+        this.plans.delete(old);
+        evicted.device.release(evicted.prepared);
+      }
+    }
+    this.plans.set(key, p);
+    return p;
+  }
+  clear(): void {
+    for (const p of this.plans.values()) p.device.release(p.prepared);
+    this.plans.clear();
+  }
+}
+export type { BufferSpec };
