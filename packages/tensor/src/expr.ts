@@ -6,6 +6,14 @@ export type ExprType = "float" | "i32" | "u32" | "bool";
 /** Leaves: operand `load`, plan number `uniform`, integer `affine` index, row `stat`istic, matmul result `acc`, literal `const`. */
 export type Leaf = "load" | "uniform" | "affine" | "stat" | "acc" | "const";
 
+/** Names of the functions a formula may use. */
+export type Intrinsic =
+  | "add" | "sub" | "mul" | "div" | "neg" | "abs" | "min" | "max"
+  | "sqrt" | "rsqrt" | "exp" | "log" | "tanh" | "sin" | "cos" | "erf" | "floor" | "pow"
+  | "lt" | "le" | "gt" | "ge" | "eq" | "ne"
+  | "and" | "or" | "xor" | "not" | "shl" | "shr" | "select"
+  | "toF" | "toI" | "toU" | "toB" | "roundF16" | "roundBf16";
+
 type Rule = (args: readonly ExprType[]) => ExprType;
 const same: Rule = (a) => a[0];
 const bool: Rule = () => "bool";
@@ -16,16 +24,15 @@ const to = (t: ExprType): Rule => () => t;
  * logical for u32; `toI`/`toU` truncate and saturate a float (NaN gives 0) and reinterpret integers; `roundF16` and
  * `roundBf16` round a float to nearest even and widen it again; `toF` of a bool is 1 or 0.
  */
-export const intrinsics = {
+export const intrinsics: Readonly<Record<Intrinsic, Rule>> = {
   add: same, sub: same, mul: same, div: same, neg: same, abs: same, min: same, max: same,
   sqrt: same, rsqrt: same, exp: same, log: same, tanh: same, sin: same, cos: same, erf: same, floor: same, pow: same,
   lt: bool, le: bool, gt: bool, ge: bool, eq: bool, ne: bool,
   and: same, or: same, xor: same, not: same, shl: same, shr: same,
-  select: ((a) => a[1]) satisfies Rule,
+  select: (a) => a[1],
   toF: to("float"), toI: to("i32"), toU: to("u32"), toB: bool,
   roundF16: same, roundBf16: same,
-} satisfies Record<string, Rule>;
-export type Intrinsic = keyof typeof intrinsics;
+};
 
 /** An Expr, or a literal that adopts the other operand's type. */
 export type Num = Expr | number;
