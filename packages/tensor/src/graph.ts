@@ -34,7 +34,9 @@ export interface Graph {
 
 const opNumbers = new WeakMap<Op, number>();
 let ops = 0;
-const opNumber = (op: Op): number => {
+/** Views of one name mean the same map, even where each call brings its own gradient (checkpoint, customGradient). */
+const opNumber = (op: Op): number | string => {
+  if (op.kind === "view") return op.name;
   let n = opNumbers.get(op);
   if (n === undefined) opNumbers.set(op, (n = ops++));
   return n;
@@ -80,7 +82,14 @@ export function postorder(roots: readonly Tensor[], composites: ReadonlySet<stri
 export function buildGraph(roots: readonly Tensor[], composites: ReadonlySet<string>): Graph {
   const nodes: GNode[] = [], byTensor = new Map<Tensor, GNode>(), byKey = new Map<string, GNode>();
   const leaves: Tensor[] = [], scalars: Tensor[] = [], stores: Store[] = [], storeNumber = new Map<Store, number>();
-  const lines: string[] = [];
+  const lines: string[] = [], regions = new Map<unknown, number>();
+  const attrsOf = (t: Tensor): string => {
+    if (t.attrs === null) return "";
+    if (t.op.kind !== "view" || typeof t.attrs !== "object" || !("region" in t.attrs)) return textOf(t.attrs);
+    let r = regions.get(t.attrs.region);
+    if (r === undefined) regions.set(t.attrs.region, (r = regions.size));
+    return `region${r}`;                                   // numbered within the graph: equal steps have equal keys
+  };
   for (const t of postorder(roots, composites)) {
     if (!t.value && t.alias) { byTensor.set(t, byTensor.get(t.alias)!); continue; }
     if (t.op.kind === "composite" && !t.value && !composites.has(t.op.name)) { byTensor.set(t, byTensor.get(meaningOf(t))!); continue; }
@@ -95,7 +104,7 @@ export function buildGraph(roots: readonly Tensor[], composites: ReadonlySet<str
       key = `r${n}${t.dtype}[${t.shape.join()}]`; position = n;
     } else {
       inputs = t.inputs.map((i) => byTensor.get(i)!);
-      key = `${opNumber(t.op)}${t.dtype}(${inputs.map((i) => i.number).join()})${t.attrs === null ? "" : textOf(t.attrs)}[${t.shape.join()}]`;
+      key = `${opNumber(t.op)}${t.dtype}(${inputs.map((i) => i.number).join()})${attrsOf(t)}[${t.shape.join()}]`;
     }
     let node = byKey.get(key);
     if (!node) {
