@@ -1,0 +1,27 @@
+/** A fully connected layer. */
+import { ShapeError, type Store, type Tensor, show } from "@adjoint/tensor";
+import type { Context } from "./context.ts";
+import { wide } from "./wide.ts";
+
+/**
+ * y = x Wᵀ + b over the last axis; weight [out, in] and bias [out] as in the files.
+ * A half-precision weight is widened by the product; y is f32 (f64 for an f64 layer).
+ */
+export class Linear {
+  readonly weight: Store;
+  readonly bias: Store | null;
+  /** @throws ShapeError unless weight is a matrix and bias has its rows */
+  constructor(weight: Store, bias: Store | null = null) {
+    if (weight.rank !== 2) throw new ShapeError(`Linear: the weight must be [out, in], got ${show(weight.shape)}`, { op: "Linear", key: weight.name, shapes: [weight.shape] });
+    if (bias && (bias.rank !== 1 || bias.shape[0] !== weight.shape[0])) throw new ShapeError(`Linear: bias ${show(bias.shape)} does not fit weight ${show(weight.shape)}`, { op: "Linear", key: bias.name, shapes: [weight.shape, bias.shape] });
+    this.weight = weight;
+    this.bias = bias;
+  }
+  get inFeatures(): number { return this.weight.shape[1]; }
+  get outFeatures(): number { return this.weight.shape[0]; }
+  /** x [..., in] to [..., out]. */
+  forward(x: Tensor, context: Context = {}): Tensor {
+    const xw = x.matmul(this.weight.T), y = this.bias ? xw.add(wide(this.bias)) : xw;
+    return context.adapter?.linear ? context.adapter.linear(this, x, y, context) : y;
+  }
+}
