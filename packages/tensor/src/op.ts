@@ -4,7 +4,6 @@ import { DTypeError } from "./errors.ts";
 import type { Expr } from "./expr.ts";
 import { broadcastShapes, sameShape, show } from "./shape.ts";
 import { type Domain, type NodeLike, type Op, Tensor, current, record, scalar, scalarOp } from "./tensor.ts";
-import { expand } from "./ops/views.ts";
 
 /** A tensor, or a number that adopts the other operand's dtype and enters as data. */
 export type Operand = Tensor | number;
@@ -66,7 +65,7 @@ export function broadcast(name: string, xs: readonly Tensor[]): Tensor[] {
   const wide = xs.filter((x) => x.op !== scalarOp);
   if (wide.length === 0) return [...xs];
   const shape = broadcastShapes(name, wide.map((x) => x.shape), wide.map((x) => x.name || "x"));
-  return xs.map((x) => (x.op === scalarOp || sameShape(x.shape, shape) ? x : expand(x, shape)));
+  return xs.map((x) => (x.op === scalarOp || sameShape(x.shape, shape) ? x : x.expand(shape)));
 }
 export const commonShape = (xs: readonly Tensor[]): readonly number[] => (xs.find((x) => x.op !== scalarOp) ?? xs[0]).shape;
 

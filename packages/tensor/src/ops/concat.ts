@@ -2,7 +2,6 @@
 import { DTypeError, ShapeError } from "../errors.ts";
 import { axisOf, show } from "../shape.ts";
 import { type Op, type Tensor, record } from "../tensor.ts";
-import { slice } from "./views.ts";
 
 export interface ConcatAttrs { readonly axis: number }
 export const concatOp: Op = {
@@ -10,7 +9,7 @@ export const concatOp: Op = {
   vjp: (g, y) => {
     const { axis } = y.attrs as ConcatAttrs;
     let at = 0;
-    return y.inputs.map((x) => slice(g, axis, at, (at += x.shape[axis])));
+    return y.inputs.map((x) => g.slice(axis, at, (at += x.shape[axis])));
   },
 };
 /** Joins tensors along an existing axis. */
