@@ -1,1 +1,10 @@
-export {};
+/** @adjoint/testing: arbitraries, an oracle, gradient checks and the conformance suite. */
+export * from "./arbitraries.ts";
+export * from "./bounds.ts";
+export { conform, forward, unfused, disguise, type Conformance, type ConformOptions, type Law, type Layout } from "./conform.ts";
+export { tensorSubjects } from "./core.ts";
+export { evaluate, record, type Recording } from "./evaluate.ts";
+export { checkGradient, type CheckOptions, type Checked } from "./gradient.ts";
+export { interpret, programs, rootsOf, showProgram, steps, type Program, type Word } from "./graphs.ts";
+export { judge, oracle, type Judged } from "./oracle.ts";
+export { sample, subjectOf, type Sample, type Subject, type Testable } from "./subjects.ts";

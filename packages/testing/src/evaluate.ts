@@ -1,0 +1,39 @@
+/**
+ * Runs recorded tensors on a given backend as one plan, without the engine's state: nothing is attached to the
+ * tensors, so one recording can be run on several backends, fused and unfused, and compared.
+ */
+import { type Backend, type PlanSpec, type Tensor, type TypedArray, AdjointError, buildGraph, current, decode, makePlan } from "@adjoint/tensor";
+
+/** A recording turned into a plan with the numbers it needs. */
+export interface Recording { readonly plan: PlanSpec; readonly inputs: readonly TypedArray[]; readonly uniforms: readonly number[]; readonly outputs: readonly number[] }
+
+const hostOf = (t: Tensor): NonNullable<Tensor["value"]> => {
+  if (!t.value) throw new AdjointError(`evaluate: ${t.op.name} has no numbers`, { op: t.op.name });
+  return t.value;
+};
+
+/** Plans tensors that are not leaves. */
+export function record(tensors: readonly Tensor[], backend: Backend, fuse: boolean = backend.fuse): Recording {
+  const graph = buildGraph(tensors.map(current), backend.composites), nodes = [...new Set(tensors.map((t) => graph.of(current(t))))];
+  return {
+    plan: makePlan(graph, nodes, [], fuse),
+    inputs: graph.leaves.map((t) => hostOf(t).data),
+    uniforms: graph.scalars.map((t) => decode(t.dtype, hostOf(t).data[0])),
+    outputs: tensors.map((t) => nodes.indexOf(graph.of(current(t)))),
+  };
+}
+
+/** Values of tensors, as plain numbers. */
+export async function evaluate(tensors: readonly Tensor[], backend: Backend, fuse: boolean = backend.fuse): Promise<number[][]> {
+  const asked = tensors.map(current), real = asked.filter((t) => !t.value);
+  const widen = (data: TypedArray, t: Tensor): number[] => Array.from(data, (x) => decode(t.dtype, x));
+  if (real.length === 0) return asked.map((t) => widen(hostOf(t).data, t));
+  const { plan, inputs, uniforms, outputs } = record(real, backend, fuse), prepared = backend.prepare(plan);
+  try {
+    const run = backend.run(prepared, { stores: [], inputs, uniforms });
+    const data = await Promise.all(outputs.map((position) => run.read(position)));
+    return asked.map((t) => widen(t.value ? t.value.data : data[real.indexOf(t)], t));
+  } finally {
+    backend.release(prepared);
+  }
+}
