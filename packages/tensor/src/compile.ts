@@ -1,7 +1,7 @@
 /** compile and scope: one plan for a whole step. */
 import type { Backend } from "./backend.ts";
 import { ConfigError } from "./errors.ts";
-import { type Bound, bind, deliver, engineState, execute, flushAll, flushWith } from "./engine.ts";
+import { type Bound, bind, deliver, engineState, execute, flushAll, flushWith, numberOf } from "./engine.ts";
 import { type Counter, Store, liveNumbers, onTick } from "./store.ts";
 import { Tensor, fromHost, leafOp } from "./tensor.ts";
 import { flatten, mapTree } from "./tree.ts";
@@ -73,7 +73,7 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && !t.value);
   const bound = bind([...new Set(outputs)], [...engineState.pending]);
   const before = bound.writes.map(({ store }) => store.current);
-  const done = execute(bound, bound.leaves.map((t) => t.value!.data), bound.scalars.map((t) => t.value!.data[0]));
+  const done = execute(bound, bound.leaves.map((t) => t.value!.data), bound.scalars.map(numberOf));
   bound.writes.forEach(({ store }, i) => { if (before[i].op !== leafOp) { before[i].alias = store.current; before[i].inputs = []; before[i].computed = true; } });
   deliver(bound, done);
   // the recording keeps no numbers of this call but its constants
@@ -100,7 +100,7 @@ function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
   const now = new Map([...r.starts.keys()].map((c) => [c, c.value]));
   const uniforms = bound.scalars.map((t) => {
     const l = liveNumbers.get(t);
-    if (!l) return t.value!.data[0];
+    if (!l) return numberOf(t);
     const start = r.starts.get(l.counter) ?? l.offset;
     return l.f((now.get(l.counter) ?? l.counter.value) + (l.offset - start));
   });

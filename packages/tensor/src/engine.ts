@@ -1,6 +1,6 @@
 /** The engine: what is pending, when it is flushed, and where numbers live. */
 import type { Backend, Bindings } from "./backend.ts";
-import type { TypedArray } from "./dtype.ts";
+import { type TypedArray, decode } from "./dtype.ts";
 import { ConfigError, DeviceError } from "./errors.ts";
 import { type GNode, type Graph, buildGraph, dependencies, postorder } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
@@ -45,7 +45,7 @@ export function setDevice(device: Backend): Backend {
   return device;
 }
 /** Whether compile is recording (reads throw). */
-export const engineState = state;
+export const engineState: State = state;
 
 /** Values recorded inside are not the user's own: they are kept only if something needs them. */
 export function internal<R>(f: () => R): R {
@@ -145,7 +145,8 @@ export function execute(b: Bound, inputs: readonly TypedArray[], uniforms: reado
   }
   return result;
 }
-const numberOf = (t: Tensor): number => t.value!.data[0];
+/** A scalar as a number: half-precision scalars are stored as bits. */
+export const numberOf = (t: Tensor): number => decode(t.dtype, t.value!.data[0]);
 export const scalarValues = (scalars: readonly Tensor[]): number[] => scalars.map(numberOf);
 
 /** Values under way on an asynchronous device. */

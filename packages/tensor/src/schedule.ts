@@ -13,6 +13,7 @@ import { type GNode, type Graph } from "./graph.ts";
 import { type IndexMap, type Refine, identityMap, isLinear, linear, mapKey, refineMap, sameMap, throughView } from "./indexmap.ts";
 import { isHalf } from "./dtype.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
+import type { PermuteAttrs } from "./ops/views.ts";
 import type { ConcatAttrs } from "./ops/concat.ts";
 import { castOp } from "./ops/pointwise.ts";
 import { rowMajor, type Shape, sizeOf } from "./shape.ts";
@@ -63,7 +64,7 @@ const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow"
 /** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel. */
 export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean): Schedule {
   const clusters: Cluster[] = [], home = new Map<GNode, Cluster>();
-  const selves = new Map<GNode, Demand>();
+  const selves = new Map<GNode, Demand>(), cheap = cheapNodes(graph);
   const demands = new Map<GNode, Demand[]>(), readers = new Map<GNode, Set<Cluster>>(), forced = new Set<GNode>();
 
   const open = (kind: ClusterKind, space: Shape, main: GNode | null): Cluster => {
@@ -178,7 +179,9 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
     const all = new Set<Cluster>([...inside, ...(memory ?? [])]);
     const host = joinable.find((c) => !memory?.has(c) && ownsOutput(t, c) && [...all].every((o) => o === c || !reaches(o, c)));
     if (host) {
+      const rowLevel = rowLevelIn(t, host, mapsIn(t, host));
       join(t, host);
+      if (rowLevel) host.kind = "rows";
       host.outputs.add(t);
       home.set(t, host);
       for (const o of all) if (o !== host) host.feeds.add(o);
@@ -194,8 +197,12 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
     const maps = mapsIn(t, c);
     if (maps.length !== 1) return false;
     if (isLinear(maps[0], t.shape, c.space)) return true;
-    return c.kind === "rows" && c.reducedAxes <= 1 && isRowLevel(maps[0], t.shape, c.space);
+    return rowable(c) && c.reducedAxes <= 1 && isRowLevel(maps[0], t.shape, c.space);
   };
+
+  /** c is rows, or a map that may become rows: every output covers the whole space. */
+  const rowable = (c: Cluster): boolean => c.kind === "rows" || (c.kind === "map" && !c.part && c.space.length > 1 && c.space[c.space.length - 1] > 1 && [...c.outputs].every((o) => rowsCanWrite(o, c)));
+  const rowLevelIn = (t: GNode, c: Cluster, maps: readonly IndexMap[]): boolean => rowable(c) && c.reducedAxes <= 1 && maps.every((m) => isRowLevel(m, t.shape, c.space)) && !maps.some((m) => isLinear(m, t.shape, c.space));
 
   const fits = (t: GNode, c: Cluster): boolean => {
     if (c.kind === "special" || c.members.size >= MAX_MEMBERS) return false;
@@ -204,7 +211,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
       const dear = costOf(t) > 4;
       if (maps.length > 1 && dear) return false;
       const rowLevel = c.kind === "rows" && maps.every((m) => m.coef.every((k) => k[c.space.length - 1] === 0));
-      if (dear && !rowLevel && sizeOf(c.space) > 2 * sizeOf(t.shape)) return false;
+      if (dear && !rowLevel && !rowLevelIn(t, c, maps) && sizeOf(c.space) > 2 * sizeOf(t.shape)) return false;
       return true;
     }
     if (maps.length !== 1 || c.part) return false;
@@ -232,6 +239,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
       }
       c.kind = "rows";
     }
+    if (t.op.kind === "map" && c.kind === "map" && costOf(t) > 4 && rowLevelIn(t, c, mapsIn(t, c))) c.kind = "rows";
     if (t.op.kind === "contract") { c.kind = "contract"; c.main = t; contractOperands(t, c); }
     settle(t, c);
   };
@@ -241,6 +249,14 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
     let c: Cluster;
     switch (t.op.kind) {
       case "map": case "view": case "scalar": case "leaf": case "read": {
+        if (t.op.name === "permute") {                       // iterate in the input's order, so that its kernel can write the new layout itself
+          const { axes } = t.attrs as PermuteAttrs, x = t.inputs[0], id = identityMap(x.shape);
+          c = open("map", x.shape, null);
+          selfDemand(t, c, { offset: t.shape.map(() => 0), coef: axes.map((a) => id.coef[a]) });
+          c.members.add(t);
+          demand(x, c, id);
+          break;
+        }
         c = open("map", t.shape, null);
         selfDemand(t, c, flatIdentity(t.shape));
         c.members.add(t);
@@ -369,7 +385,19 @@ function colInput(x: GNode, axes: readonly number[], c: Cluster): IndexMap {
 function costOf(t: GNode): number {
   return transcendental.has(t.op.name) ? 10 : t.op.name.startsWith("random") ? 100 : 1;
 }
-const cheap = (t: GNode): boolean => t.op.kind === "map" && costOf(t) <= 2 && t.inputs.filter((x) => x.op.kind !== "scalar").length <= 1;
+/** Nodes that may be computed wherever they are needed: light formulas of at most one stored value. */
+function cheapNodes(graph: Graph): (t: GNode) => boolean {
+  const source = new Map<GNode, GNode | null>();             // null: no stored value at all
+  const cheap = new Set<GNode>();
+  for (const t of graph.nodes) {
+    if (t.op.kind === "scalar") { source.set(t, null); continue; }
+    const from = new Set(t.inputs.map((x) => source.get(x) ?? null).filter((x) => x !== null));
+    if (t.op.kind === "map" && costOf(t) <= 2 && from.size <= 1) { cheap.add(t); source.set(t, [...from][0] ?? null); }
+    else if (t.op.kind === "view" && t.op.name !== "after") source.set(t, source.get(t.inputs[0]) ?? null);
+    else source.set(t, t);
+  }
+  return (t) => cheap.has(t);
+}
 export function memoryBase(t: GNode): boolean {
   let v = t;
   while (v.op.kind === "view") v = v.inputs[0];

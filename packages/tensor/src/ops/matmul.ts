@@ -5,13 +5,18 @@ import { reals } from "../op.ts";
 import { broadcastShapes, show, sizeOf } from "../shape.ts";
 import { type Op, type Tensor, record } from "../tensor.ts";
 import { cast } from "./pointwise.ts";
-import { expand, reshape, transpose } from "./views.ts";
+import { type PermuteAttrs, expand, permuteOp, reshape, transpose } from "./views.ts";
 
 /** y[..., m, n] = Σ_k a[..., m, k] b[..., k, n];  dA = g bᵀ, dB = aᵀ g. */
 export const matmulOp: Op = {
   name: "matmul", kind: "contract", domain: [reals, reals],
-  vjp: (g, { inputs: [a, b] }) => [like(matmul(g, transpose(b)), a), like(matmul(transpose(a), g), b)],
+  vjp: (g, { inputs: [a, b] }) => [
+    like(flipped(a) ? transpose(matmul(b, transpose(g))) : matmul(g, transpose(b)), a),
+    like(flipped(b) ? transpose(matmul(transpose(g), a)) : matmul(transpose(a), g), b),
+  ],
 };
+/** A transposed operand gets its gradient in its own layout: (aᵀ g)ᵀ = gᵀ a. */
+const flipped = (x: Tensor): boolean => x.op === permuteOp && x.inputs.length === 1 && (x.attrs as PermuteAttrs).axes[x.rank - 1] === x.rank - 2;
 const like = (g: Tensor, x: Tensor): Tensor => (g.dtype === "f64" && x.dtype !== "f64" ? cast(g, "f32") : g);
 
 /** Product over the last axis of a and the second last of b; leading axes broadcast. Half-precision operands are widened; the result is f32. */

@@ -3,7 +3,6 @@ import { ShapeError } from "../errors.ts";
 import { axisOf, checkShape, resolveReshape, sameShape, type Shape, show } from "../shape.ts";
 import { type Op, type Tensor, record } from "../tensor.ts";
 import { concat } from "./concat.ts";
-import { sum } from "./reduce.ts";
 
 export interface PermuteAttrs { readonly axes: readonly number[] }
 export interface SliceAttrs { readonly start: readonly number[] }
@@ -40,18 +39,22 @@ export function expand(x: Tensor, shape: Shape): Tensor {
 function unexpand(g: Tensor, shape: Shape): Tensor {
   const lead = g.shape.length - shape.length;
   const axes = g.shape.map((_, i) => i).filter((i) => i < lead || (shape[i - lead] === 1 && g.shape[i] > 1));
-  return reshape(axes.length ? sum(g, axes) : g, shape);
+  return reshape(axes.length ? g.sum(axes) : g, shape);
 }
 /** The same values in row-major order under another shape; one axis may be -1. */
 export function reshape(x: Tensor, shape: Shape): Tensor {
   const to = resolveReshape(x.shape, shape);
-  return sameShape(to, x.shape) ? x : record(reshapeOp, [x], null, to, x.dtype);
+  if (sameShape(to, x.shape)) return x;
+  if (x.op === reshapeOp && x.inputs.length === 1) return reshape(x.inputs[0], to);
+  return record(reshapeOp, [x], null, to, x.dtype);
 }
 /** Reorders axes: result axis i is x's axis axes[i]. */
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
   const p = axes.map((a) => axisOf("permute", a, x.rank));
   if (p.length !== x.rank || new Set(p).size !== p.length) throw new ShapeError(`permute: [${axes.join(", ")}] does not reorder the ${x.rank} axes of ${show(x.shape)}`, { op: "permute", shapes: [x.shape] });
-  return p.every((a, i) => a === i) ? x : record(permuteOp, [x], { axes: p } satisfies PermuteAttrs, p.map((a) => x.shape[a]), x.dtype);
+  if (p.every((a, i) => a === i)) return x;
+  if (x.op === permuteOp && x.inputs.length === 1) return permute(x.inputs[0], p.map((a) => (x.attrs as PermuteAttrs).axes[a]));
+  return record(permuteOp, [x], { axes: p } satisfies PermuteAttrs, p.map((a) => x.shape[a]), x.dtype);
 }
 /** Swaps two axes (the last two by default). */
 export function transpose(x: Tensor, a = -2, b = -1): Tensor {
