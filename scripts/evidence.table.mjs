@@ -17,7 +17,7 @@ export const rows = [
   // 3: tensor
   { line: "Every op on the reference backend, by generated laws" },
   { line: "Fused equals unfused, also on random graphs" },
-  { line: "Random bits equal the published Threefry vectors, on every backend" },
+  { line: "Random bits equal the published Threefry vectors, on every backend", test: ["packages/tensor/test/random", "threefry"] },
   { line: "Casts to f16 and bf16 round to nearest even" },
   { line: "Plain loop, scope and compile give the same bits" },
 
@@ -36,9 +36,9 @@ export const rows = [
   { line: "Safetensors: files of Python's library, read, and written again byte for byte", test: ["packages/io/test/safetensors", "files of Python's safetensors"] },
   { line: "Shards that transformers wrote are read", test: ["packages/io/test/model-folder", "transformers wrote"] },
   { line: "The Llama's logits and loss equal transformers'" },
-  { line: "Tokenizer: trained merges equal Python tokenizers'", test: ["packages/models/test", "Python"] },
+  { line: "Tokenizer: trained merges equal Python tokenizers'", test: ["packages/models/test/tokenizer", "merges and the vocabulary of Python"] },
   { line: "Hub files are cached, resumed and checked, on a local server", test: ["packages/models/test/hub"] },
-  { line: "No network unless an id or URL was given" },
+  { line: "No network unless an id or URL was given", test: ["packages/models/test/hub", "open no socket"] },
   { line: "Cached logits equal uncached; greedy, temperature, top-k, top-p, seed" },
 
   // 7: optim
@@ -62,8 +62,8 @@ export const rows = [
   { line: "Ctrl-C saves and says how to resume" },
 
   // 11: the bundled model
-  { line: "decode(encode(s)) = s for every Unicode string" },
-  { line: "At most 0.5 % of held-out windows occur in training text" },
+  { line: "decode(encode(s)) = s for every Unicode string", test: ["packages/models/test/tokenizer-laws", "decode(encode(s)) = s"] },
+  { line: "At most 0.5 % of held-out windows occur in training text", test: ["packages/tiny/test/texts", "at most 0.5 %"] },
   { line: "At most 1.42 bits per byte on the test addresses" },
 
   // 12: the command
@@ -85,5 +85,5 @@ export const rows = [
   { line: "An adapter made for another model is refused", test: ["packages/lora/test/peft", "another model"] },
   { line: "Targets that match nothing are an error with near names", test: ["packages/lora/test/targets", "nothing matches"] },
   { line: "Regular expressions from files take linear time", test: ["packages/lora/test/pattern", "exponential time"] },
-  { line: "A tokenizer's expression cannot hang the process", test: ["packages/models/test", "hang"] },
+  { line: "A tokenizer's expression cannot hang the process", test: ["packages/models/test/tokenizer", "never ends"] },
 ];
