@@ -23,6 +23,7 @@ export default tseslint.config(
       "@typescript-eslint/consistent-type-imports": ["error", { fixStyle: "inline-type-imports", disallowTypeAnnotations: false }],
       "@typescript-eslint/switch-exhaustiveness-check": ["error", { considerDefaultExhaustiveForUnions: true }],
       "@typescript-eslint/no-unnecessary-type-assertion": "error",
+      "@typescript-eslint/no-unsafe-declaration-merging": "error",
       "@typescript-eslint/no-for-in-array": "error",
       "@typescript-eslint/no-base-to-string": "error",
       "@typescript-eslint/no-implied-eval": "error",
