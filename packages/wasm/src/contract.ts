@@ -1,0 +1,267 @@
+/**
+ * Contract kernels: batched matmul of any strides with the stores as epilogue.
+ *
+ * A kernel is a driver around the library of gemm.ts. Work is cut in units (batch, part of m, part of n); a unit walks
+ * blocks of columns, packs B for a block of k, and multiplies. A single store of plain `acc` to f32 rows is written by the
+ * micro-kernel itself; any other epilogue is a sweep (map.ts) over each finished block, read from a scratch block while it
+ * is hot. Fewer than four rows skip the packing (dot products or scaled rows); fewer than four columns are the same after
+ * exchanging the roles of the operands. Which path runs depends on shapes and strides only.
+ */
+import { bytesOf, type ContractKernel, DTypeError, keyOf, type View } from "@adjoint/tensor";
+import { Func, type Local, op } from "./assembler.ts";
+import { Dag } from "./dag.ts";
+import { Frame } from "./frame.ts";
+import { KC, libraryIndex, type Order, PACKED_A } from "./gemm.ts";
+import type { Root } from "./line.ts";
+import { emitSweep, operandsOf } from "./map.ts";
+import { type Recipe, type Target, WORKSPACE } from "./recipe.ts";
+import { collapse, Layout, type Patch, product, type Signature, type Space, signatureKey } from "./space.ts";
+
+const MC = 256, NC = 1024;
+const align = (n: number, to: number): number => Math.ceil(n / to) * to;
+
+/** One operand over [batch..., rows or columns] and k, in elements. */
+interface Matrix { readonly view: View; readonly across: number; readonly along: number; readonly batch: readonly number[] }
+interface Problem {
+  readonly m: number; readonly n: number; readonly k: number;
+  readonly batch: readonly number[];
+  readonly a: Matrix; readonly b: Matrix;
+  /** [batch..., m, n] of stores, loads and affines */
+  readonly space: Space;
+}
+
+/** Merges batch axes into m where b does not follow them; makes the smaller of few columns the rows. */
+function arrange(k: ContractKernel, views: readonly View[]): Problem {
+  const rank = k.shape.length, nb = rank - 2;
+  const lists = [...views.map((w) => w.strides), ...k.affines.map((x) => x.strides)];
+  const swap = k.shape[rank - 1] < 4 && k.shape[rank - 1] < k.shape[rank - 2];
+  const turn = (l: readonly number[]): number[] => (swap ? [...l.slice(0, nb), l[rank - 1], l[rank - 2]] : [...l]);
+  const shape = turn(k.shape);
+  const rowsOf: View = swap ? k.b : k.a, colsOf: View = swap ? k.a : k.b;
+  // a is [batch, m, k] and b [batch, k, n]
+  const across = (w: View): number => (w === k.a ? w.strides[nb] : w.strides[nb + 1]);
+  const along = (w: View): number => (w === k.a ? w.strides[nb + 1] : w.strides[nb]);
+  const outerLists = [
+    [...rowsOf.strides.slice(0, nb), across(rowsOf)],
+    [...colsOf.strides.slice(0, nb), 0],
+    ...lists.map((l) => turn(l).slice(0, nb + 1)),
+  ];
+  const c = collapse(shape.slice(0, nb + 1), [nb + 1], outerLists);
+  const last = c.shape.length - 1;
+  // the last axis left is m unless b follows it
+  if (last < 0 || c.strides[1][last] !== 0) { c.shape.push(1); c.strides.forEach((l) => l.push(0)); }
+  const batch = c.shape.slice(0, -1), n = shape[rank - 1];
+  return {
+    m: c.shape[c.shape.length - 1], n, k: k.k, batch,
+    a: { view: rowsOf, across: c.strides[0][batch.length], along: along(rowsOf), batch: c.strides[0].slice(0, -1) },
+    b: { view: colsOf, across: across(colsOf), along: along(colsOf), batch: c.strides[1].slice(0, -1) },
+    space: { shape: [...c.shape, n], groups: [c.shape.length, 1], strides: lists.map((l, i) => [...c.strides[2 + i], turn(l)[rank - 1]]) },
+  };
+}
+
+const orderOf = (x: Matrix, k: number): Order => (x.along === 1 || k === 1 ? "along" : x.across === 1 ? "across" : "any");
+
+/** How a unit of work runs. */
+type Path = "dots" | "axpy" | "blocks";
+
+export function contractRecipe(kernel: ContractKernel, target: Target): Recipe {
+  const views: View[] = [...kernel.loads, ...kernel.stores.map((s) => s.view)];
+  for (const w of [kernel.a, kernel.b]) if (bytesOf(w.dtype) === 8 || !["f32", "f16", "bf16"].includes(w.dtype)) {
+    throw new DTypeError(`contract ${kernel.label}: operands must be f32, f16 or bf16`, { op: kernel.label, value: w.dtype, fix: "cast the operand to f32" });
+  }
+  const p = arrange(kernel, views), { m, n, k, batch, a, b } = p, { mr, nr } = target.tile;
+  const aOrder = orderOf(a, k), bOrder: Order = b.across === 1 ? "across" : b.along === 1 ? "along" : "any";
+  const inPlace = a.view.dtype === "f32" && aOrder === "along";
+  const path: Path = m < 4 && inPlace && bOrder !== "any" ? (bOrder === "along" ? "dots" : "axpy") : "blocks";
+  const store = kernel.stores[0], rank = p.space.shape.length;
+  const direct = kernel.stores.length === 1 && store.value.fn === "acc" && store.view.dtype === "f32" && store.view.at === undefined
+    && (p.space.strides[kernel.loads.length][rank - 1] === 1 || n === 1) && store.view.buffer !== a.view.buffer && store.view.buffer !== b.view.buffer;
+
+  // units: the batch, and parts of m or n where the batch does not feed all threads
+  const batches = product(batch), t = target.threads;
+  let pm = 1, pn = 1;
+  if (batches % t !== 0 && batches < 4 * t) {
+    const byRows = m >= t * mr, byColumns = n >= t * nr;
+    if (byColumns && (!byRows || n >= m)) pn = t;
+    else if (byRows) pm = t;
+  }
+  const mPart = align(Math.ceil(m / pm), mr), nPart = align(Math.ceil(n / pn), 16);
+  const nBlock = Math.min(path === "blocks" ? (direct ? NC : 512) : nPart, nPart);
+  const mBlock = direct ? mPart : Math.min(mPart, k <= KC ? 64 : MC);
+  const mStep = Math.min(MC, mBlock);
+  const packB = path === "blocks" ? align(nBlock, nr) * Math.min(k, KC) * 4 : 0;
+  const packA = inPlace ? 0 : (align(mStep, 4) + 4) * PACKED_A;
+  const scratch = direct ? 0 : align(path === "blocks" ? mBlock : m, 1) * nBlock * 4;
+  const spare = mr * nr * 4;
+  const perThread = align(packB, 64) + align(packA, 64) + align(scratch, 64) + align(spare, 64);
+
+  const nb = batch.length;
+  const numbers: Record<string, number> = {
+    m, n, k, batches, pm, pn, mPart, nPart, nBlock, mBlock, mStep, perThread,
+    packA: align(packB, 64), scratch: align(packB, 64) + align(packA, 64), spare: align(packB, 64) + align(packA, 64) + align(scratch, 64),
+    am: a.across * bytesOf(a.view.dtype), ak: a.along * bytesOf(a.view.dtype), bn: b.across * bytesOf(b.view.dtype), bk: b.along * bytesOf(b.view.dtype),
+    aAt: (a.view.at?.stride ?? 0) * bytesOf(a.view.dtype), bAt: (b.view.at?.stride ?? 0) * bytesOf(b.view.dtype),
+  };
+  for (let i = 0; i < nb; i++) {
+    numbers[`ab${i}`] = a.batch[i] * bytesOf(a.view.dtype);
+    numbers[`bb${i}`] = b.batch[i] * bytesOf(b.view.dtype);
+  }
+  const signature: Signature = {
+    rank, views: operandsOf(views, p.space.strides, kernel.label), uniforms: kernel.uniforms.length, extras: ["a", "b", "work", ...Object.keys(numbers)],
+    affines: kernel.affines.map((_, i) => (p.space.strides[views.length + i][rank - 1] === 0 ? 0 : 2)),
+  };
+  const layout = new Layout(signature);
+  const code: Code = { kernel, signature, layout, nb, path, direct, inPlace, aOrder, bOrder, aType: a.view, bType: b.view };
+  return {
+    key: `contract|${path}${direct ? "D" : ""}|${a.view.dtype}${inPlace ? "" : aOrder}${a.view.at?.uniform ?? ""}|${b.view.dtype}${bOrder}${b.view.at?.uniform ?? ""}|${signatureKey(signature)}|${kernel.loads.length}|${keyOf(kernel.stores.map((s) => s.value))}`,
+    layout, phases: 1, workspace: perThread * t, work: 2 * m * n * k * batches,
+    fill: (words) => {
+      const patches: Patch[] = layout.fill(words, p.space, views, kernel.affines, kernel.uniforms, numbers);
+      patches.push({ word: layout.extra("a"), buffer: a.view.buffer, bytes: a.view.offset * bytesOf(a.view.dtype) });
+      patches.push({ word: layout.extra("b"), buffer: b.view.buffer, bytes: b.view.offset * bytesOf(b.view.dtype) });
+      patches.push({ word: layout.extra("work"), buffer: WORKSPACE, bytes: 0 });
+      return patches;
+    },
+    emit: (name, first) => emit(code, name, first),
+  };
+}
+
+interface Code {
+  readonly kernel: ContractKernel; readonly signature: Signature; readonly layout: Layout; readonly nb: number;
+  readonly path: Path; readonly direct: boolean; readonly inPlace: boolean; readonly aOrder: Order; readonly bOrder: Order;
+  readonly aType: View; readonly bType: View;
+}
+
+/** (args, r0, r1, c0, c1, acc, bytes between rows of acc): the stores over a finished block. */
+function epilogue(code: Code, name: string): Func {
+  const { kernel } = code, dag = new Dag();
+  const roots: Root[] = kernel.stores.map((s, i) => ({ node: dag.add(s.value), sink: { kind: "store", view: kernel.loads.length + i } }));
+  const frame = new Frame(`${name}.epilogue`, 7, code.signature, dag, false), f = frame.f;
+  // a sweep reads acc at pointer + 4·column: move the pointer back by c0
+  f.get(5).get(3).const(2).i(op.shl).i(op.sub).set(5);
+  emitSweep(frame, 1, 2, 3, 4, roots, { pointer: 5, step: 6 });
+  return f;
+}
+
+function emit(code: Code, name: string, first: number): Func[] {
+  const { layout, nb, path, direct, inPlace } = code;
+  const f = new Func(`${name}.0`, 3), args = 0, tid = 1, threads = 2;
+  const tail = direct ? undefined : epilogue(code, name);
+  const word = (i: number): Func => f.get(args).load(4 * i);
+  const held = new Map<string, Local>();
+  const num = (x: string): Local => {
+    let l = held.get(x);
+    if (l === undefined) { l = f.i32(); held.set(x, l); }
+    return l;
+  };
+  const names = ["m", "n", "k", "pm", "pn", "mPart", "nPart", "nBlock", "mBlock", "mStep", "am", "ak", "bn", "bk"];
+  for (const x of names) word(layout.extra(x)).set(num(x));
+  const base = (x: "a" | "b", view: View): Local => {
+    const l = f.i32();
+    word(layout.extra(x));
+    if (view.at !== undefined) { word(layout.uniformBase); word(layout.uniform(view.at.uniform)).i(op.add).load(); word(layout.extra(`${x}At`)).i(op.mul).i(op.add); }
+    f.set(l);
+    return l;
+  };
+  const aBase = base("a", code.aType), bBase = base("b", code.bType);
+  const work = f.i32(), packA = f.i32(), scratch = f.i32(), spare = f.i32();
+  word(layout.extra("work"));
+  word(layout.extra("perThread")).get(tid).i(op.mul).i(op.add).set(work);
+  for (const [l, x] of [[packA, "packA"], [scratch, "scratch"], [spare, "spare"]] as const) { word(layout.extra(x)).get(work).i(op.add).set(l); }
+  const u = f.i32(), end = f.i32(), units = f.i32(), bi = f.i32(), part = f.i32(), rest = f.i32(), idx = f.i32();
+  const ap = f.i32(), bp = f.i32(), cp = f.i32(), ldc = f.i32(), m0 = f.i32(), m1 = f.i32(), n0 = f.i32(), n1 = f.i32();
+  const jc = f.i32(), nc = f.i32(), ms = f.i32(), msEnd = f.i32(), pc = f.i32(), kc = f.i32(), ic = f.i32(), mc = f.i32(), al = f.i32(), ald = f.i32(), c = f.i32(), row = f.i32(), r1 = f.i32(), c1 = f.i32();
+  word(layout.extra("batches")).get(num("pm")).i(op.mul).get(num("pn")).i(op.mul).set(units);
+  f.get(units).get(tid).i(op.mul).get(threads).i(op.divU).set(u);
+  f.get(units).get(tid).const(1).i(op.add).i(op.mul).get(threads).i(op.divU).set(end);
+  const storeView = code.kernel.loads.length;
+
+  const range = (from: Local, to: Local, index: Local, size: Local, total: Local): void => {
+    f.get(index).get(size).i(op.mul).set(from).min(from, total).set(from);
+    f.get(from).get(size).i(op.add).set(to).min(to, total).set(to);
+  };
+  f.while(() => f.get(u).get(end).i(op.ltU), () => {
+    f.get(u).get(num("pm")).get(num("pn")).i(op.mul).i(op.divU).set(bi);
+    f.get(u).get(num("pn")).i(op.remU).set(part);
+    range(n0, n1, part, num("nPart"), num("n"));
+    f.get(u).get(num("pn")).i(op.divU).get(num("pm")).i(op.remU).set(part);
+    range(m0, m1, part, num("mPart"), num("m"));
+    // pointers of this batch
+    f.get(aBase).set(ap).get(bBase).set(bp).get(bi).set(rest);
+    if (direct) { word(layout.view(storeView)).set(cp); word(layout.view(storeView) + 2 + nb).set(ldc); }
+    else f.get(num("nBlock")).const(2).i(op.shl).set(ldc);
+    for (let x = nb - 1; x >= 0; x--) {
+      f.get(rest); word(layout.size(x)).i(op.remU).set(idx);
+      f.get(rest); word(layout.size(x)).i(op.divU).set(rest);
+      f.get(ap).get(idx); word(layout.extra(`ab${x}`)).i(op.mul).i(op.add).set(ap);
+      f.get(bp).get(idx); word(layout.extra(`bb${x}`)).i(op.mul).i(op.add).set(bp);
+      if (direct) { f.get(cp).get(idx); word(layout.view(storeView) + 2 + x).i(op.mul).i(op.add).set(cp); }
+    }
+    const finish = (rows: () => void, count: () => void, columns: Local, width: Local): void => {
+      if (tail === undefined) return;
+      // row numbers count over [batch..., m]
+      f.get(bi).get(num("m")).i(op.mul); rows(); f.i(op.add).set(row);
+      f.get(row); count(); f.i(op.add).set(r1);
+      f.get(columns).get(width).i(op.add).set(c1);
+      f.get(args).get(row).get(r1).get(columns).get(c1).get(c).get(ldc).call(first + 1);
+    };
+    if (path === "blocks") blocks(finish);
+    else rowsOneByOne(finish);
+    f.add(u, 1);
+  });
+
+  function rowsOneByOne(finish: (rows: () => void, count: () => void, columns: Local, width: Local) => void): void {
+    f.get(n0).get(n1).i(op.ltU).if(() => {
+      f.get(n1).get(n0).i(op.sub).set(nc);
+      f.get(m0).set(ic);
+      f.for(ic, undefined, m1, 1, () => {
+        f.get(ap).get(ic).get(num("am")).i(op.mul).i(op.add);
+        f.get(bp).get(n0).get(num("bn")).i(op.mul).i(op.add);
+        if (direct) f.get(cp).get(ic).get(ldc).i(op.mul).i(op.add).get(n0).const(2).i(op.shl).i(op.add);
+        else f.get(scratch).get(ic).get(ldc).i(op.mul).i(op.add);
+        f.get(nc).get(num("k")).get(num(path === "dots" ? "bn" : "bk")).call(libraryIndex(`${path}.${code.bType.dtype}`));
+      });
+      f.get(scratch).get(m0).get(ldc).i(op.mul).i(op.add).set(c);
+      finish(() => f.get(m0), () => f.get(m1).get(m0).i(op.sub), n0, nc);
+    });
+  }
+
+  function blocks(finish: (rows: () => void, count: () => void, columns: Local, width: Local) => void): void {
+    f.get(n0).set(jc);
+    f.for(jc, undefined, n1, 0, () => {
+      f.get(n1).get(jc).i(op.sub).set(nc).min(nc, num("nBlock")).set(nc);
+      f.get(m0).set(ms);
+      f.for(ms, undefined, m1, 0, () => {
+        f.get(ms).get(num("mBlock")).i(op.add).set(msEnd).min(msEnd, m1).set(msEnd);
+        f.const(0).set(pc);
+        f.for(pc, undefined, num("k"), KC, () => {
+          f.get(num("k")).get(pc).i(op.sub).set(kc).const(KC).set(idx).min(kc, idx).set(kc);
+          // a single block of k stays packed for all rows
+          f.get(ms).get(m0).i(op.eq).get(num("k")).const(KC).i(op.gtU).i(op.or).if(() => {
+            f.get(work).get(bp).get(pc).get(num("bk")).i(op.mul).i(op.add).get(jc).get(num("bn")).i(op.mul).i(op.add);
+            f.get(kc).get(nc).get(num("bk")).get(num("bn")).call(libraryIndex(`packB.${code.bType.dtype}.${code.bOrder}`));
+          });
+          f.get(ms).set(ic);
+          f.for(ic, undefined, msEnd, 0, () => {
+            f.get(msEnd).get(ic).i(op.sub).set(mc).min(mc, num("mStep")).set(mc);
+            f.get(ap).get(ic).get(num("am")).i(op.mul).i(op.add).get(pc).get(num("ak")).i(op.mul).i(op.add).set(al);
+            if (inPlace) f.get(num("am")).set(ald);
+            else {
+              f.get(packA).get(al).get(mc).get(kc).get(num("am")).get(num("ak")).call(libraryIndex(`packA.${code.aType.dtype}.${code.aOrder}`));
+              f.get(packA).set(al).const(PACKED_A).set(ald);
+            }
+            if (direct) f.get(cp).get(ic).get(ldc).i(op.mul).i(op.add).get(jc).const(2).i(op.shl).i(op.add).set(c);
+            else f.get(scratch).get(ic).get(ms).i(op.sub).get(ldc).i(op.mul).i(op.add).set(c);
+            const run = (fn: string): void => { f.get(al).get(ald).get(work).get(c).get(ldc).get(mc).get(nc).get(kc).get(pc).get(spare).call(libraryIndex(fn)); };
+            f.get(kc).const(64).i(op.leU).if(() => run("microRows"), () => run("micro"));
+            if (tail !== undefined) f.get(pc).get(kc).i(op.add).get(num("k")).i(op.geU).if(() => finish(() => f.get(ic), () => f.get(mc), jc, nc));
+            f.addTo(ic, mc);
+          });
+        });
+        f.get(msEnd).set(ms);
+      });
+      f.addTo(jc, nc);
+    });
+  }
+  return tail === undefined ? [f] : [f, tail];
+}

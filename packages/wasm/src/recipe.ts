@@ -1,0 +1,31 @@
+/** What the compiler makes of one kernel: code under a key, and the words of its argument block. */
+import type { Func } from "./assembler.ts";
+import type { Layout, Patch } from "./space.ts";
+
+/** Properties of engine and machine that code may depend on. */
+export interface Target {
+  readonly threads: number;
+  readonly tile: Tile;
+}
+/** A GEMM micro-kernel: mr rows by nr columns, the k loop unrolled, multiply-add fused or not. */
+export interface Tile { readonly mr: number; readonly nr: number; readonly unroll: number; readonly fma: boolean }
+
+/** Buffer number of a patch that points to the backend's workspace. */
+export const WORKSPACE = -1;
+
+export interface Recipe {
+  /** equal keys have equal code and equal argument layouts */
+  readonly key: string;
+  readonly layout: Layout;
+  /** The functions; those exported as `name.0`, `name.1` ... are phases (args, thread, threads) run in order with a barrier between. */
+  emit(name: string, first: number): Func[];
+  readonly phases: number;
+  fill(words: Int32Array): Patch[];
+  /** bytes of shared workspace */
+  readonly workspace: number;
+  /** elements or multiply-adds, to decide between one thread and all */
+  readonly work: number;
+}
+
+/** Kernels with less work run on the calling thread alone. */
+export const PARALLEL_ELEMENTS = 65536, PARALLEL_FLOPS = 1e6;
