@@ -4,7 +4,7 @@ import { StaleError } from "./errors.ts";
 import type { Shape } from "./shape.ts";
 import type { DType } from "./dtype.ts";
 import { type ReadAttrs, type Store, readOp } from "./store.ts";
-import { type NodeLike, type Op, Tensor, leafOp, scalarOp } from "./tensor.ts";
+import { type NodeLike, type Op, type Tensor, leafOp, scalarOp } from "./tensor.ts";
 import { meanings } from "./op.ts";
 
 /** One value of a graph; `order` is when it was first recorded. */

@@ -1,7 +1,7 @@
 /** From clusters to kernels: formulas are built by walking members, loads by composing index maps with strides. */
 import type { Affine, BufferSpec, Kernel, View } from "./backend.ts";
 import { isHalf } from "./dtype.ts";
-import { type Expr, leaf, walk } from "./expr.ts";
+import { type Expr, leaf } from "./expr.ts";
 import type { GNode } from "./graph.ts";
 import { type IndexMap, identityMap, linear, mapKey, throughView } from "./indexmap.ts";
 import { castOp, rounded } from "./ops/pointwise.ts";

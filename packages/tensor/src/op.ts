@@ -3,7 +3,7 @@ import type { DType } from "./dtype.ts";
 import { DTypeError } from "./errors.ts";
 import type { Expr } from "./expr.ts";
 import { broadcastShapes, sameShape, show } from "./shape.ts";
-import { type Domain, type NodeLike, type Op, Tensor, current, record, scalar, scalarOp } from "./tensor.ts";
+import { type Domain, type NodeLike, type Op, type Tensor, current, record, scalar, scalarOp } from "./tensor.ts";
 
 /** A tensor, or a number that adopts the other operand's dtype and enters as data. */
 export type Operand = Tensor | number;

@@ -44,7 +44,8 @@ function pointwise(f: Unary | Binary, op: Op): Subject {
 }
 /** Unary and binary functions, called with a list. */
 function call(f: Unary | Binary, xs: readonly Tensor[]): Tensor {
-  return Reflect.apply(f, undefined, [...xs]);
+  const [a, b] = xs;
+  return f(a, b);
 }
 /** Steps and comparisons have no slope to compare: their formula has a kink at every point that differences may cross. */
 function hasSlope(op: Op, arity: number): boolean {

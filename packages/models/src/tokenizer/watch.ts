@@ -104,7 +104,10 @@ class WatchedRegExp extends RegExp {
     const reply = this.ask("matchAll", text, "");
     const found: RegExpExecArray[] = [];
     for (const item of Array.isArray(reply) ? reply : []) {
-      if (Array.isArray(item)) found.push(Object.assign([item[1]], { 0: item[1], index: item[0], input: text }));
+      if (!Array.isArray(item)) continue;
+      const pair: readonly unknown[] = item;
+      const [index, match] = pair;
+      if (typeof index === "number" && typeof match === "string") found.push(Object.assign([match], { 0: match, index, input: text }));
     }
     return found.values();
   }
