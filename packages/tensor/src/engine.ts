@@ -173,21 +173,37 @@ export function deliver(b: Pick<Bound, "outputs" | "positions">, result: ReturnT
   });
 }
 
-/** Assignments that must come along: they share an uncomputed node, or read a store that this plan overwrites. */
+/**
+ * Assignments that must come along: they share an uncomputed node, or read a store that this plan overwrites.
+ * Recipes that share a node form one component (union-find), so every node is visited once.
+ */
 function companions(wanted: readonly Tensor[], chosen: Set<Store>): void {
   if (state.pending.size === chosen.size) return;
-  const composites = state.device.composites, inPlan = new Set<Tensor>();
-  const addAll = (ts: readonly Tensor[]): void => { for (const t of postorder(ts, composites)) if (isComputation(t)) inPlan.add(t); };
-  addAll([...wanted, ...[...chosen].map((s) => s.current)]);
+  const composites = state.device.composites, component = new Map<Tensor, number>(), parent: number[] = [], overwrites = new Map<number, Set<Store>>();
+  const find = (i: number): number => { while (parent[i] !== i) { parent[i] = parent[parent[i]]; i = parent[i]; } return i; };
+  const enter = (root: Tensor): number => {
+    const id = parent.push(parent.length) - 1, stack = [root];
+    while (stack.length) {
+      const t = stack.pop()!;
+      if (t.op === readOp && t.attrs !== null) { const set = overwrites.get(id) ?? new Set(); set.add((t.attrs as ReadAttrs).store); overwrites.set(id, set); }
+      if (!isComputation(t)) { if (t.alias) stack.push(t.alias); continue; }
+      const seen = component.get(t);
+      if (seen !== undefined) { parent[find(id)] = find(seen); continue; }
+      component.set(t, id);
+      stack.push(...dependencies(t, composites));
+    }
+    return id;
+  };
+  const mine = wanted.map(enter), ids = new Map([...state.pending].map((s) => [s, enter(s.current)]));
+  for (const s of chosen) mine.push(ids.get(s) ?? enter(s.current));
+  const taken = new Set(mine.map(find)), reads = new Map<number, Set<Store>>();
+  for (const [id, set] of overwrites) { const c = find(id), all = reads.get(c) ?? new Set(); set.forEach((s) => all.add(s)); reads.set(c, all); }
   for (let grew = true; grew;) {
     grew = false;
-    for (const s of state.pending) {
-      if (chosen.has(s)) continue;
-      const recipe = postorder([s.current], composites);
-      if (recipe.some((t) => (isComputation(t) ? inPlan.has(t) : t.op === readOp && t.attrs !== null && chosen.has((t.attrs as ReadAttrs).store)))) {
-        chosen.add(s); grew = true;
-        for (const t of recipe) if (isComputation(t)) inPlan.add(t);
-      }
+    for (const [s, id] of ids) {
+      const c = find(id);
+      if (chosen.has(s) || !(taken.has(c) || [...(reads.get(c) ?? [])].some((r) => chosen.has(r)))) continue;
+      chosen.add(s); taken.add(c); grew = true;
     }
   }
 }

@@ -47,15 +47,17 @@ export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readon
   let kernels = sort(drafts);
 
   // stores: in place where every reader of the old value is done, else through a copy at the end
+  const uses = new Uses(kernels), tail: Kernel[] = [];
   for (const w of writes) {
     const from = bufferOf(w.node);
     let to = storeBuffer.get(w.store);
     if (to === undefined) { to = add("store", w.node, w.store); storeBuffer.set(w.store, to); }
-    if (buffers[from].kind === "slot" && inPlace(kernels, from, to)) {
-      kernels = kernels.map((k) => rename(k, from, to)).filter((k) => !selfCopy(k));
+    if (buffers[from].kind === "slot" && uses.inPlace(from, to)) {
+      uses.rename(from, to);
       bufferNumber.set(w.node, to);
-    } else kernels.push(copyKernel(buffers, from, to));
+    } else { tail.push(copyKernel(buffers, from, to)); uses.taken.add(to); }
   }
+  kernels = [...uses.kernels.filter((k) => !selfCopy(k)), ...tail.map((k) => uses.resolve(k))];
   const arenaBytes = place(kernels, buffers);
   return { kernels, buffers, uniforms: graph.scalars.map((s) => { const t = exprType(s.dtype); return t === "bool" ? "i32" : t; }), arenaBytes, inputs: graph.leaves.length, outputs: outputs.length };
 }
@@ -91,19 +93,49 @@ function sort(drafts: { kernel: Kernel; order: number; seq: number }[]): Kernel[
   return out;
 }
 
-/** Whether the kernels that write `from` may write straight into `to`. */
-function inPlace(kernels: readonly Kernel[], from: number, to: number): boolean {
-  const acc = kernels.map(accesses), first = acc.findIndex((a) => a.writes.some((v) => v.buffer === from));
-  if (first < 0) return false;
-  return kernels.every((k, i) => {
-    const old = acc[i].reads.filter((v) => v.buffer === to);
-    if (acc[i].writes.some((v) => v.buffer === to)) return false;
-    if (old.length === 0 || i < first) return true;
-    if (i > first || k.kind === "cols" || k.kind === "gather" || k.kind === "scatterAdd" || k.kind === "composite") return false;
-    if (k.kind === "contract" && (k.a.buffer === to || k.b.buffer === to)) return false;
-    const target = acc[i].writes.find((v) => v.buffer === from)!;
-    return old.every((v) => v.offset === target.offset && !v.at && !target.at && v.strides.every((s, d) => s === target.strides[d]));
-  });
+/** Which kernels touch which buffer, while stores are being placed. */
+class Uses {
+  readonly kernels: Kernel[];
+  /** stores that a copy at the end overwrites */
+  readonly taken = new Set<number>();
+  private readonly of = new Map<number, Set<number>>();
+  private readonly moved = new Map<number, number>();
+  constructor(kernels: readonly Kernel[]) {
+    this.kernels = [...kernels];
+    kernels.forEach((k, i) => { const { reads, writes } = accesses(k); for (const v of [...reads, ...writes]) this.at(v.buffer).add(i); });
+  }
+  private at(buffer: number): Set<number> {
+    let set = this.of.get(buffer);
+    if (!set) this.of.set(buffer, (set = new Set()));
+    return set;
+  }
+  /** Whether the kernels that write `from` may write straight into `to`: all readers of the old value come before, or read just what they write. */
+  inPlace(from: number, to: number): boolean {
+    if (this.taken.has(to)) return false;
+    let first = Infinity;
+    for (const i of this.at(from)) if (accesses(this.kernels[i]).writes.some((v) => v.buffer === from)) first = Math.min(first, i);
+    if (first === Infinity) return false;
+    for (const i of this.at(to)) {
+      const k = this.kernels[i], { reads, writes } = accesses(k);
+      if (writes.some((v) => v.buffer === to)) return false;
+      if (i < first) continue;
+      if (i > first || k.kind === "cols" || k.kind === "gather" || k.kind === "scatterAdd" || k.kind === "composite") return false;
+      if (k.kind === "contract" && (k.a.buffer === to || k.b.buffer === to)) return false;
+      const target = writes.find((v) => v.buffer === from)!;
+      if (!reads.every((v) => v.buffer !== to || (v.offset === target.offset && !v.at && !target.at && v.strides.every((s, d) => s === target.strides[d])))) return false;
+    }
+    return true;
+  }
+  rename(from: number, to: number): void {
+    for (const i of this.at(from)) { this.kernels[i] = rename(this.kernels[i], from, to); this.at(to).add(i); }
+    this.moved.set(from, to);
+  }
+  /** A later copy reads where the value went. */
+  resolve(k: Kernel): Kernel {
+    let out = k;
+    for (const [from, to] of this.moved) out = rename(out, from, to);
+    return out;
+  }
 }
 const swap = <V extends View>(v: V, from: number, to: number): V => (v.buffer === from ? { ...v, buffer: to } : v);
 function rename(k: Kernel, from: number, to: number): Kernel {
