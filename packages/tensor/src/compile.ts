@@ -1,5 +1,6 @@
 /** compile and scope: one plan for a whole step. */
 import type { Backend } from "./backend.ts";
+import { roundTo } from "./dtype.ts";
 import { ConfigError } from "./errors.ts";
 import { type Bound, bind, deliver, engineState, execute, flushAll, flushWith, numberOf } from "./engine.ts";
 import { type Counter, Store, liveNumbers, onTick } from "./store.ts";
@@ -102,7 +103,7 @@ function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
     const l = liveNumbers.get(t);
     if (!l) return numberOf(t);
     const start = r.starts.get(l.counter) ?? l.offset;
-    return l.f((now.get(l.counter) ?? l.counter.value) + (l.offset - start));
+    return roundTo(t.dtype, l.f((now.get(l.counter) ?? l.counter.value) + (l.offset - start)));
   });
   const done = execute(bound, data, uniforms);
   for (const c of r.ticks) c.value++;
