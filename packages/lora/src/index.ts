@@ -1,8 +1,13 @@
 /** @adjoint/lora: low-rank adapters as values, and PEFT's files both ways. */
+export type { AdapterMethod, Application, Factors, Site } from "./adapter.ts";
 export { bakeScale } from "./bake.ts";
 export { defaultConfig, loraConfig, readLoraConfig, writeLoraConfig } from "./config.ts";
 export type { LoraConfig, LoraOptions, ReadConfig } from "./config.ts";
 export type { JsonValue } from "./config-keys.ts";
+export { loadLora, lora } from "./lora.ts";
+export type { LoadedLora, NewLoraOptions } from "./lora.ts";
+export { lowRank } from "./low-rank.ts";
+export { adaptableModules, moduleInfos } from "./modules.ts";
 export { compilePattern, MAX_INSTRUCTIONS } from "./pattern.ts";
 export type { Pattern, PatternMatch, PatternOrigin } from "./pattern.ts";
 export { lintScale, scaleOf } from "./scaling.ts";
@@ -13,3 +18,5 @@ export { adapterFiles, expectedTensors, matchTensors, readAdapterDirectory, writ
 export type { AdapterDirectory, ExpectedTensor, LoadedTensors, LoadReport } from "./peft.ts";
 export { factorKey, parseKey } from "./peft-keys.ts";
 export type { ParsedKey, Role } from "./peft-keys.ts";
+export { Tuned } from "./tuned.ts";
+export type { AdapterTree, Attachment, ForwardModel, LossModel } from "./tuned.ts";

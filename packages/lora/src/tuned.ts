@@ -1,0 +1,254 @@
+/** A model with an adapter beside it: forward and loss with the adapter on, summary, merge, and PEFT's files. */
+import { type Context, type Embedding, type Linear, type ModuleAdapter, within } from "@adjoint/nn";
+import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
+import type { AdapterMethod, Site } from "./adapter.ts";
+import { bakeScale } from "./bake.ts";
+import type { LoraConfig } from "./config.ts";
+import type { Adaptable } from "./modules.ts";
+import { factorKey, type Role } from "./peft-keys.ts";
+import { writeAdapterDirectory } from "./peft.ts";
+import type { TargetTable } from "./targets.ts";
+
+/** Trainable tensors in a tree whose paths are the names in PEFT's file. */
+export interface AdapterTree {
+  readonly [key: string]: Store | AdapterTree;
+}
+
+/** A model that computes `O` from `I` in a context. */
+export interface ForwardModel<I, O> {
+  forward(input: I, context?: Context): O;
+}
+/** A model that knows the loss of a batch. */
+export interface LossModel<B> {
+  loss(batch: B, context?: Context): Tensor;
+}
+
+/** One adapted module with its trainable tensors. */
+export interface Attachment {
+  readonly site: Site;
+  readonly module: Adaptable;
+  readonly factors: Readonly<Record<Role, Store>>;
+}
+
+const roles: readonly Role[] = ["A", "B"];
+
+/** Nested objects from dotted names. */
+export function treeOf(stores: ReadonlyMap<string, Store>): AdapterTree {
+  interface Draft { [key: string]: Store | Draft }
+  const root: Draft = {};
+  for (const [name, leaf] of stores) {
+    const parts = name.split(".");
+    const last = parts.pop() ?? name;
+    let at = root;
+    for (const part of parts) {
+      const next = Object.hasOwn(at, part) ? at[part] : (at[part] = {});
+      if (next instanceof Store) throw new ConfigError(`${name} lies below another tensor`, { key: name, fix: "rename the module" });
+      at = next;
+    }
+    at[last] = leaf;
+  }
+  return root;
+}
+
+/** Applies attachments to the modules they belong to; any other module keeps its output. */
+class Attached implements ModuleAdapter {
+  readonly #sites: ReadonlyMap<Adaptable, Attachment>;
+  readonly #method: AdapterMethod;
+  readonly #dropout: number;
+  constructor(method: AdapterMethod, attachments: readonly Attachment[], dropout: number) {
+    this.#method = method;
+    this.#sites = new Map(attachments.map((a) => [a.module, a]));
+    this.#dropout = dropout;
+  }
+  linear(module: Linear, x: Tensor, y: Tensor, context: Context): Tensor {
+    return this.#use(module, x, y, context, this.#dropout);
+  }
+  embedding(module: Embedding, ids: Tensor, y: Tensor, context: Context): Tensor {
+    return this.#use(module, ids, y, context, 0); // ids cannot be dropped
+  }
+  #use(module: Adaptable, x: Tensor, y: Tensor, context: Context, dropout: number): Tensor {
+    const found = this.#sites.get(module);
+    if (found === undefined) return y;
+    const { site, factors } = found;
+    const drops = context.train === true && dropout > 0;
+    const key = drops ? within(context, `lora/${site.path}`).key : undefined;
+    if (drops && key === undefined) {
+      throw new ConfigError(`lora_dropout = ${dropout} needs random numbers while training`, {
+        key: "lora_dropout",
+        value: dropout,
+        fix: 'pass { train: true, key: { seed, stream: "dropout", step } } with a step that counts, or set train to false',
+      });
+    }
+    const result = this.#method.forward(factors, site, { x, y, weight: module.weight, key: key ?? null, dropout });
+    return result.dtype === y.dtype ? result : result.cast(y.dtype);
+  }
+}
+
+/** What `lora` made, for the class below. */
+export interface TunedParts<M> {
+  readonly base: M;
+  readonly method: AdapterMethod;
+  readonly config: LoraConfig;
+  readonly table: TargetTable;
+  readonly attachments: readonly Attachment[];
+  /** every parameter of the base by path; tied ones appear once for each path */
+  readonly weights: readonly { readonly path: string; readonly store: Tensor }[];
+}
+
+/** A frozen base and one adapter. `base` itself never changes unless `merge` is called; the adapter is on by being passed along, not by a flag. */
+export class Tuned<M> {
+  readonly base: M;
+  readonly loraConfig: LoraConfig;
+  readonly targets: TargetTable;
+  /** what trains; paths are the names in adapter_model.safetensors */
+  readonly adapter: AdapterTree;
+  /** sees what modules compute: the value of `adapter` in a Context */
+  readonly moduleAdapter: ModuleAdapter;
+  readonly #parts: TunedParts<M>;
+  #original: ReadonlyMap<string, HostArray> | null = null;
+
+  constructor(parts: TunedParts<M>) {
+    this.base = parts.base;
+    this.loraConfig = parts.config;
+    this.targets = parts.table;
+    this.adapter = treeOf(this.#storesOf(parts));
+    this.moduleAdapter = new Attached(parts.method, parts.attachments, parts.config.loraDropout);
+    this.#parts = parts;
+  }
+
+  #storesOf(parts: TunedParts<M>): ReadonlyMap<string, Store> {
+    return new Map(parts.attachments.flatMap(({ site, factors }) => roles.map((role) => [factorKey(site.path, role, site.kind), factors[role]] as const)));
+  }
+
+  /** Trainable tensors by the name that PEFT's file gives them. */
+  tensors(): ReadonlyMap<string, Store> {
+    return this.#storesOf(this.#parts);
+  }
+
+  /** Whether the base weights hold the adapter now. */
+  get merged(): boolean {
+    return this.#original !== null;
+  }
+
+  /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when the two readings cannot be told apart after a merge */
+  context(context: Context = {}): Context {
+    if (this.merged) {
+      if (context.adapter === null) throw new ConfigError("the adapter is merged into the base weights, so it cannot be left out", { key: "adapter", value: null, fix: "await tuned.unmerge() first" });
+      return { ...context, adapter: context.adapter ?? null };
+    }
+    return context.adapter === undefined ? { ...context, adapter: this.moduleAdapter } : context;
+  }
+
+  /** The base's forward pass with the adapter on; `{ adapter: null }` leaves it out. */
+  forward<I, O>(this: Tuned<ForwardModel<I, O>>, input: I, context: Context = {}): O {
+    return this.base.forward(input, this.context(context));
+  }
+
+  /** The base's loss with the adapter on. @throws ConfigError when the adapter drops and the context does not say whether this is training */
+  loss<B>(this: Tuned<LossModel<B>>, batch: B, context: Context = {}): Tensor {
+    const { loraDropout } = this.loraConfig;
+    if (loraDropout > 0 && context.train === undefined) {
+      throw new ConfigError(`lora_dropout = ${loraDropout}, and the call does not say whether it trains`, {
+        key: "lora_dropout",
+        value: loraDropout,
+        fix: "pass { train: true, key } while training and { train: false } while evaluating",
+      });
+    }
+    return this.base.loss(batch, this.context(context));
+  }
+
+  /** Rank, scale, share of parameters, the table of modules, and warnings. */
+  summary(): string {
+    const { config, table, weights } = this.#parts;
+    const baseParameters = [...new Set(weights.map((w) => w.store))].reduce((n, w) => n + w.size, 0);
+    const name = config.scaling === "rslora" ? "rsLoRA" : config.scaling === "lora" ? "LoRA" : "LoRA (own scale)";
+    const share = ((100 * table.parameters) / baseParameters).toPrecision(3);
+    const linear = table.targets.filter((t) => t.kind !== "embedding").length;
+    const head = `${name}: ${linear} of ${linear + table.notAdapted.length} linear layers, ${table.parameters.toLocaleString("en-US")} of ${baseParameters.toLocaleString("en-US")} parameters train (${share} %)`;
+    return [head, table.toString(), ...table.warnings.map((w) => `warning: ${w}`)].join("\n");
+  }
+
+  /** W + ΔW of every adapted module by the weight's name, in the weight's dtype (one rounding); the base is left alone. */
+  mergedWeights(): ReadonlyMap<string, Tensor> {
+    if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
+    const { method, attachments } = this.#parts;
+    return new Map(
+      attachments.map(({ site, module: { weight }, factors }) => {
+        const delta = method.delta(factors, site);
+        const sum = (weight.dtype === delta.dtype ? weight : weight.cast(delta.dtype)).add(delta);
+        return [`${site.path}.weight`, weight.dtype === delta.dtype ? sum : sum.cast(weight.dtype)] as const;
+      }),
+    );
+  }
+
+  /** Adds ΔW to the base weights; all or nothing. @throws ConfigError for tied weights, for a second merge, and when a sum is not finite */
+  async merge(): Promise<void> {
+    const sums = this.mergedWeights();
+    refuseTied(this.#parts);
+    const next = new Map<string, HostArray>();
+    for (const [name, sum] of sums) {
+      const numbers = await sum.data();
+      if (isFloat(sum.dtype) && !numbers.every(Number.isFinite)) throw new ConfigError(`${name} would not be finite after the merge`, { op: "merge", key: name, fix: "the adapter diverged: use an earlier checkpoint" });
+      next.set(name, await sum.host());
+    }
+    const original = new Map<string, HostArray>();
+    for (const { site, module } of this.#parts.attachments) {
+      const old = await module.weight.host();
+      original.set(`${site.path}.weight`, { ...old, data: old.data.slice() });
+    }
+    this.#replace(next);
+    this.#original = original;
+  }
+
+  /** Puts the base weights back, bit for bit. */
+  async unmerge(): Promise<void> {
+    if (this.#original === null) throw new ConfigError("the adapter is not merged", { op: "unmerge", fix: "call merge first" });
+    await Promise.all(this.#parts.attachments.map(({ module }) => module.weight.host())); // what still waits on the device ends first
+    this.#replace(this.#original);
+    this.#original = null;
+  }
+
+  #replace(weights: ReadonlyMap<string, HostArray>): void {
+    for (const { site, module } of this.#parts.attachments) {
+      const w = weights.get(`${site.path}.weight`);
+      if (w !== undefined) module.weight.set({ ...w, data: w.data.slice() });
+    }
+    structureChanged();
+  }
+
+  /** Factors as f32 arrays by PEFT's names, from the device. */
+  async snapshot(): Promise<ReadonlyMap<string, HostArray>> {
+    const arrays = new Map<string, HostArray>();
+    for (const [name, factor] of this.tensors()) {
+      const { dtype, shape, data } = await factor.host();
+      arrays.set(name, { dtype: "f32", shape, data: dtype === "f32" ? data.slice() : convertArray(data, dtype, "f32") });
+    }
+    return arrays;
+  }
+
+  /** The config as PEFT can read it: targets written out, an own scale rule written as alpha. */
+  fileConfig(): LoraConfig {
+    const { config, table } = this.#parts;
+    const plain = { ...config, targetModules: table.targetModules };
+    return typeof config.scaling === "function" ? bakeScale(plain, table.targets) : plain;
+  }
+
+  /** Writes adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained(base, directory) reads them. All or nothing. */
+  async save(directory: string): Promise<void> {
+    await writeAdapterDirectory(directory, this.fileConfig(), await this.snapshot());
+  }
+}
+
+/** A weight that two modules share would change in both. */
+function refuseTied<M>(parts: TunedParts<M>): void {
+  for (const { site, module } of parts.attachments) {
+    const twin = parts.weights.find((w) => w.store === module.weight && w.path !== `${site.path}.weight`)?.path;
+    if (twin !== undefined) {
+      throw new ConfigError(`${site.path} shares its weight with ${twin}: merging would change both`, {
+        op: "merge",
+        key: site.path,
+        fix: "keep the adapter beside the model, or write an untied base first (tie_word_embeddings: false)",
+      });
+    }
+  }
+}
