@@ -11,6 +11,8 @@ export interface Context {
   readonly key?: Key;
   /** an adapter that adds to what modules compute; null or absent: the base model alone */
   readonly adapter?: ModuleAdapter | null;
+  /** how a model's layers give up their intermediate values and compute them again in the backward pass: autograd's `checkpoint` */
+  readonly checkpoint?: ((f: (...xs: Tensor[]) => Tensor) => (...xs: Tensor[]) => Tensor) | null;
 }
 
 /** Sees each linear layer's and embedding's input x (or ids) and output y, and returns the output to use; y itself where it adapts nothing. */

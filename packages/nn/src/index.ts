@@ -2,4 +2,10 @@
 export { type Context, type ModuleAdapter, within } from "./context.ts";
 export { Linear } from "./linear.ts";
 export { Embedding } from "./embedding.ts";
+export { LayerNorm, RMSNorm } from "./norm.ts";
+export { Dropout } from "./dropout.ts";
+export { type RopeScaling, type RopeTables, rope, ropeFrequencies, ropeTables } from "./rope.ts";
+export { type AttentionOptions, allOf, attention, causalMask, paddingMask, segmentMask } from "./attention.ts";
+export { IGNORED, nextTokenLoss, nextTokenLossSum, shiftLabels } from "./loss.ts";
+export { type Initializer, constant, kaimingUniform, normal, uniform, xavierUniform } from "./init.ts";
 export { wide } from "./wide.ts";
