@@ -16,6 +16,7 @@ export { defaultTargets, describeTargets } from "./targets.ts";
 export type { ModuleInfo, Target, TargetTable } from "./targets.ts";
 export { adapterFiles, expectedTensors, matchTensors, readAdapterDirectory, writeAdapterDirectory } from "./peft.ts";
 export type { AdapterDirectory, ExpectedTensor, LoadedTensors, LoadReport } from "./peft.ts";
+export { nearest } from "./nearest.ts";
 export { factorKey, parseKey } from "./peft-keys.ts";
 export type { ParsedKey, Role } from "./peft-keys.ts";
 export { Tuned } from "./tuned.ts";

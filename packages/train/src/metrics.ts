@@ -1,0 +1,107 @@
+/** The schema of `metrics.jsonl`: one line per optimizer step, written as it happens. */
+import { appendLine, node, writeFileAtomic } from "@adjoint/io";
+import { FormatError } from "@adjoint/tensor";
+
+/** One optimizer step. Numbers that are not finite are null in the file. */
+export interface StepMetrics {
+  /** 1 for the first step */
+  readonly step: number;
+  /** passes over the data after this step, in fractions */
+  readonly epoch: number;
+  /** mean next-token loss in nats over the step's predicted tokens, before the update */
+  readonly loss: number;
+  /** global L2 norm of all gradients, before clipping */
+  readonly grad_norm: number;
+  /** the rate that this step used */
+  readonly learning_rate: number;
+  /** predicted tokens per second of wall time, this step alone (evaluation and saving not counted) */
+  readonly tokens_per_second: number;
+  /** predicted tokens of this step */
+  readonly tokens: number;
+  /** predicted tokens of the run so far */
+  readonly tokens_seen: number;
+  /** the gradients were not finite, so parameters and moments stayed as they were */
+  readonly skipped: boolean;
+  /** resident memory of the process in bytes */
+  readonly memory: number;
+  /** when the step ended, ISO 8601 */
+  readonly time: string;
+}
+
+/** One evaluation of a data set, a line of `evaluations.jsonl`. */
+export interface EvaluationMetrics {
+  /** optimizer steps done; 0 is before training */
+  readonly step: number;
+  /** name of the data set */
+  readonly data: string;
+  /** mean next-token loss in nats over all predicted tokens */
+  readonly loss: number;
+  readonly tokens: number;
+  /** every byte counted; null for data without text */
+  readonly bits_per_byte: number | null;
+}
+
+export const METRICS_FILE = "metrics.jsonl";
+export const EVALUATIONS_FILE = "evaluations.jsonl";
+
+/** Keys that every line of metrics.jsonl has, in this order. */
+export const stepMetricsKeys: readonly (keyof StepMetrics)[] = [
+  "step", "epoch", "loss", "grad_norm", "learning_rate", "tokens_per_second", "tokens", "tokens_seen", "skipped", "memory", "time",
+];
+
+const numberOrNull = (x: unknown): unknown => (typeof x === "number" && !Number.isFinite(x) ? null : x);
+
+/** One line, keys in the schema's order, no line break. */
+export function metricsLine(m: StepMetrics): string {
+  return JSON.stringify(Object.fromEntries(stepMetricsKeys.map((key) => [key, numberOrNull(m[key])])));
+}
+
+/** Appends one line to a folder's metrics.jsonl. @throws FileError */
+export const writeMetrics = (folder: string, m: StepMetrics): Promise<void> => appendLine(node().path.join(folder, METRICS_FILE), metricsLine(m));
+
+/** Appends one line to a folder's evaluations.jsonl. @throws FileError */
+export const writeEvaluation = (folder: string, m: EvaluationMetrics): Promise<void> =>
+  appendLine(node().path.join(folder, EVALUATIONS_FILE), JSON.stringify(Object.fromEntries(Object.entries(m).map(([k, v]) => [k, numberOrNull(v)]))));
+
+/** Lines of a JSONL file in a folder; none if there is no such file. A last line without its end (a power cut) is dropped. */
+async function readLines(folder: string, name: string): Promise<Readonly<Record<string, unknown>>[]> {
+  const { fs, path } = node();
+  const file = path.join(folder, name);
+  let text: string;
+  try { text = await fs.readFile(file, "utf8"); } catch { return []; }
+  const whole = text.slice(0, text.lastIndexOf("\n") + 1);
+  return whole.split("\n").filter((line) => line !== "").map((line, i) => {
+    let value: unknown;
+    try { value = JSON.parse(line); } catch (cause) { throw new FormatError(`${file}: line ${i + 1} is not JSON`, { file, key: `line ${i + 1}`, cause, fix: "remove the line" }); }
+    if (!isRecord(value)) throw new FormatError(`${file}: line ${i + 1} is not an object`, { file, key: `line ${i + 1}`, fix: "remove the line" });
+    return value;
+  });
+}
+const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
+const num = (v: unknown): number => (typeof v === "number" ? v : Number.NaN);
+
+/** All steps of a run. */
+export async function readMetrics(folder: string): Promise<StepMetrics[]> {
+  return (await readLines(folder, METRICS_FILE)).map((m) => ({
+    step: num(m["step"]), epoch: num(m["epoch"]), loss: num(m["loss"]), grad_norm: num(m["grad_norm"]), learning_rate: num(m["learning_rate"]),
+    tokens_per_second: num(m["tokens_per_second"]), tokens: num(m["tokens"]), tokens_seen: num(m["tokens_seen"]), skipped: m["skipped"] === true,
+    memory: num(m["memory"]), time: String(m["time"] ?? ""),
+  }));
+}
+
+/** All evaluations of a run. */
+export async function readEvaluations(folder: string): Promise<EvaluationMetrics[]> {
+  return (await readLines(folder, EVALUATIONS_FILE)).map((m) => ({
+    step: num(m["step"]), data: String(m["data"] ?? ""), loss: num(m["loss"]), tokens: num(m["tokens"]),
+    bits_per_byte: typeof m["bits_per_byte"] === "number" ? m["bits_per_byte"] : null,
+  }));
+}
+
+/** Drops what was written after `step`, so that a resumed run has one line per step. */
+export async function trimMetrics(folder: string, step: number): Promise<void> {
+  for (const name of [METRICS_FILE, EVALUATIONS_FILE]) {
+    const lines = await readLines(folder, name);
+    const kept = lines.filter((m) => num(m["step"]) <= step);
+    if (kept.length < lines.length) await writeFileAtomic(node().path.join(folder, name), kept.map((m) => `${JSON.stringify(m)}\n`).join(""));
+  }
+}

@@ -1,0 +1,184 @@
+/** The keys of a recipe as data: type, default, bounds and help; files, flags and `--help` are derived from this table. */
+
+/** A recipe: what a run does. Names are those of TRL, transformers and alignment-handbook where they have one. */
+export interface Recipe {
+  readonly model_name_or_path: string | null;
+  readonly config_name: string | null;
+  readonly tokenizer_name: string | null;
+  readonly init_adapter: string | null;
+  readonly dataset_name: readonly string[];
+  readonly eval_dataset_name: readonly string[];
+  readonly old_dataset_name: readonly string[];
+  readonly ids: string | null;
+  readonly eval_ids: string | null;
+  readonly validation_split_percentage: number;
+  readonly max_length: number;
+  readonly packing: boolean;
+  readonly packing_strategy: string;
+  readonly completion_only_loss: boolean | null;
+  readonly assistant_only_loss: boolean;
+  readonly shuffle: boolean;
+  readonly max_steps: number;
+  readonly num_train_epochs: number;
+  readonly per_device_train_batch_size: number;
+  readonly per_device_eval_batch_size: number;
+  readonly gradient_accumulation_steps: number;
+  readonly gradient_checkpointing: boolean;
+  readonly learning_rate: number;
+  readonly lr_scheduler_type: string;
+  readonly warmup_steps: number;
+  readonly warmup_ratio: number;
+  readonly optim: string;
+  readonly optim_args: Readonly<Record<string, string>>;
+  readonly weight_decay: number;
+  readonly adam_beta1: number;
+  readonly adam_beta2: number;
+  readonly adam_epsilon: number;
+  readonly max_grad_norm: number;
+  readonly seed: number;
+  readonly use_peft: boolean;
+  readonly lora_r: number;
+  readonly lora_alpha: number | null;
+  readonly lora_dropout: number;
+  readonly lora_target_modules: readonly string[];
+  readonly use_rslora: boolean;
+  readonly rank_pattern: Readonly<Record<string, string>>;
+  readonly alpha_pattern: Readonly<Record<string, string>>;
+  readonly init_lora_weights: boolean;
+  readonly output_dir: string | null;
+  readonly overwrite_output_dir: boolean;
+  readonly logging_steps: number;
+  readonly eval_steps: number;
+  readonly save_steps: number;
+  readonly save_total_limit: number;
+  readonly resume_from_checkpoint: string | null;
+  readonly sample_prompt: string | null;
+  readonly sample_max_new_tokens: number;
+  readonly device: string;
+  readonly threads: number;
+}
+
+export type FieldKind = "text" | "texts" | "integer" | "number" | "flag" | "map";
+
+/** One key. */
+export interface Field {
+  readonly kind: FieldKind;
+  readonly group: "model" | "data" | "training" | "adapter" | "run" | "machine";
+  readonly help: string;
+  /** null may be given */
+  readonly nullable?: boolean;
+  readonly min?: number;
+  readonly max?: number;
+  /** exclusive lower bound */
+  readonly above?: number;
+  /** exclusive upper bound */
+  readonly below?: number;
+  readonly choices?: readonly string[];
+  /** other names of the same key */
+  readonly aliases?: readonly string[];
+}
+
+export const optimizers: readonly string[] = ["adamw_torch", "sgd"];
+export const schedules: readonly string[] = ["constant", "constant_with_warmup", "linear", "cosine"];
+
+export const fields: { readonly [K in keyof Recipe]: Field } = {
+  model_name_or_path: { kind: "text", nullable: true, group: "model", aliases: ["model"], help: "folder or hub id of the base model; the bundled one when left out" },
+  config_name: { kind: "text", nullable: true, group: "model", help: "config.json of a model to start from random numbers (pretrain)" },
+  tokenizer_name: { kind: "text", nullable: true, group: "model", aliases: ["tokenizer"], help: "folder with tokenizer.json; the model's own when left out" },
+  init_adapter: { kind: "text", nullable: true, group: "model", help: "adapter folder to go on from" },
+  dataset_name: { kind: "texts", group: "data", aliases: ["data", "dataset", "train_file"], help: "training data: .txt or .jsonl files, folders of them, or moby-dick, addresses, numbers" },
+  eval_dataset_name: { kind: "texts", group: "data", aliases: ["eval_data", "validation_file"], help: "held-out data of the new domain; a share of the training data when left out" },
+  old_dataset_name: { kind: "texts", group: "data", aliases: ["old_data"], help: "data of the old domain, to show what is forgotten" },
+  ids: { kind: "text", nullable: true, group: "data", help: "JSON file: an array of rows of token ids, instead of text; a row is one sample" },
+  eval_ids: { kind: "text", nullable: true, group: "data", help: "held-out rows of token ids" },
+  validation_split_percentage: { kind: "number", min: 0, below: 100, group: "data", help: "share of the rows held out when no held-out data is named, in percent" },
+  max_length: { kind: "integer", min: 2, group: "data", aliases: ["max_seq_length"], help: "tokens of a row; longer rows are cut" },
+  packing: { kind: "flag", group: "data", help: "several samples in one row, each seeing itself only" },
+  packing_strategy: { kind: "text", choices: ["bfd", "wrapped"], group: "data", help: "how rows are filled: best fit decreasing, or cut from one stream" },
+  completion_only_loss: { kind: "flag", nullable: true, group: "data", help: "loss on completions alone; null: yes for prompt and completion data" },
+  assistant_only_loss: { kind: "flag", group: "data", help: "loss on the assistant's turns alone (the chat template must mark them)" },
+  shuffle: { kind: "flag", group: "data", aliases: ["shuffle_dataset"], help: "a new order of rows each epoch, from the seed" },
+  max_steps: { kind: "integer", min: -1, group: "training", help: "optimizer steps; -1: as num_train_epochs says" },
+  num_train_epochs: { kind: "number", above: 0, group: "training", help: "passes over the data when max_steps is -1" },
+  per_device_train_batch_size: { kind: "integer", min: 1, group: "training", aliases: ["batch_size"], help: "rows of a micro-batch" },
+  per_device_eval_batch_size: { kind: "integer", min: 1, group: "training", help: "rows of an evaluation batch" },
+  gradient_accumulation_steps: { kind: "integer", min: 1, group: "training", help: "micro-batches of one optimizer step" },
+  gradient_checkpointing: { kind: "flag", group: "training", help: "compute layers again in the backward pass: less memory, more time" },
+  learning_rate: { kind: "number", min: 0, group: "training", help: "peak learning rate" },
+  lr_scheduler_type: { kind: "text", choices: schedules, group: "training", help: "course of the learning rate" },
+  warmup_steps: { kind: "integer", min: 0, group: "training", help: "steps of linear warm-up" },
+  warmup_ratio: { kind: "number", min: 0, max: 1, group: "training", help: "warm-up as a share of all steps, where warmup_steps is 0" },
+  optim: { kind: "text", choices: optimizers, group: "training", help: "optimizer" },
+  optim_args: { kind: "map", group: "training", help: "further options of the optimizer, k=v,..: beta1, beta2, eps, weight_decay; momentum, nesterov for sgd" },
+  weight_decay: { kind: "number", min: 0, group: "training", help: "decoupled weight decay; vectors (norms, biases) take none" },
+  adam_beta1: { kind: "number", min: 0, below: 1, group: "training", help: "decay of AdamW's first moment" },
+  adam_beta2: { kind: "number", min: 0, below: 1, group: "training", help: "decay of AdamW's second moment" },
+  adam_epsilon: { kind: "number", above: 0, group: "training", help: "added to AdamW's denominator" },
+  max_grad_norm: { kind: "number", min: 0, group: "training", help: "global norm above which gradients are scaled down; 0: never" },
+  seed: { kind: "integer", min: 0, max: 2 ** 32 - 1, group: "training", help: "every random number follows from it" },
+  use_peft: { kind: "flag", group: "adapter", help: "train an adapter and leave the base as it is; false: full fine-tuning" },
+  lora_r: { kind: "integer", min: 1, group: "adapter", aliases: ["r"], help: "rank of the adapter" },
+  lora_alpha: { kind: "number", nullable: true, above: 0, group: "adapter", help: "scale: alpha/r, or alpha/sqrt(r) with use_rslora; null: the rank" },
+  lora_dropout: { kind: "number", min: 0, below: 1, group: "adapter", help: "share of the adapter's inputs dropped in training" },
+  lora_target_modules: { kind: "texts", group: "adapter", help: "modules to adapt: names, one regular expression, or all-linear" },
+  use_rslora: { kind: "flag", group: "adapter", help: "rank-stabilised scale alpha/sqrt(r)" },
+  rank_pattern: { kind: "map", group: "adapter", help: "rank by module: expression=rank,.." },
+  alpha_pattern: { kind: "map", group: "adapter", help: "alpha by module: expression=alpha,.." },
+  init_lora_weights: { kind: "flag", group: "adapter", help: "B starts at zero, so that training starts at the base model" },
+  output_dir: { kind: "text", nullable: true, group: "run", aliases: ["out", "output"], help: "folder of adapter, metrics, checkpoints and report" },
+  overwrite_output_dir: { kind: "flag", group: "run", aliases: ["overwrite"], help: "replace an earlier run in output_dir" },
+  logging_steps: { kind: "integer", min: 0, group: "run", help: "where there is no terminal: a line each so many steps; 0: each 10 %" },
+  eval_steps: { kind: "integer", min: 0, group: "run", help: "evaluate each so many steps; 0: before and after only" },
+  save_steps: { kind: "integer", min: 0, group: "run", help: "a checkpoint each so many steps; 0: only when interrupted" },
+  save_total_limit: { kind: "integer", min: 0, group: "run", help: "checkpoints to keep; 0: all" },
+  resume_from_checkpoint: { kind: "text", nullable: true, group: "run", aliases: ["resume"], help: "a checkpoint folder, or `latest`: the last one in output_dir" },
+  sample_prompt: { kind: "text", nullable: true, group: "run", aliases: ["prompt"], help: "prompt of the sample shown before and after" },
+  sample_max_new_tokens: { kind: "integer", min: 1, group: "run", help: "length of the sample" },
+  device: { kind: "text", choices: ["wasm", "reference"], group: "machine", help: "wasm, or reference: slow, exact, for tests" },
+  threads: { kind: "integer", min: 0, group: "machine", help: "threads of the wasm device; 0: as many as cores, at most 8" },
+};
+
+/** Defaults; commands change a few. */
+export const defaultRecipe: Recipe = {
+  model_name_or_path: null, config_name: null, tokenizer_name: null, init_adapter: null,
+  dataset_name: [], eval_dataset_name: [], old_dataset_name: [], ids: null, eval_ids: null, validation_split_percentage: 10,
+  max_length: 256, packing: false, packing_strategy: "bfd", completion_only_loss: null, assistant_only_loss: false, shuffle: true,
+  max_steps: -1, num_train_epochs: 1, per_device_train_batch_size: 8, per_device_eval_batch_size: 8, gradient_accumulation_steps: 1, gradient_checkpointing: false,
+  learning_rate: 2e-4, lr_scheduler_type: "cosine", warmup_steps: 0, warmup_ratio: 0, optim: "adamw_torch", optim_args: {}, weight_decay: 0,
+  adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
+  use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
+  output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
+  sample_prompt: null, sample_max_new_tokens: 40, device: "wasm", threads: 0,
+};
+
+/** Keys of the same families that say nothing here: accepted with these values, which are reported as having no effect. */
+export const inertKeys: Readonly<Record<string, { readonly values: readonly unknown[] | "any"; readonly why: string }>> = {
+  bf16: { values: [false], why: "training runs in f32" },
+  fp16: { values: [false], why: "training runs in f32" },
+  tf32: { values: [false, true], why: "training runs in f32" },
+  torch_dtype: { values: ["auto", null], why: "weights keep the dtype of their file" },
+  dtype: { values: ["auto", null], why: "weights keep the dtype of their file" },
+  attn_implementation: { values: "any", why: "there is one attention" },
+  use_flash_attention_2: { values: [false, true], why: "there is one attention" },
+  trust_remote_code: { values: [false], why: "no code is ever downloaded" },
+  report_to: { values: [null, "none", [], ["none"]], why: "metrics go to metrics.jsonl" },
+  run_name: { values: "any", why: "metrics go to metrics.jsonl" },
+  log_level: { values: "any", why: "one level of messages" },
+  logging_strategy: { values: ["steps"], why: "every step is logged" },
+  logging_first_step: { values: [false, true], why: "every step is logged" },
+  push_to_hub: { values: [false], why: "nothing is uploaded" },
+  hub_model_id: { values: "any", why: "nothing is uploaded" },
+  hub_strategy: { values: "any", why: "nothing is uploaded" },
+  do_eval: { values: [true], why: "held-out data is always evaluated" },
+  do_train: { values: [true], why: "the command says so" },
+  preprocessing_num_workers: { values: "any", why: "the result does not depend on it" },
+  dataset_num_proc: { values: "any", why: "the result does not depend on it" },
+  dataloader_num_workers: { values: "any", why: "the result does not depend on it" },
+  gradient_checkpointing_kwargs: { values: "any", why: "layers are recorded again, there is no re-entrant mode" },
+  lora_task_type: { values: ["CAUSAL_LM"], why: "the only task" },
+  lora_modules_to_save: { values: [null, []], why: "only the adapter trains" },
+  load_in_4bit: { values: [false], why: "the base keeps the dtype of its file" },
+  load_in_8bit: { values: [false], why: "the base keeps the dtype of its file" },
+  use_dora: { values: [false], why: "LoRA and rsLoRA are implemented" },
+  remove_unused_columns: { values: "any", why: "only the known columns are read" },
+};
