@@ -6,7 +6,7 @@
  * chunk 16 running sums (see line.ts) are folded, and chunks are added in order. A few long rows are cut among threads at
  * the same chunks, in one phase a pass, so the bits do not depend on the cut.
  */
-import { keyOf, ShapeError, type RowsKernel, type StoreTo, type View } from "@adjoint/tensor";
+import { keyOf, type RowsKernel, type StoreTo, type View } from "@adjoint/tensor";
 import { type Func, type Local, op } from "./assembler.ts";
 import { Dag } from "./dag.ts";
 import { Frame } from "./frame.ts";
@@ -63,23 +63,22 @@ export function rowsRecipe(k: RowsKernel, target: Target): Recipe {
   const raw = collapse(k.shape, [outerAxes, k.rowAxes], [...views.map((w) => w.strides), ...k.affines.map((a) => a.strides)]);
   const space: Space = withInner(raw);
   const rank = space.shape.length, outer = space.groups[0], mid = space.groups[1] - 1;
-  if (mid > 0) throw new ShapeError(`rows kernel ${k.label}: the row's axes cannot be merged into one`, { op: k.label, shapes: [k.shape], fix: "copy the operand first" });
-  const rows = product(space.shape.slice(0, outer)), n = space.shape[rank - 1], chunks = Math.ceil(n / CHUNK);
-  const long = target.threads > 1 && rows < 4 * target.threads && chunks >= 4 * target.threads;
-  const p = plan(k, !long);
+  const rows = product(space.shape.slice(0, outer)), n = product(space.shape.slice(outer)), chunks = Math.ceil(n / CHUNK);
+  const deep = mid > 0, long = !deep && target.threads > 1 && rows < 4 * target.threads && chunks >= 4 * target.threads;
+  const p = plan(k, !long && !deep);
   const affines = k.affines.map((_, i) => (space.strides[views.length + i][rank - 1] === 0 ? 0 as const : 2 as const));
-  const signature: Signature = { rank, views: operandsOf(views, space.strides, k.label), affines, uniforms: k.uniforms.length, extras: ["rows", "work", "scratch", "chunks"] };
+  const signature: Signature = { rank, views: operandsOf(views, space.strides, k.label), affines, uniforms: k.uniforms.length, extras: ["rows", "work", "scratch", "chunks", "row"] };
   const layout = new Layout(signature);
-  const scratch = long ? 0 : (p.spills.length * (n * 4 + 64) + 63) & ~63;
+  const scratch = long ? 0 : ((deep ? k.stats.length : p.spills.length) * (n * 4 + 64) + 63) & ~63;
   return {
-    key: `rows${long ? "L" : ""}|${signatureKey(signature)}|${k.loads.length}|${k.stats.map((s) => s.op).join()}|${k.stores.map((s) => (s.perRow ? 1 : 0)).join("")}|${keyOf([...k.stats.map((s) => s.value), ...k.stores.map((s) => s.value)])}`,
+    key: `rows${long ? "L" : deep ? `D${outer}` : ""}|${signatureKey(signature)}|${k.loads.length}|${k.stats.map((s) => s.op).join()}|${k.stores.map((s) => (s.perRow ? 1 : 0)).join("")}|${keyOf([...k.stats.map((s) => s.value), ...k.stores.map((s) => s.value)])}`,
     layout, phases: long ? p.passes.length + 1 : 1, work: product(space.shape),
     workspace: long ? rows * chunks * k.stats.length * 16 : scratch * target.threads,
     fill: (words) => [
-      ...layout.fill(words, space, views, k.affines, k.uniforms, { rows, scratch, chunks }),
+      ...layout.fill(words, space, views, k.affines, k.uniforms, { rows, scratch, chunks, row: n }),
       { word: layout.extra("work"), buffer: WORKSPACE, bytes: 0 },
     ],
-    emit: (name) => (long ? emitLong(k, signature, outer, p, name) : [emitShort(k, signature, outer, p, name)]),
+    emit: (name) => (long ? emitLong(k, signature, outer, p, name) : deep ? [emitDeep(k, signature, outer, p, name)] : [emitShort(k, signature, outer, p, name)]),
   };
 }
 
@@ -168,6 +167,47 @@ function emitShort(k: RowsKernel, signature: Signature, outer: number, p: Plan, 
     f.add(r, 1);
     if (outer === 1) frame.step(0);
     if (outer > 1) { f.add(left, -1); f.get(left).if(() => frame.step(outer - 1), place); }
+  });
+  return f;
+}
+
+/** Rows of several axes that do not merge: values are laid out in a scratch row first, so that sums have the order of one axis. */
+function emitDeep(k: RowsKernel, signature: Signature, outer: number, p: Plan, name: string): Func {
+  const c = context(k, signature, p, `${name}.0`), { frame } = c, f = frame.f, layout = frame.layout;
+  const rows = frame.wordLocal(layout.extra("rows")), n = frame.wordLocal(layout.size(signature.rank - 1)), row = frame.wordLocal(layout.extra("row"));
+  const r = f.i32(), r1 = f.i32(), zero = f.i32(), from = f.i32(), to = f.i32(), j = f.i32(), lines = f.i32(), slot = f.i32();
+  const starts = frame.cursors.map(() => f.i32()), midAxes = axesTo(signature.rank - 1).slice(outer);
+  f.get(rows).get(1).i(op.mul).get(2).i(op.divU).set(r);
+  f.get(rows).get(1).const(1).i(op.add).i(op.mul).get(2).i(op.divU).set(r1);
+  f.get(row).get(n).i(op.divU).set(lines);
+  const begin = k.stats.map(() => f.i32()), pointer = k.stats.map(() => f.i32()), part = k.stats.map(() => f.v128());
+  frame.word(layout.extra("work"));
+  frame.word(layout.extra("scratch")).get(1).i(op.mul).i(op.add).set(slot);
+  for (const l of begin) { f.get(slot).set(l); f.get(slot).get(row).const(2).i(op.shl).const(64).i(op.add).i(op.add).set(slot); }
+  const eachLine = (body: () => void): void => {
+    f.const(0).set(j);
+    f.for(j, undefined, lines, 1, () => { frame.place(j, midAxes, starts, frame.cursors); body(); });
+  };
+  f.for(r, undefined, r1, 1, () => {
+    frame.place(r, axesTo(outer), frame.bases, starts);
+    for (const pass of p.passes) {
+      for (const s of pass.stats) f.get(begin[s]).set(pointer[s]);
+      eachLine(() => {
+        emitLine(frame, { from: zero, to: n, stats: c.stats, roots: pass.stats.map((s) => ({ node: p.stats[s], sink: { kind: "spill", pointer: pointer[s] } })) });
+        for (const s of pass.stats) f.get(pointer[s]).get(n).const(2).i(op.shl).i(op.add).set(pointer[s]);
+      });
+      for (const s of pass.stats) { identity(f, k.stats[s].op, typeOf(c, s)); f.set(c.stats[s]); }
+      f.const(0).set(from);
+      f.while(() => f.get(from).get(row).i(op.ltU), () => {
+        f.get(from).const(CHUNK).i(op.add).set(to).min(to, row).set(to);
+        emitChunk(c, { stats: pass.stats, spill: [] }, from, to, new Map(pass.stats.map((s) => [p.stats[s], begin[s]])), (s) => part[s]);
+        for (const s of pass.stats) { f.get(c.stats[s]).get(part[s]); combine(f, k.stats[s].op, typeOf(c, s)); f.set(c.stats[s]); }
+        f.get(to).set(from);
+      });
+    }
+    if (p.final) eachLine(() => emitLine(frame, { from: zero, to: n, roots: storeRoots(c), stats: c.stats }));
+    starts.forEach((l, i) => f.get(l).set(frame.cursors[i]));
+    emitPerRow(c);
   });
   return f;
 }
