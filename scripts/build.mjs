@@ -1,6 +1,6 @@
 /** Builds every package's `dist/` (JavaScript and declarations, file by file) from one TypeScript program. */
 import { cpSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { join, relative } from "node:path";
 import { filesUnder, node, packages, root, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
@@ -17,6 +17,8 @@ export async function build() {
     if (!existsSync(join(out, short, "src"))) continue;
     mkdirSync(dist, { recursive: true });
     cpSync(join(out, short, "src"), dist, { recursive: true });
+    // hand-written declarations are inputs to the compiler, which does not copy them
+    for (const file of filesUnder(join(folder, "src"), ".d.ts")) cpSync(file, join(dist, relative(join(folder, "src"), file)));
     // workers are named by URL, which the compiler does not rewrite
     for (const file of filesUnder(dist, ".js")) {
       const text = readFileSync(file, "utf8");
