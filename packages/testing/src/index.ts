@@ -8,3 +8,4 @@ export { checkGradient, type CheckOptions, type Checked } from "./gradient.ts";
 export { interpret, programs, rootsOf, showProgram, steps, type Program, type Word } from "./graphs.ts";
 export { judge, oracle, type Judged } from "./oracle.ts";
 export { sample, subjectOf, type Sample, type Subject, type Testable } from "./subjects.ts";
+export { mutants, type Mutant } from "./mutants.ts";
