@@ -52,10 +52,13 @@ export function treeOf(stores: ReadonlyMap<string, Store>): AdapterTree {
 
 /** Applies attachments to the modules they belong to; any other module keeps its output. */
 class Attached implements ModuleAdapter {
+  /** the trainable tensors, in sight: compiled steps tell adapters among their arguments apart by them */
+  readonly adapter: AdapterTree;
   readonly #sites: ReadonlyMap<Adaptable, Attachment>;
   readonly #method: AdapterMethod;
   readonly #dropout: number;
-  constructor(method: AdapterMethod, attachments: readonly Attachment[], dropout: number) {
+  constructor(method: AdapterMethod, attachments: readonly Attachment[], adapter: AdapterTree, dropout: number) {
+    this.adapter = adapter;
     this.#method = method;
     this.#sites = new Map(attachments.map((a) => [a.module, a]));
     this.#dropout = dropout;
@@ -112,7 +115,7 @@ export class Tuned<M> {
     this.loraConfig = parts.config;
     this.targets = parts.table;
     this.adapter = treeOf(this.#storesOf(parts));
-    this.moduleAdapter = new Attached(parts.method, parts.attachments, parts.config.loraDropout);
+    this.moduleAdapter = new Attached(parts.method, parts.attachments, this.adapter, parts.config.loraDropout);
     this.#parts = parts;
   }
 

@@ -4,6 +4,7 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
+import type { Context } from "@adjoint/nn";
 import { assign, compile, ConfigError, type DType, flatten, FormatError, type HostArray, scalar, Store, Tensor, treePaths } from "@adjoint/tensor";
 import { loadLora, lora, type LoraOptions, readAdapterDirectory, type Tuned } from "../src/index.ts";
 import { ids, Toy } from "./toy.ts";
@@ -118,6 +119,14 @@ describe("a model with an adapter", () => {
     (await numbers(f(ids))).forEach((v, i) => { expect(v).toBeCloseTo(first[i], 4); });
     await tuned.unmerge();
     expect(await numbers(f(ids))).toEqual(first);
+  });
+
+  it("tells adapters apart that are arguments of a compiled step", async () => {
+    const model = new Toy();
+    const [one, two] = [fill(lora(model, { targetModules: ["q_proj"] }), 3), fill(lora(model, { targetModules: ["q_proj"] }), 11)];
+    const f = compile((x: Tensor, context: Context) => model.forward(x, context));
+    for (const context of [one.context(), two.context(), {}, one.context(), { adapter: null }]) expect(await numbers(f(ids, context))).toEqual(await numbers(model.forward(ids, context)));
+    expect(await numbers(f(ids, one.context()))).not.toEqual(await numbers(f(ids, two.context())));
   });
 
   it("drops while training only, needs random numbers for it, and never guesses", async () => {
