@@ -2,3 +2,9 @@
 export * from "./tokenizer/index.ts";
 export { resolveModel } from "./hub.ts";
 export type { DownloadProgress, ResolveModelOptions } from "./hub.ts";
+export { type ConfigJson, type ModelConfig, type ModelType, modelTypes, parseConfig } from "./config.ts";
+export type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
+export { LlamaForCausalLM, parameterShapes } from "./llama.ts";
+export { KVCache } from "./kv-cache.ts";
+export { type LoadModelOptions, type ModelDType, initModel, loadModel, modelFrom } from "./load.ts";
+export { type SaveModelOptions, saveModel } from "./save.ts";
