@@ -1,7 +1,8 @@
 /** Laws of the engine: when things are computed never changes what is computed. */
+import { inspect } from "node:util";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
-import { type Store, type Tensor, StaleError, ConfigError, ShapeError, assign, compile, counter, createReference, gather, live, memory, scalar, scope, setDevice, store, tensor, update, zeroStore } from "@adjoint/tensor";
+import { type Store, type Tensor, StaleError, ConfigError, ShapeError, assign, compile, counter, createReference, explain, explainNaN, gather, keep, live, memory, scalar, scope, setDevice, softmax, store, tensor, update, zeroStore } from "@adjoint/tensor";
 import { checkpoint, customGradient, grad, gradients, jvp, stopGradient, vjp } from "@adjoint/autograd";
 
 beforeEach(() => { setDevice(createReference()); });
@@ -150,7 +151,7 @@ describe("autograd", () => {
     const [, tangent] = jvp((x) => x.mul(x).mul(x), [a], [tensor([1, 10])]);
     expect(await tangent.array()).toEqual([12, 270]);
     const [, back] = vjp((x) => x.mul(x), a);
-    expect(await back(tensor([1, 1]))[0]!.array()).toEqual([4, 6]);
+    expect(await back(tensor([1, 1]))[0]?.array()).toEqual([4, 6]);
     const cube = (x: Tensor): Tensor => x.mul(x).mul(x).sum();
     const second = grad((x: Tensor) => grad(cube)(x).sum());
     expect(await second(a).array()).toEqual([12, 18]);
@@ -163,5 +164,25 @@ describe("autograd", () => {
       expect(g.deep[0].x!.shape).toEqual(shape);
       expect([...(await g.deep[0].x!.data())]).toEqual(Array.from({ length: n }, (_, i) => i / 2));
     }), { numRuns: 15 });
+  });
+});
+
+describe("seeing inside", () => {
+  it("explain prints the plan that runs; keep, explainNaN and console.log answer", async () => {
+    setDevice(createReference({ fuse: true }));
+    const x = tensor([[1, 2], [3, 4]]).named("x"), y = softmax(x.matmul(x.T).mul(0.1)).named("y"), e = explain(y);
+    expect(e.graph).toMatch(/matmul\(%0, %1\) {2}f32 \[2, 2\]/);
+    expect(e.plan.kernels.map((k) => k.kind)).toEqual(["contract", "rows"]);
+    expect(e.kernels).toContain("contract [2, 2] k=2");
+    expect(inspect(x)).toContain("[[1., 2.],");
+    expect(inspect(y)).toMatch(/Tensor f32 \[2, 2\] y = softmax\(mul \[2, 2\]\)/);
+    expect(explainNaN(tensor([1, -1]).log().add(1).sum())).toMatchObject({ op: "log", position: 1 });
+    expect(explainNaN(tensor([1, 2]).log().sum())).toBeNull();
+    const w = store(tensor(Array.from({ length: 100 }, (_, i) => i)), "w"), before = keep(w.mul(2));
+    assign([w], [w.mul(2).add(1)]);
+    await w.data();
+    expect((await before.data())[3]).toBe(6);
+    expect(() => JSON.stringify(x)).toThrow(/not JSON/);
+    expect(() => Number(x)).toThrow(/not a number/);
   });
 });

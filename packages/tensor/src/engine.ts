@@ -18,6 +18,8 @@ interface State {
   readonly pending: Set<Store>;
   /** small values recorded by user code since the last flush */
   small: Tensor[];
+  /** values of any size that the user wants to outlive the next plan */
+  readonly kept: WeakSet<Tensor>;
   recorded: number;
   /** > 0 inside scope: assignments wait for its end */
   scopes: number;
@@ -28,7 +30,7 @@ interface State {
   flushes: number;
   kernels: number;
 }
-const state: State = { device: referenceBackend, pending: new Set(), small: [], recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
+const state: State = { device: referenceBackend, pending: new Set(), small: [], kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
 const caches = new WeakMap<Backend, PlanCache>();
 const cacheOf = (device: Backend): PlanCache => {
   let c = caches.get(device);
@@ -51,6 +53,13 @@ export const engineState: State = state;
 export function internal<R>(f: () => R): R {
   state.internal++;
   try { return f(); } finally { state.internal--; }
+}
+
+/** Computes t along with the next plan that computes its inputs, whatever its size, so that it can be read later. */
+export function keep<T extends Tensor>(t: T): T {
+  state.kept.add(t);
+  if (!state.small.includes(t)) state.small.push(t);
+  return t;
 }
 
 // ---- one flush ------------------------------------------------------------------------------------------------------
@@ -221,7 +230,7 @@ function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tenso
     const known = ok.get(t);
     if (known !== undefined) return known;
     ok.set(t, false);
-    const yes = t.bytes <= SMALL_BYTES && dependencies(t, composites).every(cheap);
+    const yes = (t.bytes <= SMALL_BYTES || state.kept.has(t)) && dependencies(t, composites).every(cheap);
     ok.set(t, yes);
     return yes;
   };

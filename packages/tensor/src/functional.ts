@@ -1,4 +1,6 @@
 /** Composites that are just functions: fusion makes the kernel, the primitives' gradients make the gradient. */
+import { composite } from "./op.ts";
+import { axisOf } from "./shape.ts";
 import { type Tensor } from "./tensor.ts";
 import { amax, mean, sum, type Axes } from "./ops/reduce.ts";
 import { stopGradient } from "./ops/views.ts";
@@ -19,11 +21,17 @@ export const gelu = (x: Tensor): Tensor => x.mul(0.5).mul(x.mul(Math.SQRT1_2).er
 export const softplus = (x: Tensor): Tensor => x.maximum(0).add(x.abs().neg().exp().add(1).log());
 
 const shifted = (x: Tensor, axes: Axes): Tensor => x.sub(stopGradient(amax(x, axes)));
+/** y = e^x / Σ e^x; its gradient needs y alone: dx = y (g - Σ g y). */
+const softmaxOf = composite("softmax", {
+  define: ([x], { axis }: { axis: number }) => {
+    const e = shifted(x, axis).exp();
+    return e.div(sum(e, axis));
+  },
+  vjp: (g, y) => [y.mul(g.sub(sum(g.mul(y), (y.attrs as { axis: number }).axis)))],
+  doc: "softmax along one axis",
+});
 /** e^x / Σ e^x along an axis (the last by default). */
-export function softmax(x: Tensor, axis = -1): Tensor {
-  const e = shifted(x, axis).exp();
-  return e.div(sum(e, axis));
-}
+export const softmax = (x: Tensor, axis = -1): Tensor => softmaxOf([x], { axis: axisOf("softmax", axis, x.rank) });
 /** log Σ e^x along an axis, kept as size 1. */
 export function logSumExp(x: Tensor, axis = -1): Tensor {
   const m = stopGradient(amax(x, axis));

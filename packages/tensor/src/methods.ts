@@ -7,6 +7,7 @@ import * as p from "./ops/pointwise.ts";
 import * as v from "./ops/views.ts";
 import * as r from "./ops/reduce.ts";
 import { matmul } from "./ops/matmul.ts";
+import { printArray } from "./print.ts";
 
 /** What can be written after a dot. Composites are functions only, so that bundlers drop the unused. */
 export interface Methods {
@@ -45,3 +46,10 @@ const methods: { [K in Exclude<keyof Methods, "T">]: (this: Tensor, ...args: Par
 };
 for (const [name, value] of Object.entries(methods)) Object.defineProperty(Tensor.prototype, name, { value, writable: true, configurable: true });
 Object.defineProperty(Tensor.prototype, "T", { get(this: Tensor) { return v.transpose(this); }, configurable: true });
+Object.defineProperty(Tensor.prototype, Symbol.for("nodejs.util.inspect.custom"), {
+  value(this: Tensor) {
+    const head = `Tensor ${this.dtype} [${this.shape.join(", ")}]${this.name ? ` ${this.name}` : ""}`;
+    return this.value ? `${head}\n${printArray(this.value)}` : `${head} = ${this.op.name}(${this.inputs.map((x) => `${x.op.name} [${x.shape.join(", ")}]`).join(", ")})`;
+  },
+  configurable: true,
+});

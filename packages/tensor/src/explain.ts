@@ -1,0 +1,86 @@
+/** Seeing inside: the graph, the kernels, their source and the memory plan of the very plan that would run. */
+import type { Kernel, PlanSpec } from "./backend.ts";
+import { bytesOf, type TypedArray } from "./dtype.ts";
+import { bind, execute, internal, planOf, scalarValues } from "./engine.ts";
+import { showExpr } from "./expr.ts";
+import { dependencies, postorder } from "./graph.ts";
+import { accesses } from "./plan.ts";
+import { show, sizeOf } from "./shape.ts";
+import { type Tensor, copyOp, record } from "./tensor.ts";
+
+export interface Explanation {
+  /** every node: number, op, inputs, shape, dtype, name */
+  readonly graph: string;
+  /** every kernel: shape, formula, bytes moved, operations */
+  readonly kernels: string;
+  /** buffers with their places in the arena */
+  readonly memory: string;
+  /** the device's source of every kernel, where it can show one */
+  readonly source: string;
+  readonly plan: PlanSpec;
+  toString(): string;
+}
+
+/** Explains how these values would be computed now. @example console.log(String(explain(loss))) */
+export function explain(...values: Tensor[]): Explanation {
+  const { spec, device } = planOf(values);
+  const graph = showGraph(values, device.composites), kernels = showKernels(spec), memory = showMemory(spec);
+  const source = device.source ? spec.kernels.map((k, i) => `#${i} ${k.label}\n${device.source!(k)}`).join("\n\n") : `${device.name} prints no source`;
+  return { graph, kernels, memory, source, plan: spec, toString: () => `${graph}\n\n${kernels}\n\n${memory}` };
+}
+
+function showGraph(values: readonly Tensor[], composites: ReadonlySet<string>): string {
+  const order = postorder(values, composites), number = new Map(order.map((t, i) => [t, i]));
+  const lines = order.map((t, i) => {
+    const from = dependencies(t, composites).map((x) => `%${number.get(x)}`).join(", ");
+    return `  %${i} = ${t.op.name}(${from})  ${t.dtype} ${show(t.shape)}${t.name ? `  ${t.name}` : ""}`;
+  });
+  return `graph: ${order.length} nodes\n${lines.join("\n")}`;
+}
+
+/** Floating-point operations of a kernel: formulas by node count, matmuls as 2·m·n·k. */
+export function operationsOf(k: Kernel): number {
+  if (k.kind === "contract") return 2 * sizeOf(k.shape) * k.k;
+  if (k.kind === "gather" || k.kind === "scatterAdd") return k.rows * k.cols;
+  if (k.kind === "composite") return 0;
+  const formulas = [...k.stores.map((s) => s.value), ...(k.kind === "rows" ? k.stats.map((s) => s.value) : k.kind === "cols" ? [k.value] : [])];
+  const seen = new Set<unknown>();
+  let n = 0;
+  const walk = (e: (typeof formulas)[number]): void => { if (seen.has(e)) return; seen.add(e); if (e.args.length) n++; e.args.forEach(walk); };
+  formulas.forEach(walk);
+  return n * sizeOf(k.shape);
+}
+/** Bytes that a kernel reads and writes at least once. */
+export function bytesMoved(k: Kernel, spec: PlanSpec): number {
+  const { reads, writes } = accesses(k);
+  return [...new Set([...reads, ...writes].map((v) => v.buffer))].reduce((n, b) => n + spec.buffers[b].length * bytesOf(spec.buffers[b].dtype), 0);
+}
+function showKernels(spec: PlanSpec): string {
+  const lines = spec.kernels.map((k, i) => {
+    const { reads, writes } = accesses(k);
+    const what = k.kind === "contract" ? `${show(k.shape)} k=${k.k}` : "shape" in k ? show(k.shape) : `[${k.kind === "composite" ? "" : `${k.rows}, ${k.cols}`}]`;
+    const to = [...new Set(writes.map((v) => `b${v.buffer}`))].join(" "), from = [...new Set(reads.map((v) => `b${v.buffer}`))].join(" ");
+    const formula = "stores" in k ? k.stores.map((s) => { const t = showExpr(s.value); return t.length > 100 ? `${t.slice(0, 97)}...` : t; }).join(" ; ") : "";
+    return `  #${i} ${k.kind} ${what}  ${from} -> ${to}  ${human(bytesMoved(k, spec))}, ${(operationsOf(k) / 1e6).toFixed(2)} MFLOP  ${k.label}${formula ? `\n       ${formula}` : ""}`;
+  });
+  const bytes = spec.kernels.reduce((n, k) => n + bytesMoved(k, spec), 0), flops = spec.kernels.reduce((n, k) => n + operationsOf(k), 0);
+  return `kernels: ${spec.kernels.length}, ${human(bytes)} moved, ${(flops / 1e9).toFixed(3)} GFLOP\n${lines.join("\n")}`;
+}
+function showMemory(spec: PlanSpec): string {
+  const lines = spec.buffers.map((b, i) => `  b${i} ${b.kind} ${b.dtype}[${b.length}]${b.kind === "store" ? `  store ${b.position}` : `  at ${b.offset}`}`);
+  const sum = spec.buffers.reduce((n, b) => n + (b.kind === "store" ? 0 : b.length * bytesOf(b.dtype)), 0);
+  return `memory: arena ${human(spec.arenaBytes)} for ${human(sum)} of step values\n${lines.join("\n")}`;
+}
+const human = (n: number): string => (n < 1e4 ? `${n} B` : n < 1e7 ? `${(n / 1e3).toFixed(1)} KB` : `${(n / 1e6).toFixed(1)} MB`);
+
+/** The first op of a recipe that produces NaN (or null): every node is computed and looked at, inputs first. */
+export function explainNaN(t: Tensor): { readonly op: string; readonly shape: readonly number[]; readonly position: number; readonly name: string } | null {
+  const nodes = internal(() => postorder([t], new Set()).filter((x) => !x.value && x.op.kind !== "read" && x.op.kind !== "scalar" && x.op.kind !== "composite" && !x.alias));
+  const bound = bind(internal(() => nodes.map((x) => record(copyOp, [x], null, x.shape, x.dtype))), []);
+  const result = execute(bound, bound.leaves.map((l) => l.value!.data), scalarValues(bound.scalars));
+  for (let i = 0; i < nodes.length; i++) {
+    const data: TypedArray = result.readSync!(bound.positions[i]), position = data.findIndex((v) => Number.isNaN(v));
+    if (position >= 0) return { op: nodes[i].op.name, shape: nodes[i].shape, position, name: nodes[i].name };
+  }
+  return null;
+}
