@@ -237,7 +237,7 @@ function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tenso
   const isPending = new Set([...state.pending].map((s) => s.current));
   for (const t of state.small) {
     if (t.value || t.alias || t.computed || wanted.includes(t) || isPending.has(t)) continue;
-    const touches = dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
+    const touches = state.kept.has(t) || dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
     (touches && cheap(t) ? taken : rest).push(t);
   }
   state.small = rest;
