@@ -1,0 +1,82 @@
+/** Parameter groups: which leaf learns at which rate and decays how much. */
+import { ConfigError } from "@adjoint/tensor";
+import { notNegative } from "./check.ts";
+import type { Schedule } from "./schedules.ts";
+
+/** Leaves that a group takes: a predicate of the path, or the path's last components ("lora_B.weight"). */
+export type Match = ((path: string) => boolean) | string;
+
+/** What a group changes; what it leaves out is the optimizer's own. A leaf belongs to the first group that matches. */
+export interface Group {
+  readonly match: Match;
+  readonly learningRate?: number | Schedule;
+  /** decay of these leaves; given here, it holds for norms and biases too */
+  readonly weightDecay?: number;
+  /** a multiplier of the learning rate */
+  readonly schedule?: Schedule;
+}
+/** The part of an optimizer's options that groups may change. */
+export interface RateOptions {
+  /** a number, or a function of the step t = 0, 1, ... */
+  readonly learningRate?: number | Schedule;
+  /** a multiplier of the learning rate, for groups of different rates under one curve */
+  readonly schedule?: Schedule;
+  readonly weightDecay?: number;
+  readonly groups?: readonly Group[];
+  /** leaves without decay; by default norms and biases by their names (Transformers' rule); null: every leaf decays */
+  readonly noDecay?: ((path: string) => boolean) | null;
+}
+
+/** Resolved options of one set of leaves. */
+export interface GroupRule { readonly rate: Schedule; readonly decay: number }
+/** What each leaf gets. */
+export interface Rules {
+  readonly of: (path: string) => Schedule;
+  readonly decay: (path: string) => number;
+  /** position of the group that takes this leaf; -1 for the optimizer's own options */
+  readonly group: (path: string) => number;
+  /** the optimizer's own rate */
+  readonly rate: Schedule;
+  /** refuses a group that takes no leaf */
+  check(paths: readonly string[]): void;
+}
+
+const undecayed = /bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)/;
+/** Norms and biases by their names: the rule of Transformers' Trainer (`get_decay_parameter_names`). */
+export const isNormOrBias = (path: string): boolean => undecayed.test(path.toLowerCase());
+
+/** Whether a path ends with these whole components. */
+export const matches = (match: Match, path: string): boolean => (typeof match === "function" ? match(path) : path === match || path.endsWith(`.${match}`));
+
+function checkedRate(op: string, key: string, learningRate: number | Schedule, factor: Schedule | undefined): Schedule {
+  if (typeof learningRate === "number") notNegative(op, key, learningRate);
+  const rate: Schedule = typeof learningRate === "number" ? () => learningRate : learningRate;
+  return (t) => {
+    const value = rate(t) * (factor ? factor(t) : 1);
+    if (!(Number.isFinite(value) && value >= 0)) throw new ConfigError(`${op}: the learning rate of step ${t} is ${value}`, { op, key, value, fix: "the schedule must give finite numbers of at least 0" });
+    return value;
+  };
+}
+
+/** Reads the options of rates, decay and groups. */
+export function rulesOf(op: string, options: RateOptions & { readonly learningRate: number | Schedule; readonly weightDecay: number }): Rules {
+  const { learningRate, weightDecay, schedule, groups = [], noDecay = isNormOrBias } = options;
+  notNegative(op, "weightDecay", weightDecay);
+  const own = checkedRate(op, "learningRate", learningRate, schedule);
+  const rates = groups.map((g, i) => checkedRate(op, `groups[${i}].learningRate`, g.learningRate ?? learningRate, g.schedule ?? schedule));
+  groups.forEach((g, i) => { if (g.weightDecay !== undefined) notNegative(op, `groups[${i}].weightDecay`, g.weightDecay); });
+  const group = (path: string): number => groups.findIndex((g) => matches(g.match, path));
+  return {
+    rate: own, group,
+    of: (path) => rates[group(path)] ?? own,
+    decay: (path) => groups[group(path)]?.weightDecay ?? (noDecay?.(path) ? 0 : weightDecay),
+    check(paths) {
+      groups.forEach((g, i) => {
+        if (!paths.some((p) => group(p) === i)) {
+          const shown = typeof g.match === "string" ? `"${g.match}"` : "its predicate";
+          throw new ConfigError(`${op}: groups[${i}] takes no parameter: ${shown} matches none that an earlier group does not take`, { op, key: `groups[${i}].match`, value: g.match, fix: `parameters are named like ${paths.slice(0, 3).join(", ")}` });
+        }
+      });
+    },
+  };
+}

@@ -1,0 +1,23 @@
+/** Reads fixtures/data/<name>: the JSON beside its tensors, and closeness to it. */
+import { readFileSync } from "node:fs";
+import { type Backend, type HostArray, createReference } from "@adjoint/tensor";
+import { parseSafetensors } from "@adjoint/io";
+import { expect } from "vitest";
+
+const at = (path: string): URL => new URL(`../../../fixtures/data/${path}`, import.meta.url);
+export const goldenJson = <J>(name: string): J => JSON.parse(readFileSync(at(`${name}/golden.json`), "utf8"));
+export const goldenTensors = (name: string): ReadonlyMap<string, HostArray> => parseSafetensors(readFileSync(at(`${name}/golden.safetensors`)), name).tensors;
+
+/** |a - b| ≤ bound · max(1, |b|), element by element. */
+export function expectClose(a: ArrayLike<number>, b: ArrayLike<number>, bound: number, what = ""): void {
+  expect(a.length, what).toBe(b.length);
+  let worst = 0, where = 0;
+  for (let i = 0; i < a.length; i++) {
+    const d = Math.abs(a[i] - b[i]) / Math.max(1, Math.abs(b[i]));
+    if (!(d <= worst)) { worst = d; where = i; }
+  }
+  expect(worst, `${what}: element ${where}: ${a[where]} instead of ${b[where]}`).toBeLessThanOrEqual(bound);
+}
+
+/** The reference, one kernel a node; fused; and fused with a memory plan that shows its faults. */
+export const devices: readonly Backend[] = [createReference(), createReference({ name: "fused", fuse: true }), createReference({ name: "arena", fuse: true, arena: true })];
