@@ -91,7 +91,7 @@ describe("chat templates", () => {
     const mask = tokenizer.encode(text).map((id) => {
       const start = new TextDecoder().decode(encoder.encode(text).subarray(0, at)).length;
       at += tokenizer.bytesOf(id).length;
-      return assistant.some(([from, to]) => start >= from && start < to) ? 1 : 0;
+      return assistant.some(([from, to]) => start >= from && start < to) ? 1 : 0; // these spans begin and end with tokens
     });
     expect(mask).toEqual(c.assistant_mask);
   });
