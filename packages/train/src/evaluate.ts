@@ -1,0 +1,68 @@
+/** Mean loss and bits per byte of a model on a data set. */
+import type { Tuned } from "@adjoint/lora";
+import type { CausalLM } from "@adjoint/models";
+import type { Context } from "@adjoint/nn";
+import { compile, type Tensor } from "@adjoint/tensor";
+import { collate } from "./data/sample.ts";
+import type { DataSet } from "./data/dataset.ts";
+import { type TensorBatch, toTensors } from "./tensors.ts";
+
+/** Anything that knows the summed loss of a batch: a model, or a trainee. */
+export interface Scorer {
+  lossSum(batch: TensorBatch, context?: Context): { total: Tensor; count: Tensor };
+}
+
+export interface Evaluation {
+  /** mean next-token loss in nats over all predicted tokens */
+  readonly loss: number;
+  readonly tokens: number;
+  /** loss·tokens / (bytes·ln 2), every byte counted; null for data without text */
+  readonly bitsPerByte: number | null;
+}
+
+export interface EvaluateOptions {
+  /** rows of a batch (default 8) */
+  readonly batchSize?: number;
+  readonly signal?: AbortSignal;
+  /** called after each batch with rows done and all rows */
+  readonly onProgress?: (done: number, all: number) => void;
+}
+
+type Step = (batch: TensorBatch) => { total: Tensor; count: Tensor };
+const steps = new WeakMap<object, Step>();
+
+const isTuned = (model: Scorer | Tuned<CausalLM>): model is Tuned<CausalLM> => "base" in model && "adapter" in model;
+const scorerOf = (model: Scorer | Tuned<CausalLM>): Scorer =>
+  (isTuned(model) ? { lossSum: (batch, context = {}) => model.base.lossSum(batch, model.context(context)) } : model);
+
+/** One compiled pass a model, kept as long as the model is. */
+function stepOf(model: Scorer | Tuned<CausalLM>): Step {
+  let step = steps.get(model);
+  if (!step) {
+    const scorer = scorerOf(model);
+    steps.set(model, (step = compile((batch: TensorBatch) => scorer.lossSum(batch, { train: false }))));
+  }
+  return step;
+}
+
+/**
+ * Mean next-token loss over all predicted tokens of `data`, and bits per byte where the data knows its bytes.
+ * Rows of like length share a batch, so that little is padding; each row counts once.
+ * @example const { loss, bitsPerByte } = await evaluate(tuned, data.heldOut);
+ */
+export async function evaluate(model: Scorer | Tuned<CausalLM>, data: DataSet, { batchSize = 8, signal, onProgress }: EvaluateOptions = {}): Promise<Evaluation> {
+  const step = stepOf(model);
+  const rows = data.samples.map((_, i) => i).sort((a, b) => data.samples[b].ids.length - data.samples[a].ids.length || a - b);
+  let total = 0, tokens = 0;
+  for (let at = 0; at < rows.length; at += batchSize) {
+    signal?.throwIfAborted();
+    const batch = collate(rows.slice(at, at + batchSize).map((i) => data.samples[i]), data.padTokenId, 0);
+    if (batch.predicted > 0) {
+      total += Number((await step(toTensors(batch)).total.data())[0]);
+      tokens += batch.predicted;
+    }
+    onProgress?.(Math.min(at + batchSize, rows.length), rows.length);
+  }
+  const loss = total / tokens;
+  return { loss, tokens, bitsPerByte: data.bytes === undefined ? null : total / (data.bytes * Math.LN2) };
+}

@@ -1,0 +1,146 @@
+/** The training loop: micro-batches, accumulation weighted by predicted tokens, and one event per optimizer step. */
+import { checkpoint, gradients } from "@adjoint/autograd";
+import type { Context } from "@adjoint/nn";
+import { Accumulator, type BoundOptimizer, type Optimizer, type Schedule } from "@adjoint/optim";
+import { breathe, compile, ConfigError, concat, counter, type Counter, live, type Store, type Tensor } from "@adjoint/tensor";
+import type { DataSet } from "./data/dataset.ts";
+import type { StepMetrics } from "./metrics.ts";
+import { type TensorBatch, toTensors } from "./tensors.ts";
+import type { Trainee } from "./trainee.ts";
+
+export interface TrainingOptions {
+  readonly data: DataSet;
+  /** how an update is made of gradients; its learning rate should be `learningRate` */
+  readonly optimizer: Optimizer;
+  /** rate of step t = 0, 1, ..., for the metrics */
+  readonly learningRate: Schedule;
+  /** optimizer steps of the whole run */
+  readonly steps: number;
+  /** rows of a micro-batch (default 8) */
+  readonly batchSize?: number;
+  /** micro-batches of one optimizer step (default 1) */
+  readonly accumulation?: number;
+  /** layers compute their intermediate values again in the backward pass (default false) */
+  readonly gradientCheckpointing?: boolean;
+  readonly seed?: number;
+  /** a new order each pass (default true) */
+  readonly shuffle?: boolean;
+}
+
+/** Loss, norm before clipping, whether the step was skipped (1 or 0), and predicted tokens, in one tensor, so that one read gives all. */
+const report = (loss: Tensor, norm: Tensor, skipped: Tensor, count: Tensor): Tensor =>
+  concat([loss, norm, skipped, count].map((t) => t.cast("f32").reshape([1])));
+
+/** A training run in memory: where it stands, and what moves it. */
+export class Training {
+  readonly trainee: Trainee;
+  readonly options: TrainingOptions;
+  readonly optimizer: BoundOptimizer<Readonly<Record<string, Store>>>;
+  /** optimizer steps done */
+  step = 0;
+  /** predicted tokens so far */
+  tokensSeen = 0;
+  /** first micro-batch of the step, then ticking: the step word of the dropout masks */
+  readonly #micro: Counter = counter(0, "micro");
+  readonly #sums: Accumulator<Readonly<Record<string, Store>>> | null;
+  readonly #whole: (batch: TensorBatch) => Tensor;
+  readonly #add: (batch: TensorBatch) => Tensor;
+  readonly #finish: () => Tensor;
+
+  constructor(trainee: Trainee, options: TrainingOptions) {
+    const { optimizer, steps, accumulation = 1, gradientCheckpointing = false, seed = 42 } = options;
+    if (!Number.isInteger(steps) || steps < 1) throw new ConfigError(`a run of ${steps} steps`, { key: "max_steps", value: steps, fix: "train for at least one step" });
+    if (!Number.isInteger(accumulation) || accumulation < 1) throw new ConfigError(`gradient_accumulation_steps = ${accumulation}`, { key: "gradient_accumulation_steps", value: accumulation, fix: "use an integer of at least 1" });
+    this.trainee = trainee;
+    this.options = options;
+    this.optimizer = optimizer.for(trainee.trainable);
+    this.#sums = accumulation > 1 ? new Accumulator(trainee.trainable) : null;
+    const lossSum = (batch: TensorBatch): { total: Tensor; count: Tensor } => {
+      const context: Context = {
+        train: true,
+        key: { seed, stream: "dropout", step: live(this.#micro, (n) => n, "u32") },
+        ...(gradientCheckpointing ? { checkpoint } : {}),
+      };
+      const sum = trainee.lossSum(batch, context);
+      this.#micro.tick();
+      return sum;
+    };
+    this.#whole = compile((batch: TensorBatch) => {
+      const { total, count } = lossSum(batch);
+      const loss = total.div(count.maximum(1));
+      const { gradNorm, skipped } = this.optimizer.step(gradients(loss, trainee.trainable));
+      return report(loss, gradNorm, skipped, count);
+    });
+    this.#add = compile((batch: TensorBatch) => {
+      const { total, count } = lossSum(batch);
+      this.#sums?.add(gradients(total, trainee.trainable), count, total);
+      return count;
+    });
+    this.#finish = compile(() => {
+      if (!this.#sums) throw new ConfigError("nothing was accumulated", { op: "Training" });
+      const { gradients: mean, loss, count } = this.#sums.finish();
+      const { gradNorm, skipped } = this.optimizer.step(mean);
+      return report(loss, gradNorm, skipped, count);
+    });
+  }
+
+  /** Optimizer steps of one pass over the data. */
+  get stepsPerEpoch(): number {
+    const { data, batchSize: size = 8, accumulation = 1 } = this.options;
+    return data.stepsPerEpoch({ size, accumulation });
+  }
+
+  /** One optimizer step. A step that is cut between micro-batches leaves no trace but what `reset` removes. @throws the signal's reason */
+  async next(signal?: AbortSignal): Promise<StepMetrics> {
+    const { data, batchSize: size = 8, accumulation = 1, seed = 42, shuffle = true, learningRate } = this.options;
+    const begun = performance.now();
+    const group = data.group(this.step, { size, accumulation, seed, shuffle });
+    this.#micro.value = this.step * accumulation;
+    let done: Tensor;
+    if (this.#sums) {
+      try {
+        for (const batch of group) {
+          signal?.throwIfAborted();
+          this.#add(toTensors(batch));
+          await breathe();
+        }
+        signal?.throwIfAborted();
+      } catch (error) {
+        this.#sums.reset();
+        throw error;
+      }
+      done = this.#finish();
+    } else {
+      signal?.throwIfAborted();
+      done = this.#whole(toTensors(group[0]));
+    }
+    const [loss, norm, skipped] = Array.from(await done.data(), Number);
+    const tokens = group.reduce((n, b) => n + b.predicted, 0), rate = learningRate(this.step);
+    this.step++;
+    this.tokensSeen += tokens;
+    return {
+      step: this.step, epoch: this.step / this.stepsPerEpoch, loss, grad_norm: norm, learning_rate: rate,
+      tokens_per_second: tokens / Math.max(1e-6, (performance.now() - begun) / 1000), tokens, tokens_seen: this.tokensSeen,
+      skipped: skipped !== 0, memory: memoryBytes(), time: new Date().toISOString(),
+    };
+  }
+
+  /** The steps that are left. Ends early, between steps, when the signal says so. @example for await (const m of training.run()) console.log(m.step, m.loss); */
+  async *run(signal?: AbortSignal): AsyncGenerator<StepMetrics, void, undefined> {
+    while (this.step < this.options.steps && !stopped(signal)) {
+      let metrics: StepMetrics;
+      try {
+        metrics = await this.next(signal);
+      } catch (error) {
+        if (stopped(signal) && error === signal?.reason) return;
+        throw error;
+      }
+      yield metrics;
+    }
+  }
+}
+
+const stopped = (signal: AbortSignal | undefined): boolean => signal?.aborted === true;
+
+/** Bytes that the process holds; 0 where nobody can say. */
+export const memoryBytes = (): number => globalThis.process?.memoryUsage?.rss?.() ?? 0;

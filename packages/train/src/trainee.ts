@@ -1,0 +1,74 @@
+/** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
+import { openModelFolder, modelFiles, openSafetensors, type Content, type SafetensorsFile } from "@adjoint/io";
+import { adapterFiles, type Tuned } from "@adjoint/lora";
+import type { CausalLM } from "@adjoint/models";
+import type { Context } from "@adjoint/nn";
+import { convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
+import { node } from "@adjoint/io";
+import type { TensorBatch } from "./tensors.ts";
+
+/** A model, what of it trains, and how that goes into files. */
+export interface Trainee {
+  readonly kind: "adapter" | "full";
+  readonly model: CausalLM;
+  /** the stores that train; paths are the names in the files */
+  readonly trainable: Readonly<Record<string, Store>>;
+  /** Σ -log p over predicted tokens, and how many there are */
+  lossSum(batch: TensorBatch, context?: Context): { total: Tensor; count: Tensor };
+  /** the weights as files of a folder that PEFT or transformers can read */
+  files(): Promise<Readonly<Record<string, Content>>>;
+  /** takes up what `files` wrote, strictly and without rounding */
+  load(folder: string): Promise<void>;
+}
+
+async function snapshot(stores: Readonly<Record<string, Store>>): Promise<Map<string, HostArray>> {
+  const arrays = new Map<string, HostArray>();
+  for (const [name, s] of Object.entries(stores)) {
+    const { dtype, shape, data } = await s.host();
+    arrays.set(name, { dtype, shape, data: data.slice() });
+  }
+  return arrays;
+}
+
+/** Replaces all stores, or none. */
+async function restore(stores: Readonly<Record<string, Store>>, file: SafetensorsFile): Promise<void> {
+  try {
+    const names = Object.keys(stores), found: HostArray[] = [];
+    const missing = names.filter((name) => !file.entries.has(name));
+    if (missing.length > 0) throw new FormatError(`${file.label}: ${missing.length} of ${names.length} tensors are missing, such as ${missing[0]}`, { file: file.label, key: missing[0], fix: "resume with the model and the options that the checkpoint was made with" });
+    for (const name of names) {
+      const h = await file.read(name), s = stores[name];
+      if (!sameShape(h.shape, s.shape)) throw new FormatError(`${file.label}: ${name} has shape [${h.shape.join(", ")}], here it is [${s.shape.join(", ")}]`, { file: file.label, key: name, shapes: [h.shape, s.shape], fix: "resume with the model and the options that the checkpoint was made with" });
+      found.push({ dtype: s.dtype, shape: s.shape, data: h.dtype === s.dtype ? h.data : convertArray(h.data, h.dtype, s.dtype) });
+    }
+    names.forEach((name, i) => { stores[name].set(found[i]); });
+  } finally {
+    await file.close();
+  }
+}
+
+/** Trains the factors of an adapter; its files are PEFT's. */
+export function adapterTrainee(tuned: Tuned<CausalLM>): Trainee {
+  const trainable = Object.fromEntries(tuned.tensors());
+  return {
+    kind: "adapter",
+    model: tuned.base,
+    trainable,
+    lossSum: (batch, context = {}) => tuned.base.lossSum(batch, tuned.context(context)),
+    files: async () => adapterFiles(tuned.fileConfig(), await tuned.snapshot()),
+    load: async (folder) => restore(trainable, await openSafetensors(node().path.join(folder, "adapter_model.safetensors"))),
+  };
+}
+
+/** Trains every weight; its files are those of a model folder. */
+export function fullTrainee(model: CausalLM): Trainee {
+  const trainable = model.parameters();
+  return {
+    kind: "full",
+    model,
+    trainable,
+    lossSum: (batch, context) => model.lossSum(batch, context),
+    files: async () => ({ "config.json": `${JSON.stringify(model.config.json, null, 2)}\n`, ...modelFiles(await snapshot(trainable)) }),
+    load: async (folder) => restore(trainable, await openModelFolder(folder)),
+  };
+}
