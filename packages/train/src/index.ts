@@ -1,1 +1,2 @@
-
+/** @adjoint/train: data, loops, checkpoints, metrics, evaluation. */
+export * from "./data/index.ts";
