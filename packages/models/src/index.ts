@@ -8,3 +8,5 @@ export { LlamaForCausalLM, parameterShapes } from "./llama.ts";
 export { KVCache } from "./kv-cache.ts";
 export { type LoadModelOptions, type ModelDType, initModel, loadModel, modelFrom } from "./load.ts";
 export { type SaveModelOptions, saveModel } from "./save.ts";
+export { type GenerateOptions, type Generator, Session, generate, generateIds } from "./generate.ts";
+export { type SampleOptions, distribution, sample } from "./sample.ts";
