@@ -41,7 +41,7 @@ class ReadyPlan implements Prepared {
     this.runners = plan.kernels.map(runnerOf);
     const arena = shared ? new Uint8Array(plan.arenaBytes) : undefined;
     this.arena = arena;
-    this.slots = plan.buffers.map((b) => (b.kind !== "slot" ? undefined : arena ? viewBytes(b.dtype, arena.buffer, b.offset, b.length) : hostArray(b.dtype, b.length)));
+    this.slots = plan.buffers.map((b) => (b.kind !== "slot" || b.offset + b.length * bytesOf(b.dtype) > plan.arenaBytes ? undefined : arena ? viewBytes(b.dtype, arena.buffer, b.offset, b.length) : hostArray(b.dtype, b.length)));
     this.bytes = this.slots.reduce((sum, s) => sum + (s?.byteLength ?? 0), 0);
   }
 }
