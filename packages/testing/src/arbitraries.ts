@@ -5,7 +5,7 @@
  * 2, 3 and a few odd sizes, because some faults show only where sizes are equal and others only where something is 1.
  */
 import fc from "fast-check";
-import { type DType, type Domain, type HostArray, encode, hostArray, printArray, sizeOf } from "@adjoint/tensor";
+import { type DType, type Domain, type HostArray, encode, hostArray, printArray, sizeOf, threefry } from "@adjoint/tensor";
 
 /** Axis sizes: mostly 1, 2, 3; sometimes odd ones around vector widths. */
 export const axisSizes: fc.Arbitrary<number> = fc.oneof({ arbitrary: fc.constantFrom(1, 2, 3), weight: 8 }, { arbitrary: fc.constantFrom(5, 7, 9, 17), weight: 1 });
@@ -47,6 +47,13 @@ export function gridValues({ low, high, integer = false, avoid = [] }: Domain = 
 export const draws = (shape: readonly number[], domain: Domain = reals): fc.Arbitrary<Draw> =>
   fc.array(gridValues(domain), { minLength: sizeOf(shape), maxLength: sizeOf(shape) })
     .map((values) => ({ shape, dtype: domain.dtype ?? "float", values }));
+
+/** Many values at once: on the grid, from one seed, so that large tensors draw and shrink quickly. */
+export const bulk = (shape: readonly number[], { low, high, integer = false, dtype = "float" }: Pick<Domain, "low" | "high" | "integer"> & { readonly dtype?: Draw["dtype"] } = reals): fc.Arbitrary<Draw> =>
+  fc.nat(1000).map((seed): Draw => {
+    const steps = integer ? high - low : (high - low) * STEP;
+    return { shape, dtype, values: Array.from({ length: sizeOf(shape) }, (_, i) => low + (threefry(seed, 0, i, 0)[0] % (steps + 1)) / (integer ? 1 : STEP)) };
+  });
 
 /** Row ids in [0, limit). */
 export const ids = (shape: readonly number[], limit: number): fc.Arbitrary<Draw> => draws(shape, { low: 0, high: limit - 1, integer: true, dtype: "i32" });

@@ -5,9 +5,9 @@
  * nothing with scheduler or backend; bounds come from bounds.ts, and `shares()` says how much of them was used.
  */
 import fc from "fast-check";
-import { type Backend, type Counters, type Tensor, AdjointError, createReference, expand, fromHost, isFloat, permute, sameShape, slice, sum } from "@adjoint/tensor";
+import { type Backend, type Counters, type Tensor, AdjointError, createReference, expand, fromHost, hashName, isFloat, permute, randomBits, randomMask, randomUniform, sameShape, scalar, sizeOf, slice, sum, threefry, uniformOf } from "@adjoint/tensor";
 import { gradients } from "@adjoint/autograd";
-import { type Draw, distinct, hostOf, orders } from "./arbitraries.ts";
+import { type Draw, distinct, hostOf, orders, shapes } from "./arbitraries.ts";
 import { tensorSubjects } from "./core.ts";
 import { evaluate, record } from "./evaluate.ts";
 import { checkGradient } from "./gradient.ts";
@@ -17,7 +17,7 @@ import { type Sample, type Subject, type Testable, subjectOf } from "./subjects.
 
 /** One law: run `check`; it throws a shrunk counterexample. */
 export interface Law {
-  /** "values", "gradients", "differences", "layouts", "broadcasting", "graphs", "fusion", "memory", or "law: ..." */
+  /** "values", "gradients", "differences", "layouts", "broadcasting", "graphs", "fusion", "random bits", "memory", or "law: ..." */
   readonly kind: string;
   readonly subject: string;
   readonly name: string;
@@ -120,6 +120,12 @@ export function conform(backend: Backend, ops: readonly Testable[] = tensorSubje
       await agree(name, left, right, backend, column);
     }, runs));
   }
+
+  law("random bits", "host and device", () => forAll(fc.record({ shape: shapes({ maxRank: 3 }), seed: fc.integer({ min: 0, max: 0xffffffff }), step: fc.nat(1000), stream: fc.string({ maxLength: 5 }) }), async ({ shape, seed: s, step, stream }) => {
+    const key = { seed: s, stream, step: scalar(step, "u32") }, host = Array.from({ length: sizeOf(shape) }, (_, i) => threefry(s, hashName(stream), i, step)[0]);
+    const [bits, uniform, mask] = await evaluate([randomBits(shape, key), randomUniform(shape, key), randomMask(shape, 0.25, key)], backend);
+    host.forEach((w, i) => { if (bits[i] !== w || uniform[i] !== uniformOf(w) || mask[i] !== (w >>> 8 < 2 ** 22 ? 1 : 0)) fail(`random bits: element ${i} of [${shape.join()}] is ${bits[i]}, ${uniform[i]}, ${mask[i]}; the host draws ${w}`); });
+  }, runs));
 
   for (const t of ops) {
     if ("samples" in t || t.length !== 2) continue;

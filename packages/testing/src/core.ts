@@ -2,10 +2,11 @@
 import fc from "fast-check";
 import {
   type DType, type Tensor,
-  add, abs, amax, amin, bitAnd, bitOr, bitXor, cast, concat, cos, crossEntropy, div, eq, erf, exp, expand, floor, gather, ge, gelu, geluTanh, gt, iota, layerNorm, le,
+  add, abs, amax, amin, bitAnd, bitOr, bitXor, cast, concat, cos, crossEntropy, div, dropout, eq, erf, exp, expand, floor, gather, ge, gelu, geluTanh, gt, iota, layerNorm, le,
   linearIndex, log, logSoftmax, logSumExp, lt, matmul, maximum, mean, minimum, mul, ne, neg, not, pad, permute, pow, relu, reshape, rmsNorm, rsqrt, scatterAdd, sigmoid, silu, sin,
   slice, softmax, softplus, sqrt, squeeze, stack, stopGradient, sub, sum, tanh, transpose, unsqueeze, update, scalar, variance, where,
 } from "@adjoint/tensor";
+import { checkpoint, customGradient } from "@adjoint/autograd";
 import { axisSizes, draws, ids, narrowed, orders, shapes } from "./arbitraries.ts";
 import { type Sample, type Subject, type Testable, sample } from "./subjects.ts";
 
@@ -81,6 +82,10 @@ export const tensorSubjects: readonly Testable[] = [
   subject("update", someShape.chain((s) => fc.tuple(fc.constant(s), fc.nat(s.length - 1))).chain(([s, axis]) => fc.tuple(fc.constant(s), fc.constant(axis), fc.integer({ min: 1, max: s[axis] })))
     .chain(([s, axis, n]) => fc.tuple(draws(s), draws(s.map((d, i) => (i === axis ? n : d))), fc.nat(s[axis] - n), fc.constant(axis)))
     .map(([x, v, at, axis]) => sample("update", [x, v], ([t, value]) => update(t, value, scalar(at, "i32"), axis), `axis ${axis} at ${at}`)), false),
+  subject("dropout", fc.tuple(someShape.chain((s) => draws(s)), fc.nat(9)).map(([x, seed]) => sample("dropout", [x], ([t]) => dropout(t, 0.25, { seed, stream: "test" }), `seed ${seed}`))),
+  of("checkpoint", (x) => checkpoint((t) => tanh(t).mul(t).exp())(x)),
+  of("checkpoint of reductions", (x) => checkpoint((t) => t.mul(softmax(t)))(x).mul(x)),
+  of("customGradient", (x) => customGradient((t) => tanh(t), (g, y) => [g.mul(y.like(1).sub(y.mul(y)))])(x)),
   subject("iota", someShape.chain((s) => fc.tuple(draws(s), fc.nat(s.length - 1))).map(([x, axis]) => sample("iota", [x], ([t]) => iota(t.shape, axis, t.dtype).mul(t), `axis ${axis}`))),
   of("linearIndex", (x) => linearIndex(x.shape).cast(x.dtype).add(x)),
 ];

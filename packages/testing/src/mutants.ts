@@ -5,7 +5,7 @@
  * a damaged plan. The list grows with every fault that was met for real.
  */
 import {
-  type Affine, type Backend, type Expr, type Kernel, type Op, type PlanSpec, type Tensor, type View, concat, createReference, expand, gather, intrinsics, leaf, matmul, permute, record, reshape, slice, sum, tanh, where,
+  type Affine, type Backend, type Expr, type Kernel, type Op, type PlanSpec, type Tensor, type View, concat, type Intrinsic, createReference, expand, gather, leaf, matmul, permute, record, reshape, slice, sum, tanh, where,
 } from "@adjoint/tensor";
 import { forward } from "./conform.ts";
 import { tensorSubjects } from "./core.ts";
@@ -105,7 +105,7 @@ const eachStore = (f: (e: Expr, k: Kernel) => Expr): Damage => eachKernel((k) =>
 });
 const eachAffine = (f: (a: Affine) => Affine): Damage => eachKernel((k) => ("affines" in k ? { ...k, affines: k.affines.map(f) } : k));
 /** The formula with intrinsic `from` replaced. */
-function replace(e: Expr, from: keyof typeof intrinsics, to: (args: readonly Expr[]) => Expr): Expr {
+function replace(e: Expr, from: Intrinsic, to: (args: readonly Expr[]) => Expr): Expr {
   if (e.args.length === 0) return e;
   const args = e.args.map((a) => replace(a, from, to));
   if (e.fn === from) return to(args);
