@@ -20,4 +20,4 @@ export { nearest } from "./nearest.ts";
 export { factorKey, parseKey } from "./peft-keys.ts";
 export type { ParsedKey, Role } from "./peft-keys.ts";
 export { Tuned } from "./tuned.ts";
-export type { AdapterTree, Attachment, ForwardModel, LossModel } from "./tuned.ts";
+export type { AdapterTree, Attachment } from "./tuned.ts";

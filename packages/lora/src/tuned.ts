@@ -14,13 +14,35 @@ export interface AdapterTree {
   readonly [key: string]: Store | AdapterTree;
 }
 
-/** A model that computes `O` from `I` in a context. */
-export interface ForwardModel<I, O> {
-  forward(input: I, context?: Context): O;
+/** One method of a model that takes a context as its last argument. */
+type Takes<Name extends string, I, C, O> = Readonly<Record<Name, (input: I, context?: C) => O>>;
+type Field<M, Name extends string> = M extends Readonly<Record<Name, infer V>> ? V : undefined;
+
+/** A tuned model over a base that has some method. */
+interface On<B> {
+  readonly base: B;
+  readonly loraConfig: LoraConfig;
+  context<C extends Context>(context?: C): C;
 }
-/** A model that knows the loss of a batch. */
-export interface LossModel<B> {
-  loss(batch: B, context?: Context): Tensor;
+
+/** The context of a loss: with an adapter that drops, it must say whether this is training. */
+function decided<C extends Context>(tuned: On<unknown>, context?: C): C {
+  const { loraDropout } = tuned.loraConfig;
+  if (loraDropout > 0 && context?.train === undefined) {
+    throw new ConfigError(`lora_dropout = ${loraDropout}, and the call does not say whether it trains`, {
+      key: "lora_dropout",
+      value: loraDropout,
+      fix: "pass { train: true, key } while training and { train: false } while evaluating",
+    });
+  }
+  return tuned.context(context);
+}
+
+/** A field of a model that may have it. */
+function fieldOf<M, Name extends string>(model: M, name: Name): Field<M, Name>;
+function fieldOf(model: object, name: string): unknown {
+  const value: unknown = Reflect.get(model, name);
+  return value;
 }
 
 /** One adapted module with its trainable tensors. */
@@ -133,7 +155,8 @@ export class Tuned<M> {
     return this.#original !== null;
   }
 
-  /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when the two readings cannot be told apart after a merge */
+  /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when a merged adapter is to be left out */
+  context<C extends Context>(context?: C): C;
   context(context: Context = {}): Context {
     if (this.merged) {
       if (context.adapter === null) throw new ConfigError("the adapter is merged into the base weights, so it cannot be left out", { key: "adapter", value: null, fix: "await tuned.unmerge() first" });
@@ -142,22 +165,43 @@ export class Tuned<M> {
     return context.adapter === undefined ? { ...context, adapter: this.moduleAdapter } : context;
   }
 
-  /** The base's forward pass with the adapter on; `{ adapter: null }` leaves it out. */
-  forward<I, O>(this: Tuned<ForwardModel<I, O>>, input: I, context: Context = {}): O {
+  // Everything below is the base's own method with the adapter on, so that a tuned model is a model.
+
+  forward<I, C extends Context, O>(this: On<Takes<"forward", I, C, O>>, input: I, context?: C): O {
     return this.base.forward(input, this.context(context));
   }
-
-  /** The base's loss with the adapter on. @throws ConfigError when the adapter drops and the context does not say whether this is training */
-  loss<B>(this: Tuned<LossModel<B>>, batch: B, context: Context = {}): Tensor {
-    const { loraDropout } = this.loraConfig;
-    if (loraDropout > 0 && context.train === undefined) {
-      throw new ConfigError(`lora_dropout = ${loraDropout}, and the call does not say whether it trains`, {
-        key: "lora_dropout",
-        value: loraDropout,
-        fix: "pass { train: true, key } while training and { train: false } while evaluating",
-      });
-    }
-    return this.base.loss(batch, this.context(context));
+  /** Scores of the next token. */
+  logits<I, C extends Context, O>(this: On<Takes<"logits", I, C, O>>, input: I, context?: C): O {
+    return this.base.logits(input, this.context(context));
+  }
+  /** What the output head reads. */
+  hidden<I, C extends Context, O>(this: On<Takes<"hidden", I, C, O>>, input: I, context?: C): O {
+    return this.base.hidden(input, this.context(context));
+  }
+  /** The output head. */
+  head<I, C extends Context, O>(this: On<Takes<"head", I, C, O>>, input: I, context?: C): O {
+    return this.base.head(input, this.context(context));
+  }
+  /** Mean loss of a batch. @throws ConfigError when the adapter drops and the context does not say whether this is training */
+  loss<B, C extends Context, O>(this: On<Takes<"loss", B, C, O>>, batch: B, context?: C): O {
+    return this.base.loss(batch, decided(this, context));
+  }
+  /** Summed loss of a batch and the number of predicted tokens; errors as `loss`. */
+  lossSum<B, C extends Context, O>(this: On<Takes<"lossSum", B, C, O>>, batch: B, context?: C): O {
+    return this.base.lossSum(batch, decided(this, context));
+  }
+  modules<O>(this: On<{ readonly modules: () => O }>): O {
+    return this.base.modules();
+  }
+  /** The base's parameters; the adapter's are `adapter`. */
+  parameters<O>(this: On<{ readonly parameters: () => O }>): O {
+    return this.base.parameters();
+  }
+  get config(): Field<M, "config"> {
+    return fieldOf(this.base, "config");
+  }
+  get tokenizer(): Field<M, "tokenizer"> {
+    return fieldOf(this.base, "tokenizer");
   }
 
   /** Rank, scale, share of parameters, the table of modules, and warnings. */
@@ -171,10 +215,14 @@ export class Tuned<M> {
     return [head, table.toString(), ...table.warnings.map((w) => `warning: ${w}`)].join("\n");
   }
 
-  /** W + ΔW of every adapted module by the weight's name, in the weight's dtype (one rounding); the base is left alone. */
-  mergedWeights(): ReadonlyMap<string, Tensor> {
+  /**
+   * W + ΔW of every adapted module by the weight's name, in the weight's dtype (one rounding); the base is left alone.
+   * A weight that two modules share is refused, unless the caller writes them apart (`untied`, with tie_word_embeddings: false).
+   */
+  mergedWeights(options: { readonly untied?: boolean } = {}): ReadonlyMap<string, Tensor> {
     if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
     const { method, attachments } = this.#parts;
+    if (options.untied !== true) refuseTied(this.#parts);
     return new Map(
       attachments.map(({ site, module: { weight }, factors }) => {
         const delta = method.delta(factors, site);
@@ -187,7 +235,6 @@ export class Tuned<M> {
   /** Adds ΔW to the base weights; all or nothing. @throws ConfigError for tied weights, for a second merge, and when a sum is not finite */
   async merge(): Promise<void> {
     const sums = this.mergedWeights();
-    refuseTied(this.#parts);
     const next = new Map<string, HostArray>();
     for (const [name, sum] of sums) {
       const numbers = await sum.data();

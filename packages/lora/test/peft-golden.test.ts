@@ -1,9 +1,10 @@
 import { describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
+import { type CausalLM, loadModel } from "@adjoint/models";
 import { flatten, type HostArray, scope, Tensor } from "@adjoint/tensor";
 import { loadLora, type Tuned } from "../src/index.ts";
 import { fixture, golden } from "./golden.ts";
-import { padded, readTensors, TinyLlama } from "./tiny-llama.ts";
+import { batchOf, readTensors } from "./batch.ts";
 
 interface Golden {
   readonly base: string;
@@ -19,10 +20,10 @@ interface Golden {
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 const adapters = ["lora", "rslora", "patterns", "bf16-base", "embedding"];
 
-async function open(name: string): Promise<{ g: Golden; model: TinyLlama; tuned: Tuned<TinyLlama>; tensors: ReadonlyMap<string, HostArray> }> {
+async function open(name: string): Promise<{ g: Golden; model: CausalLM; tuned: Tuned<CausalLM>; tensors: ReadonlyMap<string, HostArray> }> {
   const g = golden<Golden>(`peft/${name}`);
-  const model = new TinyLlama(g.base.replace("llama/", ""));
-  const { tuned } = await loadLora(model, fixture(`peft/${name}/adapter`), { modelType: "llama" });
+  const model = await loadModel(fixture(g.base));
+  const { tuned } = await loadLora(model, fixture(`peft/${name}/adapter`));
   return { g, model, tuned, tensors: readTensors(`peft/${name}/golden.safetensors`) };
 }
 
@@ -36,9 +37,9 @@ function error(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return a.length === b.length ? difference / top : Infinity;
 }
 
-async function gradientsOf(tuned: Tuned<TinyLlama>, rows: readonly (readonly number[])[]): Promise<{ loss: number; grads: Map<string, Float64Array> }> {
+async function gradientsOf(tuned: Tuned<CausalLM>, rows: readonly (readonly number[])[]): Promise<{ loss: number; grads: Map<string, Float64Array> }> {
   const { loss, leaves } = scope(() => {
-    const l = tuned.loss(rows);
+    const l = tuned.loss(batchOf(rows));
     return { loss: l, leaves: flatten(gradients(l, tuned.adapter), isTensor).leaves };
   });
   const { paths } = flatten(tuned.adapter, isTensor);
@@ -50,10 +51,10 @@ async function gradientsOf(tuned: Tuned<TinyLlama>, rows: readonly (readonly num
 describe("against PEFT", () => {
   it.each(adapters)("logits, loss and gradients of A and B: %s", async (name) => {
     const { g, model, tuned, tensors } = await open(name);
-    expect(Math.abs((await tuned.loss(g.rows).item()) / g.loss - 1)).toBeLessThan(2e-6);
-    expect(Math.abs((await model.loss(g.rows).item()) / g.loss_base - 1)).toBeLessThan(2e-6);
+    expect(Math.abs((await tuned.loss(batchOf(g.rows)).item()) / g.loss - 1)).toBeLessThan(2e-6);
+    expect(Math.abs((await model.loss(batchOf(g.rows)).item()) / g.loss_base - 1)).toBeLessThan(2e-6);
     const logits = tensors.get("logits"), [, T, V] = logits?.shape ?? [];
-    const ours = await tuned.forward(padded(g.rows).ids).data();
+    const ours = await tuned.forward(batchOf(g.rows).inputIds).data();
     g.rows.forEach((row, r) => {
       const part = (x: ArrayLike<number>): number[] => Array.from(x).slice(r * T * V, (r * T + row.length) * V);
       expect(error(part(ours), part(logits?.data ?? []))).toBeLessThan(1e-5);
@@ -103,6 +104,6 @@ describe("against PEFT", () => {
       const theirs = trained.get(key)?.data ?? new Float32Array(0);
       (await p.data()).forEach((v, i) => { expect(Math.abs(v - theirs[i]), `${key}[${i}]`).toBeLessThan(5e-5); });
     }
-    expect(Math.abs((await tuned.loss(g.rows).item()) / g.loss_after - 1)).toBeLessThan(1e-4);
+    expect(Math.abs((await tuned.loss(batchOf(g.rows)).item()) / g.loss_after - 1)).toBeLessThan(1e-4);
   });
 });

@@ -87,6 +87,8 @@ describe("a model with an adapter", () => {
   it("refuses to merge into a weight that two modules share", async () => {
     const tuned = fill(lora(new Toy({ tied: true }), { targetModules: ["lm_head"] }));
     await expect(tuned.merge()).rejects.toThrow(/lm_head shares its weight with embed/);
+    expect(() => tuned.mergedWeights()).toThrow(/shares its weight/);
+    expect([...tuned.mergedWeights({ untied: true }).keys()]).toEqual(["lm_head.weight"]);
   });
 
   it("has a tree whose paths are PEFT's names, and trains through it", async () => {
