@@ -7,7 +7,7 @@ import { checkDType } from "./element.ts";
 import type { Executor, Call } from "./executor.ts";
 import { describe } from "./explain.ts";
 import type { LinearMemory } from "./memory.ts";
-import { PARALLEL_ELEMENTS, PARALLEL_FLOPS, type Recipe, type Target, WORKSPACE } from "./recipe.ts";
+import { type Recipe, type Target, WORKSPACE } from "./recipe.ts";
 import type { Patch } from "./space.ts";
 
 class Buffer implements DeviceBuffer {
@@ -33,7 +33,7 @@ class Ready implements Prepared {
   }
 }
 
-const kernelWork = (k: Kernel, r: Recipe): boolean => r.work >= (k.kind === "contract" ? PARALLEL_FLOPS : PARALLEL_ELEMENTS);
+const isLarge = (k: Kernel, r: Recipe, t: Target): boolean => t.threads > 1 && r.work >= t.soloBelow * (k.kind === "contract" ? 16 : 1);
 
 export class WasmBackend implements Backend {
   readonly name = "wasm";
@@ -111,7 +111,7 @@ export class WasmBackend implements Backend {
     });
     this.#memory.i32.set(words, block / 4);
     const calls = recipes.flatMap((r, i) => entries[i].phases.map((run, phase): Call => ({
-      run, kernel: entries[i].id, phase, args: block + starts[i] * 4, parallel: this.threads > 1 && kernelWork(plan.kernels[i], r), label: plan.kernels[i].label,
+      run, kernel: entries[i].id, phase, args: block + starts[i] * 4, parallel: isLarge(plan.kernels[i], r, this.#target), label: plan.kernels[i].label,
     })));
     this.#reserve(plan.arenaBytes, Math.max(0, ...recipes.map((r) => r.workspace)));
     this.counters.modules = this.#compiler.modules;
@@ -144,6 +144,8 @@ export class WasmBackend implements Backend {
 
   source(kernel: Kernel): string { return describe(kernel, recipeOf(kernel, this.#target)); }
   close(): Promise<void> { return this.#executor.close(); }
+  /** Ends a worker thread as an accident would: for tests of what follows. */
+  killWorker(thread: number): Promise<void> { return this.#executor.kill(thread); }
 
   /** Writes the addresses of this run's buffers where they changed. */
   #bind(ready: Ready, bindings: Bindings): void {

@@ -21,6 +21,8 @@ export interface Executor {
   unload(kernels: readonly number[]): void;
   run(calls: readonly Call[]): void;
   close(): Promise<void>;
+  /** ends a worker, as an accident would */
+  kill(thread: number): Promise<void>;
 }
 
 /** A trap of a kernel as an error with its label. */
@@ -39,4 +41,5 @@ export class SingleThread implements Executor {
     }
   }
   close(): Promise<void> { return Promise.resolve(); }
+  kill(thread: number): Promise<void> { return Promise.reject(new DeviceError(`wasm: there is no worker thread ${thread}`)); }
 }

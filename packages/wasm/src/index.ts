@@ -1,10 +1,14 @@
 /** @adjoint/wasm: the default CPU backend, WebAssembly SIMD kernels printed from formulas. */
-import { type Backend, ConfigError } from "@adjoint/tensor";
+import { ConfigError } from "@adjoint/tensor";
 import { WasmBackend } from "./backend.ts";
 import { Compiler } from "./compile.ts";
 import { chooseTile, hasRelaxed } from "./engine.ts";
+import { CONTROL_BYTES } from "./control.ts";
 import { SingleThread } from "./executor.ts";
 import { LinearMemory } from "./memory.ts";
+import { Pool } from "./pool.ts";
+import type { Target } from "./recipe.ts";
+import { spawner } from "./spawn.ts";
 
 export interface WasmOptions {
   /** threads that share the work; 1 needs no shared memory */
@@ -13,24 +17,35 @@ export interface WasmOptions {
   readonly fma?: boolean;
   /** tiles for V8's 256-bit path, which the process must have switched on */
   readonly wide?: boolean;
+  /** kernels under this many elements, or 16 times as many floating-point operations, run on one thread; default 65,536 */
+  readonly soloBelow?: number;
 }
 
-const MAXIMUM_PAGES = 65536;
-const RESERVED = 65536;
+const MAXIMUM_PAGES = 65536, MAXIMUM_THREADS = 32;
 
-function build(threads: number, options: WasmOptions): WasmBackend {
+interface Parts { readonly memory: LinearMemory; readonly compiler: Compiler; readonly target: Target }
+function build(threads: number, options: WasmOptions): Parts {
+  if (!Number.isInteger(threads) || threads < 1 || threads > MAXIMUM_THREADS) throw new ConfigError(`wasm: threads must be a whole number from 1 to ${MAXIMUM_THREADS}`, { key: "threads", value: threads, fix: "leave it out for one thread" });
   if (options.fma === true && !hasRelaxed()) throw new ConfigError("wasm: this engine has no fused multiply-add (relaxed SIMD)", { key: "fma", value: true, fix: "leave fma out, or use Node 24 or newer" });
-  const target = { threads, tile: chooseTile(options.fma, options.wide === true) };
+  const target = { threads, tile: chooseTile(options.fma, options.wide === true), soloBelow: options.soloBelow ?? 65536 };
   const type = { maximum: MAXIMUM_PAGES, shared: threads > 1 };
-  const memory = new LinearMemory(type, RESERVED);
-  const compiler = new Compiler(memory.memory, type, target);
-  return new WasmBackend(memory, target, compiler, new SingleThread());
+  const memory = new LinearMemory(type, CONTROL_BYTES);
+  return { memory, compiler: new Compiler(memory.memory, type, target), target };
 }
 
 /** The CPU backend on the calling thread alone. */
-export function wasmSync(options: Omit<WasmOptions, "threads"> = {}): Backend { return build(1, options); }
-
-/** The CPU backend; `threads` defaults to 1. */
-export async function wasm(options: WasmOptions = {}): Promise<Backend> {
-  return build(options.threads ?? 1, options);
+export function wasmSync(options: Omit<WasmOptions, "threads"> = {}): WasmBackend {
+  const { memory, target, compiler } = build(1, options);
+  return new WasmBackend(memory, target, compiler, new SingleThread());
 }
+
+/** The CPU backend; `threads` defaults to 1. Resolves when all threads listen. @throws ConfigError for options that this engine cannot meet */
+export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
+  const threads = options.threads ?? 1;
+  if (threads === 1) return wasmSync(options);
+  const { memory, target, compiler } = build(threads, options);
+  const pool = new Pool(memory, compiler, spawner(), threads);
+  await pool.ready();
+  return new WasmBackend(memory, target, compiler, pool);
+}
+export type { WasmBackend } from "./backend.ts";

@@ -6,6 +6,8 @@ import type { Layout, Patch } from "./space.ts";
 export interface Target {
   readonly threads: number;
   readonly tile: Tile;
+  /** kernels under this many elements, or 16 times as many floating-point operations, run on the calling thread alone */
+  readonly soloBelow: number;
 }
 /** A GEMM micro-kernel: mr rows by nr columns, the k loop unrolled, multiply-add fused or not. */
 export interface Tile { readonly mr: number; readonly nr: number; readonly unroll: number; readonly fma: boolean }
@@ -26,6 +28,3 @@ export interface Recipe {
   /** elements or multiply-adds, to decide between one thread and all */
   readonly work: number;
 }
-
-/** Kernels with less work run on the calling thread alone. */
-export const PARALLEL_ELEMENTS = 65536, PARALLEL_FLOPS = 1e6;

@@ -1,0 +1,85 @@
+/** Threads: the same bits as one thread, errors within two seconds, and the next step works. */
+import { DeviceError, type Kernel, leaf, type View } from "@adjoint/tensor";
+import fc from "fast-check";
+import { afterAll, expect, test } from "vitest";
+import { wasm, type WasmBackend, wasmSync } from "../src/index.ts";
+import { type Case, check, planOf, runOn, same, toHost } from "./harness.ts";
+import { drawCase, laws, show } from "./laws.ts";
+
+const one = wasmSync(), opened: WasmBackend[] = [];
+const open = async (threads: number): Promise<WasmBackend> => { const b = await wasm({ threads, soloBelow: 0 }); opened.push(b); return b; };
+const two = await open(2), three = await open(3);
+afterAll(async () => { await Promise.all(opened.map((b) => b.close())); });
+
+test.each(laws.map((l) => [l.name, l] as const))("same bits with 1, 2 and 3 threads: %s", (_name, law) => {
+  fc.assert(fc.property(fc.integer({ min: 1, max: 2 ** 31 - 1 }), (seed) => {
+    const c = drawCase(law, seed);
+    try { same(one, two, c); same(one, three, c); } catch (e) { throw new Error(`${e instanceof Error ? e.message : String(e)}\n${show(c)}`); }
+  }), { numRuns: 25 });
+});
+
+const view = (buffer: number, strides: number[]): View => ({ buffer, dtype: "f32", offset: 0, strides });
+const x = leaf("load", 0, "float"), acc = leaf("acc", 0, "float");
+const grid = (n: number): number[] => Array.from({ length: n }, (_, i) => ((i * 7919) % 257 - 128) / 16);
+const caseOf = (kernel: Kernel, lengths: readonly number[]): Case => ({ kernel, buffers: lengths.map((n) => ({ dtype: "f32", values: grid(n) })), uniforms: [], types: [] });
+const base = { affines: [], uniforms: [], label: "large" };
+
+test("large shapes that threads share: long rows, wide matrices, many columns", () => {
+  const n = 150_001, total = leaf("stat", 0, "float");
+  const cases: Case[] = [
+    caseOf({ kind: "map", shape: [n], loads: [view(0, [1])], stores: [{ view: view(1, [1]), value: x.mul(2).tanh() }], ...base }, [n, n]),
+    caseOf({ kind: "rows", rowAxes: 1, shape: [1, n], loads: [view(0, [n, 1])], stats: [{ op: "sum", value: x }, { op: "sum", value: x.sub(total.mul(1 / n)).exp() }], stores: [{ perRow: true, value: leaf("stat", 1, "float"), view: view(1, [1, 0]) }, { perRow: false, value: x.sub(total), view: view(2, [n, 1]) }], ...base }, [n, 1, n]),
+    caseOf({ kind: "cols", outerAxes: 0, reducedAxes: 1, op: "sum", shape: [300, 500], loads: [view(0, [500, 1])], value: x, stores: [{ view: view(1, [0, 1]), value: total }], ...base }, [150_000, 500]),
+    caseOf({ kind: "contract", shape: [130, 200], k: 300, a: view(0, [300, 1]), b: view(1, [1, 300]), loads: [], stores: [{ view: view(2, [200, 1]), value: acc }], ...base }, [39_000, 60_000, 26_000]),
+    caseOf({ kind: "contract", shape: [130, 200], k: 300, a: view(0, [1, 130]), b: view(1, [200, 1]), loads: [view(3, [0, 1])], stores: [{ view: view(2, [200, 1]), value: acc.add(x).tanh() }], ...base }, [39_000, 60_000, 26_000, 200]),
+  ];
+  for (const c of cases) { same(one, two, c); same(one, three, c); }
+  check(two, cases[1], 64, n);
+  check(two, cases[3], 64, 300 * 64);
+});
+
+const add = (n: number): Case => caseOf({ kind: "map", shape: [n], loads: [view(0, [1])], stores: [{ view: view(1, [1]), value: x.add(1) }], ...base }, [n, n]);
+
+test("a trap in a kernel is a DeviceError within 2 s, and the next step works", async () => {
+  const b = await open(2), good = add(5000);
+  runOn(b, good);
+  // strides that leave the memory: both threads trap
+  const bad: Case = { ...good, kernel: { kind: "map", shape: [5000], loads: [view(0, [100_000])], stores: [{ view: view(1, [1]), value: x.sub(1) }], ...base } };
+  const begin = performance.now();
+  expect(() => runOn(b, bad)).toThrow(DeviceError);
+  expect(performance.now() - begin).toBeLessThan(2000);
+  check(b, good);
+  // only the other thread traps: its half of the rows lies outside
+  const half: Case = { ...good, kernel: { kind: "map", shape: [64, 40], loads: [{ ...view(0, [30_000_000, 1]) }], stores: [{ view: view(1, [40, 1]), value: x.sub(1) }], ...base } };
+  expect(() => runOn(b, half)).toThrow(DeviceError);
+  check(b, good);
+  same(one, b, good);
+});
+
+test("a killed worker is a DeviceError within 2 s, and the next step works", async () => {
+  const b = await open(2), good = add(5000), plan = b.prepare(planOf(good));
+  const stores = good.buffers.map((d) => { const s = b.alloc(d.dtype, d.values.length); b.write(s, toHost(d)); return s; });
+  const run = (): void => { b.run(plan, { stores, inputs: [], uniforms: [] }); };
+  run();
+  const gone = b.killWorker(1);
+  const begin = performance.now();
+  expect(run).toThrow(DeviceError);
+  expect(performance.now() - begin).toBeLessThan(2000);
+  run();
+  await gone;
+  // noticed while idle: nothing was lost, so nothing is thrown
+  await b.killWorker(1);
+  run();
+  check(b, good);
+  expect(Array.from(b.readSync(stores[1])).slice(0, 3)).toEqual(good.buffers[0].values.slice(0, 3).map((v) => v + 1));
+});
+
+test("steady state moves no counter", () => {
+  const c = add(70_000), plan = two.prepare(planOf(c)), stores = c.buffers.map((d) => two.alloc(d.dtype, d.values.length));
+  const run = (): void => { two.run(plan, { stores, inputs: [], uniforms: [] }); };
+  run();
+  const before = { ...two.counters };
+  for (let i = 0; i < 200; i++) run();
+  expect({ ...two.counters }).toEqual(before);
+  two.release(plan);
+});
