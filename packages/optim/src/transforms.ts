@@ -6,12 +6,12 @@ import { type Leaves, type Transform, mapLeaves, stateless, zerosLike } from "./
 
 /** One number for all leaves, or a number a path. */
 export type ByPath = number | ((path: string) => number);
-/** One rate for all leaves: a number, a schedule; or a schedule a path. */
-export type Rates = number | { readonly of: (path: string) => Schedule };
+/** One rate for all leaves, a number or a schedule; or a schedule a path. */
+export type Rates = number | Schedule | { readonly of: (path: string) => Schedule };
 
 const numberAt = (x: ByPath, path: string): number => (typeof x === "number" ? x : x(path));
 const always = (x: number): Schedule => () => x;
-const rateAt = (rates: Rates, path: string): Schedule => (typeof rates === "number" ? always(rates) : rates.of(path));
+const rateAt = (rates: Rates, path: string): Schedule => (typeof rates === "number" ? always(rates) : typeof rates === "function" ? rates : rates.of(path));
 
 /** Σ of tensors of shape [], in an order that only their number decides. */
 function pairwise(xs: readonly Tensor[]): Tensor {

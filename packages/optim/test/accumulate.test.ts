@@ -4,7 +4,7 @@ import { gradients } from "@adjoint/autograd";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type Accumulated, accumulate, adamw } from "@adjoint/optim";
-import { devices, expectClose } from "./golden.ts";
+import { devices, expectClose, expectSame } from "./golden.ts";
 
 interface Net { readonly e: Store; readonly w: Store; readonly far: Store }
 const net = (): Net => ({ e: store(tensor([[0.5, -0.25, 0.125], [0.25, 1, -0.5], [0, 0.75, 0.5], [1, -1, 0.25]])), w: store(tensor([[0.5, 0.25, -1], [0.125, -0.5, 0.5]])), far: store(tensor([1])) });
@@ -32,10 +32,10 @@ for (const device of devices) describe(device.name, () => {
     }), { numRuns: 15 });
   });
 
-  it("compiled micro-steps and a compiled end train like plain ones, bit for bit, step after step", async () => {
+  it("compiled micro-steps and a compiled end train like plain ones, step after step", async () => {
     setDevice(device);
     const data = [0, 1, 2, 3, 4, 5, 6, 7].map((i) => [tensor(new Int32Array([i % 4, (i + 1) % 4, 3])), tensor(new Int32Array([i % 2, i % 3 === 0 ? -100 : 1, -100]))] as const);
-    const run = async (how: <A extends readonly unknown[], R>(f: (...a: A) => R) => (...a: A) => R): Promise<unknown> => {
+    const run = async (how: <A extends readonly unknown[], R>(f: (...a: A) => R) => (...a: A) => R): Promise<number[]> => {
       const m = net(), acc = accumulate(m), o = adamw({ learningRate: 0.125, maxGradNorm: 0.5 }).for(m), out: number[] = [];
       const micro = how((ids: Tensor, labels: Tensor) => { const { total, count } = sumsOf(m, ids, labels); acc.add(gradients(total, m), count, total); });
       const end = how(() => { const { gradients: g, loss, count } = acc.finish(), { gradNorm } = o.step(g); return { loss, count, gradNorm }; });
@@ -46,10 +46,10 @@ for (const device of devices) describe(device.name, () => {
         out.push(await r.loss.item(), await r.count.item(), await r.gradNorm.item());
       }
       expect(await m.far.item()).toBe(1);
-      return [out, ...await Promise.all([m.e, m.w].map(async (s) => [...await s.data()]))];
+      return [...out, ...await m.e.data(), ...await m.w.data()];
     };
     const plain = await run((f) => f);
-    expect(await run(compile)).toEqual(plain);
+    expectSame(device, await run(compile), plain);
   });
 
   it("a NaN in a cut accumulation does not survive the reset", async () => {
