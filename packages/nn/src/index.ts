@@ -6,6 +6,6 @@ export { LayerNorm, RMSNorm } from "./norm.ts";
 export { Dropout } from "./dropout.ts";
 export { type RopeScaling, type RopeTables, rope, ropeFrequencies, ropeTables } from "./rope.ts";
 export { type AttentionOptions, allOf, attention, causalMask, paddingMask, segmentMask } from "./attention.ts";
-export { IGNORED, nextTokenLoss, nextTokenLossSum, shiftLabels } from "./loss.ts";
+export { IGNORED, type LossOptions, nextTokenLoss, nextTokenLossSum, shiftLabels } from "./loss.ts";
 export { type Initializer, constant, kaimingUniform, normal, uniform, xavierUniform } from "./init.ts";
 export { wide } from "./wide.ts";

@@ -1,5 +1,5 @@
 /** Losses of language models. */
-import { ShapeError, type Tensor, concat, crossEntropySum, full, show } from "@adjoint/tensor";
+import { ConfigError, ShapeError, type Tensor, concat, crossEntropySum, full, logSumExp, show } from "@adjoint/tensor";
 
 /** Labels with this number (or outside the vocabulary) do not count. */
 export const IGNORED = -100;
@@ -10,18 +10,27 @@ export const shiftLabels = (labels: Tensor): Tensor => {
   return labels.shape[1] === 1 ? ignored : concat([labels.slice(1, 1), ignored], 1);
 };
 
+export interface LossOptions {
+  /** ε of label smoothing (Szegedy et al. 2016): the target is 1-ε on the label plus ε spread evenly over the vocabulary; 0 by default */
+  readonly labelSmoothing?: number;
+}
+
 /**
  * Σ over predicted tokens of -log softmax(logits[t])[labels[t + 1]], and their number.
  * Shapes: logits [batch, T, vocabulary], labels [batch, T] i32, not shifted, -100 where nothing is predicted.
  */
-export function nextTokenLossSum(logits: Tensor, labels: Tensor): { total: Tensor; count: Tensor } {
+export function nextTokenLossSum(logits: Tensor, labels: Tensor, { labelSmoothing = 0 }: LossOptions = {}): { total: Tensor; count: Tensor } {
   if (logits.rank !== 3 || labels.rank !== 2 || labels.shape[0] !== logits.shape[0] || labels.shape[1] !== logits.shape[1]) {
     throw new ShapeError(`nextTokenLossSum: labels ${show(labels.shape)} do not fit logits ${show(logits.shape)}`, { op: "nextTokenLossSum", shapes: [logits.shape, labels.shape] });
   }
-  return crossEntropySum(logits, shiftLabels(labels));
+  if (!(labelSmoothing >= 0 && labelSmoothing < 1)) throw new ConfigError(`labelSmoothing is ${labelSmoothing}; it must lie in [0, 1)`, { key: "labelSmoothing", value: labelSmoothing, fix: "use a number such as 0.1" });
+  const next = shiftLabels(labels), { total, count } = crossEntropySum(logits, next);
+  if (labelSmoothing === 0) return { total, count };
+  const counts = next.ge(0).where(next.lt(logits.shape[2]).cast(logits.dtype), 0).unsqueeze(-1), even = logSumExp(logits).sub(logits.mean(-1)).mul(counts).sum();
+  return { total: total.mul(1 - labelSmoothing).add(even.mul(labelSmoothing)), count };
 }
 /** Mean over predicted tokens; 0 when there are none. */
-export function nextTokenLoss(logits: Tensor, labels: Tensor): Tensor {
-  const { total, count } = nextTokenLossSum(logits, labels);
+export function nextTokenLoss(logits: Tensor, labels: Tensor, options: LossOptions = {}): Tensor {
+  const { total, count } = nextTokenLossSum(logits, labels, options);
   return total.div(count.maximum(1));
 }

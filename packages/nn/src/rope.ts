@@ -63,5 +63,5 @@ export function rope(x: Tensor, cos: Tensor, sin: Tensor): Tensor {
       throw new ShapeError(`rope: tables ${show(t.shape)} do not fit x ${show(x.shape)}`, { op: "rope", shapes: [x.shape, t.shape], fix: "x is [batch, time, heads, d], the tables [batch or 1, time, d/2]" });
     }
   }
-  return rotation([x, cos, sin], null);
+  return rotation([x, cos.cast(x.dtype), sin.cast(x.dtype)], null);
 }
