@@ -1,8 +1,10 @@
 /** The collections and their splits are the ones that every figure in the docs refers to. */
 import { existsSync, readFileSync } from "node:fs";
-import { expect, test } from "vitest";
+import { expect, test, vi } from "vitest";
 import { loadTokenizer, trainTokenizer } from "@adjoint/models";
 import { addresses, allAddresses, mobyDick, model, overlap, QUOTATION, quotations, sharedPassages, xz, type Text } from "../src/index.ts";
+
+vi.setConfig({ testTimeout: 120_000 }); // ten megabytes of text on a busy machine
 
 const texts = addresses();
 const novel = mobyDick();

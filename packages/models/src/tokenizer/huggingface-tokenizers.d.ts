@@ -40,7 +40,6 @@ declare module "@huggingface/tokenizers" {
     decode(ids: number[], options: { skip_special_tokens: boolean }): string;
     token_to_id(token: string): number | undefined;
     id_to_token(id: number): string | undefined;
-    get_added_tokens_decoder(): ReadonlyMap<number, unknown>;
     get_vocab(): ReadonlyMap<string, number>;
   }
 }

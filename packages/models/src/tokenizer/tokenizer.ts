@@ -33,7 +33,8 @@ const MEMORY = 1 << 17;
 /** Builds a tokenizer from the contents of its files; `file` names it in errors. */
 export function createTokenizer(json: TokenizerJson, config: TokenizerConfig, file: string, patternLimit?: number): Tokenizer {
   const { inner } = buildTokenizer(json, { ...config, clean_up_tokenization_spaces: config.clean_up_tokenization_spaces ?? false }, file, patternLimit);
-  const vocabSize = Math.max(-1, ...[...inner.get_vocab().values()].filter((id) => Number.isInteger(id))) + 1;
+  let vocabSize = 0;
+  for (const id of inner.get_vocab().values()) if (id >= vocabSize) vocabSize = id + 1;
   const named = (token: SpecialToken | undefined): string | undefined => (typeof token === "object" ? token?.content : token);
   const idOf = (key: "bos_token" | "eos_token" | "pad_token"): number | undefined => {
     const text = named(config[key]);
@@ -42,9 +43,11 @@ export function createTokenizer(json: TokenizerJson, config: TokenizerConfig, fi
     if (id === undefined) throw new FormatError(`${file}: ${key} "${text}" is not in the vocabulary`, { file, key, value: text, fix: `add it to added_tokens, or correct ${key} in tokenizer_config.json` });
     return id;
   };
+  const addedIds = new Set((json.added_tokens ?? []).map((token) => token.id));
   const special = new Set((json.added_tokens ?? []).filter((token) => token.special).map((token) => token.id));
   const chatTemplate = templateOf(config);
   const fast = memoized(json, inner);
+  const byteLevel = usesBytes(json);
   const utf8 = new TextEncoder();
 
   const renderChatTemplate = (messages: readonly Message[], options: ChatOptions = {}): RenderedChat => {
@@ -77,10 +80,10 @@ export function createTokenizer(json: TokenizerJson, config: TokenizerConfig, fi
     bytesOf(id) {
       const token = inner.id_to_token(id);
       if (token === undefined) throw new FormatError(`${file}: there is no token ${id}`, { file, key: "id", value: id, fix: `ids go from 0 to ${vocabSize - 1}` });
-      if (inner.get_added_tokens_decoder().has(id)) return utf8.encode(token);
+      if (addedIds.has(id)) return utf8.encode(token);
       const fallback = /^<0x([0-9A-F]{2})>$/.exec(token);
       if (fallback !== null) return Uint8Array.of(Number.parseInt(fallback[1], 16));
-      return (usesBytes(json) ? tokenBytes(token) : undefined) ?? utf8.encode(token.replaceAll("\u2581", " "));
+      return (byteLevel ? tokenBytes(token) : undefined) ?? utf8.encode(token.replaceAll("\u2581", " "));
     },
     applyChatTemplate: (messages, options) => renderChatTemplate(messages, options).text,
     renderChat: renderChatTemplate,
