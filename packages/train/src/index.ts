@@ -1,2 +1,11 @@
 /** @adjoint/train: data, loops, checkpoints, metrics, evaluation. */
 export * from "./data/index.ts";
+export * from "./metrics.ts";
+export * from "./recipe.ts";
+export { TensorBatch, toTensors } from "./tensors.ts";
+export { evaluate, type EvaluateOptions, type Evaluation, type Scorer } from "./evaluate.ts";
+export { adapterTrainee, fullTrainee, type Trainee } from "./trainee.ts";
+export { memoryBytes, Training, type TrainingOptions } from "./loop.ts";
+export { loraOptions, optimizerFor, scheduleOf, stepsOf, trainingOptions } from "./setup.ts";
+export { checkpoints, type CheckpointInfo, type CheckpointOptions, configHash, dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+export { type Comparison, type Measured, run, RUN_FILE, type RunEvent, type RunOptions, type RunResult, type SampleText } from "./run.ts";

@@ -52,6 +52,7 @@ export interface Recipe {
   readonly save_steps: number;
   readonly save_total_limit: number;
   readonly resume_from_checkpoint: string | null;
+  readonly save_dtype: string;
   readonly sample_prompt: string | null;
   readonly sample_max_new_tokens: number;
   readonly device: string;
@@ -132,6 +133,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   save_steps: { kind: "integer", min: 0, group: "run", help: "a checkpoint each so many steps; 0: only when interrupted" },
   save_total_limit: { kind: "integer", min: 0, group: "run", help: "checkpoints to keep; 0: all" },
   resume_from_checkpoint: { kind: "text", nullable: true, group: "run", aliases: ["resume"], help: "a checkpoint folder, or `latest`: the last one in output_dir" },
+  save_dtype: { kind: "text", choices: ["float32", "float16", "bfloat16"], group: "run", help: "element type of a fully trained model's file" },
   sample_prompt: { kind: "text", nullable: true, group: "run", aliases: ["prompt"], help: "prompt of the sample shown before and after" },
   sample_max_new_tokens: { kind: "integer", min: 1, group: "run", help: "length of the sample" },
   device: { kind: "text", choices: ["wasm", "reference"], group: "machine", help: "wasm, or reference: slow, exact, for tests" },
@@ -148,7 +150,7 @@ export const defaultRecipe: Recipe = {
   adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
   use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
-  sample_prompt: null, sample_max_new_tokens: 40, device: "wasm", threads: 0,
+  save_dtype: "float32", sample_prompt: null, sample_max_new_tokens: 40, device: "wasm", threads: 0,
 };
 
 /** Keys of the same families that say nothing here: accepted with these values, which are reported as having no effect. */

@@ -1,10 +1,9 @@
 /** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
-import { openModelFolder, modelFiles, openSafetensors, type Content, type SafetensorsFile } from "@adjoint/io";
+import { type Content, modelFiles, node, openModelFolder, openSafetensors, type SafetensorsFile } from "@adjoint/io";
 import { adapterFiles, type Tuned } from "@adjoint/lora";
 import type { CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
-import { node } from "@adjoint/io";
 import type { TensorBatch } from "./tensors.ts";
 
 /** A model, what of it trains, and how that goes into files. */
@@ -15,8 +14,8 @@ export interface Trainee {
   readonly trainable: Readonly<Record<string, Store>>;
   /** Σ -log p over predicted tokens, and how many there are */
   lossSum(batch: TensorBatch, context?: Context): { total: Tensor; count: Tensor };
-  /** the weights as files of a folder that PEFT or transformers can read */
-  files(): Promise<Readonly<Record<string, Content>>>;
+  /** the weights as files of a folder that PEFT or transformers can read; a full model's may be rounded to a smaller dtype */
+  files(dtype?: "f32" | "f16" | "bf16"): Promise<Readonly<Record<string, Content>>>;
   /** takes up what `files` wrote, strictly and without rounding */
   load(folder: string): Promise<void>;
 }
@@ -28,6 +27,15 @@ async function snapshot(stores: Readonly<Record<string, Store>>): Promise<Map<st
     arrays.set(name, { dtype, shape, data: data.slice() });
   }
   return arrays;
+}
+
+const torchNames = { f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
+const rounded = (arrays: ReadonlyMap<string, HostArray>, dtype: "f32" | "f16" | "bf16"): ReadonlyMap<string, HostArray> =>
+  new Map([...arrays].map(([name, a]) => [name, a.dtype === dtype ? a : { dtype, shape: a.shape, data: convertArray(a.data, a.dtype, dtype) }]));
+/** The model's config with the dtype of its file and the class that transformers looks for. */
+function configFor(model: CausalLM, dtype: "f32" | "f16" | "bf16"): Readonly<Record<string, unknown>> {
+  const { torch_dtype: _, ...json } = model.config.json, { modelType } = model.config;
+  return { ...json, architectures: json["architectures"] ?? [`${modelType[0].toUpperCase()}${modelType.slice(1)}ForCausalLM`], dtype: torchNames[dtype] };
 }
 
 /** Replaces all stores, or none. */
@@ -68,7 +76,7 @@ export function fullTrainee(model: CausalLM): Trainee {
     model,
     trainable,
     lossSum: (batch, context) => model.lossSum(batch, context),
-    files: async () => ({ "config.json": `${JSON.stringify(model.config.json, null, 2)}\n`, ...modelFiles(await snapshot(trainable)) }),
+    files: async (dtype = "f32") => ({ "config.json": `${JSON.stringify(configFor(model, dtype), null, 2)}\n`, ...modelFiles(rounded(await snapshot(trainable), dtype)) }),
     load: async (folder) => restore(trainable, await openModelFolder(folder)),
   };
 }

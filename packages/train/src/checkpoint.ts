@@ -1,0 +1,159 @@
+/** Checkpoint folders: written whole or not at all, enough to go on bit for bit, the weights readable by PEFT or transformers. */
+import { type Content, fileSystem, node, openSafetensors, readText, recoverDirectory, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
+import { ConfigError, FormatError, getDevice, type HostArray } from "@adjoint/tensor";
+import type { DataSet } from "./data/dataset.ts";
+import type { Training } from "./loop.ts";
+import type { StepMetrics } from "./metrics.ts";
+import { type Recipe, compactRecipe, defaultRecipe } from "./recipe.ts";
+
+export const CHECKPOINT_FORMAT = 1;
+const STATE = "trainer_state.json", OPTIMIZER = "optimizer.safetensors", SCHEDULER = "scheduler.json", RANDOM = "rng.json", DATA = "data.json";
+
+/** Keys that do not change a run's numbers: they may differ when it goes on. */
+const free: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>([
+  "model_name_or_path", "tokenizer_name", "config_name", "dataset_name", "eval_dataset_name", "old_dataset_name", "ids", "eval_ids", "validation_split_percentage",
+  "per_device_eval_batch_size", "gradient_checkpointing", "output_dir", "overwrite_output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
+  "resume_from_checkpoint", "sample_prompt", "sample_max_new_tokens", "device", "threads", "init_adapter", "save_dtype",
+]);
+const binding = (recipe: Recipe): Readonly<Record<string, unknown>> => Object.fromEntries(Object.entries(recipe).filter(([key]) => !(free as ReadonlySet<string>).has(key)));
+
+/** SHA-256 of what a run's numbers follow from: the recipe's binding keys. */
+export const configHash = (recipe: Recipe): string => sha256(JSON.stringify(binding(recipe)));
+const sha256 = (text: string | Uint8Array): string => node().crypto.createHash("sha256").update(text).digest("hex");
+
+/** SHA-256 of all samples in their order. */
+export function dataHash(data: DataSet): string {
+  const hash = node().crypto.createHash("sha256");
+  for (const { ids, labels, pieces } of data.samples) {
+    hash.update(new Uint8Array(Int32Array.of(ids.length, pieces?.length ?? -1, ...(pieces ?? [])).buffer));
+    hash.update(new Uint8Array(Int32Array.from(ids).buffer)).update(new Uint8Array(Int32Array.from(labels).buffer));
+  }
+  return hash.digest("hex");
+}
+
+export interface CheckpointOptions {
+  /** folder that holds `checkpoint-N` */
+  readonly folder: string;
+  readonly recipe: Recipe;
+  /** metrics of all steps so far */
+  readonly history?: readonly StepMetrics[];
+  /** checkpoints to keep; 0: all */
+  readonly limit?: number;
+}
+
+const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
+
+/** The files of a checkpoint, taken between steps. */
+async function checkpointFiles(training: Training, { recipe, history = [] }: CheckpointOptions): Promise<Record<string, Content>> {
+  const { options, step, optimizer, stepsPerEpoch } = training, { data, seed = 42, shuffle = true, batchSize = 8, accumulation = 1 } = options;
+  const state = {
+    format_version: CHECKPOINT_FORMAT, epoch: step / stepsPerEpoch, global_step: step, max_steps: options.steps, num_train_epochs: options.steps / stepsPerEpoch,
+    train_batch_size: batchSize, logging_steps: 1, eval_steps: recipe.eval_steps, save_steps: recipe.save_steps, num_input_tokens_seen: training.tokensSeen, total_flos: 0,
+    best_metric: null, best_model_checkpoint: null, kind: training.trainee.kind, config_hash: configHash(recipe), recipe: compactRecipe(recipe), device: getDevice().name, engine: engineOf(),
+    log_history: history.map((m) => ({ step: m.step, epoch: m.epoch, loss: m.loss, grad_norm: m.grad_norm, learning_rate: m.learning_rate })),
+  };
+  return {
+    ...(await training.trainee.files()),
+    [OPTIMIZER]: safetensorsParts(await optimizer.state()),
+    [SCHEDULER]: json({ type: recipe.lr_scheduler_type, learning_rate: recipe.learning_rate, steps: options.steps, last_step: step, last_learning_rate: step === 0 ? null : options.learningRate(step - 1) }),
+    [RANDOM]: json({ algorithm: "threefry2x32-20", seed, streams: { "data-order": "epoch", dropout: "micro-batch" }, dropout_step: step * accumulation }),
+    [DATA]: json({ sha256: dataHash(data), rows: data.samples.length, epoch: Math.floor(step / stepsPerEpoch), next_step: step, seed, shuffle, batch_size: batchSize, accumulation, microstep: 0 }),
+    [STATE]: json(state),
+  };
+}
+/** What rounds: fused multiply-add depends on the engine. */
+const engineOf = (): string => `node ${globalThis.process?.versions?.node?.split(".")[0] ?? "?"}`;
+
+const numbered = (name: string): number => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? Number.NaN);
+
+/** Writes `checkpoint-<step>` and removes the oldest ones beyond the limit. Returns its path. @throws FileError; then no checkpoint was lost or half-written */
+export async function saveCheckpoint(training: Training, options: CheckpointOptions): Promise<string> {
+  const { join } = node().path, { folder, limit = 0 } = options, target = join(folder, `checkpoint-${training.step}`);
+  await writeDirectoryAtomic(target, await checkpointFiles(training, options), { replaceAll: true });
+  if (limit > 0) {
+    const all = (await checkpoints(folder)).filter((step) => step !== training.step);
+    for (const step of all.slice(0, Math.max(0, all.length + 1 - limit))) await fileSystem().remove(join(folder, `checkpoint-${step}`));
+  }
+  return target;
+}
+
+/** Steps of the checkpoints in a folder, rising. */
+export async function checkpoints(folder: string): Promise<number[]> {
+  const names = await fileSystem().list(folder);
+  return Array.isArray(names) ? names.map(numbered).filter((n) => !Number.isNaN(n)).sort((a, b) => a - b) : [];
+}
+
+/** The last checkpoint of a run's folder. @throws ConfigError if there is none */
+export async function latestCheckpoint(folder: string): Promise<string> {
+  const { join } = node().path, names = await fileSystem().list(folder);
+  // a writer killed between its two renames leaves the old folder under another name
+  for (const name of Array.isArray(names) ? names : []) {
+    const left = /^\.(checkpoint-\d+)\.previous$/.exec(name)?.[1];
+    if (left !== undefined) await recoverDirectory(join(folder, left));
+  }
+  const last = (await checkpoints(folder)).at(-1);
+  if (last === undefined) throw new ConfigError(`${folder}: there is no checkpoint to resume from`, { file: folder, key: "resume_from_checkpoint", value: folder, fix: "train with --save-steps N, or start without --resume-from-checkpoint" });
+  return join(folder, `checkpoint-${last}`);
+}
+
+/** What stands in a checkpoint before any tensor is read. */
+export interface CheckpointInfo {
+  readonly folder: string;
+  readonly step: number;
+  readonly recipe: Recipe;
+  readonly state: Readonly<Record<string, unknown>>;
+}
+
+const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
+
+async function readJson(folder: string, name: string): Promise<Readonly<Record<string, unknown>>> {
+  const file = node().path.join(folder, name);
+  let value: unknown;
+  try {
+    value = JSON.parse(await readText(file));
+  } catch (cause) {
+    throw new FormatError(`${file} is missing or not JSON`, { file, cause, fix: `${folder} is not a checkpoint of adjoint: use a folder named checkpoint-N` });
+  }
+  if (!isRecord(value)) throw new FormatError(`${file} does not hold an object`, { file, value, fix: "use another checkpoint" });
+  return value;
+}
+
+/** Reads what a checkpoint says about itself. @throws FormatError */
+export async function readCheckpoint(folder: string): Promise<CheckpointInfo> {
+  const state = await readJson(folder, STATE), step = state["global_step"], file = node().path.join(folder, STATE);
+  if (state["format_version"] !== CHECKPOINT_FORMAT) throw new FormatError(`${file}: format_version is ${JSON.stringify(state["format_version"])}`, { file, key: "format_version", value: state["format_version"], fix: `this version of adjoint reads format ${CHECKPOINT_FORMAT}` });
+  if (typeof step !== "number" || !Number.isInteger(step) || step < 0) throw new FormatError(`${file}: global_step is ${JSON.stringify(step)}`, { file, key: "global_step", value: step, fix: "use another checkpoint" });
+  return { folder, step, recipe: { ...defaultRecipe, ...(isRecord(state["recipe"]) ? state["recipe"] : {}) }, state };
+}
+
+/**
+ * Puts a training where the checkpoint was: parameters, optimizer, step. The next steps are bit-equal to those of a run that was never cut.
+ * Returns notes: what may round differently. @throws ConfigError if the recipe or the data are not those of the checkpoint; FormatError for damaged files
+ */
+export async function loadCheckpoint(training: Training, recipe: Recipe, info: CheckpointInfo): Promise<readonly string[]> {
+  const { folder, step, state } = info, { join } = node().path;
+  const ours = binding(recipe), theirs = binding(info.recipe);
+  for (const key of Object.keys(ours)) {
+    if (JSON.stringify(ours[key]) === JSON.stringify(theirs[key])) continue;
+    throw new ConfigError(`${folder}: the run was made with ${key} = ${JSON.stringify(theirs[key])}, now it is ${JSON.stringify(ours[key])}`, { file: folder, key, value: ours[key], fix: `set ${key} back, or start a new run in another output_dir` });
+  }
+  if (state["kind"] !== training.trainee.kind) throw new ConfigError(`${folder}: holds a run of kind ${String(state["kind"])}`, { file: folder, key: "use_peft", value: training.trainee.kind, fix: "set use_peft as it was" });
+  if (state["max_steps"] !== training.options.steps) throw new ConfigError(`${folder}: the run was to take ${String(state["max_steps"])} steps, now ${training.options.steps}`, { file: folder, key: "max_steps", value: training.options.steps, fix: "keep max_steps, epochs and data as they were: the learning rate's course depends on them" });
+  const data = await readJson(folder, DATA);
+  if (data["sha256"] !== dataHash(training.options.data)) throw new ConfigError(`${folder}: the training data has changed since the checkpoint was made`, { file: folder, key: "dataset_name", value: training.options.data.name, fix: "resume with the same data, tokenizer and max_length" });
+  const saved = await openSafetensors(join(folder, OPTIMIZER)), arrays: Record<string, HostArray> = {};
+  try {
+    for (const name of saved.entries.keys()) arrays[name] = await saved.read(name);
+  } finally {
+    await saved.close();
+  }
+  await training.trainee.load(folder);
+  training.optimizer.load(arrays);
+  training.step = step;
+  const seen = state["num_input_tokens_seen"];
+  training.tokensSeen = typeof seen === "number" ? seen : 0;
+  const device = getDevice().name, notes: string[] = [];
+  if (state["device"] !== device) notes.push(`the checkpoint was made on ${String(state["device"])}, this is ${device}: numbers will agree only up to rounding`);
+  else if (state["engine"] !== engineOf()) notes.push(`the checkpoint was made under ${String(state["engine"])}, this is ${engineOf()}: fused multiply-add may round differently`);
+  return notes;
+}

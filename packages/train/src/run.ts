@@ -1,0 +1,190 @@
+/** A whole run in a folder: evaluate, train, keep checkpoints and metrics, evaluate again, and write what repeats it. */
+import { appendLine, fileSystem, node, readText, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
+import { ConfigError, getDevice } from "@adjoint/tensor";
+import type { DataSet } from "./data/dataset.ts";
+import { dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { evaluate, type Evaluation } from "./evaluate.ts";
+import { Training } from "./loop.ts";
+import { EVALUATIONS_FILE, METRICS_FILE, readEvaluations, readMetrics, type StepMetrics, trimMetrics, writeEvaluation, writeMetrics } from "./metrics.ts";
+import { compactRecipe, type Recipe } from "./recipe.ts";
+import { trainingOptions } from "./setup.ts";
+import type { Trainee } from "./trainee.ts";
+
+/** Data that is measured before and after. */
+export interface Measured {
+  /** what the table calls it */
+  readonly name: string;
+  /** new: what is learned; old: what may be forgotten */
+  readonly role: "new" | "old";
+  readonly data: DataSet;
+}
+
+/** A sample of the same prompt, before and after. */
+export interface SampleText { readonly step: number; readonly prompt: string; readonly text: string }
+
+export interface RunOptions {
+  readonly command: "finetune" | "pretrain";
+  readonly recipe: Recipe;
+  readonly trainee: Trainee;
+  readonly data: DataSet;
+  readonly measured: readonly Measured[];
+  /** the run's folder */
+  readonly folder: string;
+  /** continues a prompt with the model as it is; null: no samples */
+  readonly sample: ((prompt: string) => Promise<string>) | null;
+  /** more files of a fully trained model's folder, such as the tokenizer's */
+  readonly modelFiles?: Readonly<Record<string, string | Uint8Array>>;
+  /** what run.json says about program, machine and model */
+  readonly about?: Readonly<Record<string, unknown>>;
+  readonly signal?: AbortSignal;
+}
+
+/** What a run tells while it goes. */
+export type RunEvent =
+  | { readonly type: "note"; readonly text: string }
+  | { readonly type: "evaluating"; readonly name: string; readonly step: number }
+  | { readonly type: "evaluation"; readonly name: string; readonly role: "new" | "old"; readonly step: number; readonly result: Evaluation }
+  | { readonly type: "step"; readonly metrics: StepMetrics; readonly steps: number }
+  | { readonly type: "checkpoint"; readonly folder: string };
+
+/** One line of the table at the end. */
+export interface Comparison { readonly name: string; readonly role: "new" | "old"; readonly before: Evaluation | null; readonly after: Evaluation }
+
+export interface RunResult {
+  readonly status: "done" | "interrupted";
+  readonly steps: number;
+  readonly comparisons: readonly Comparison[];
+  readonly samples: readonly SampleText[];
+  readonly metrics: readonly StepMetrics[];
+  /** folder of the adapter, or of the model for full training; null when interrupted */
+  readonly output: string | null;
+  /** where an interrupted run can go on */
+  readonly checkpoint: string | null;
+  readonly folder: string;
+  readonly seconds: number;
+}
+
+export const RUN_FILE = "run.json";
+const SAMPLES_FILE = "samples.jsonl";
+
+/** Refuses a folder that holds another run, unless told to replace it. */
+async function prepareFolder({ folder, recipe }: RunOptions): Promise<void> {
+  const names = await fileSystem().list(folder), { join } = node().path;
+  if (names === null) return;
+  if (names === "file") throw new ConfigError(`${folder} is a file`, { file: folder, key: "output_dir", value: folder, fix: "name a folder" });
+  const run = names.filter((n) => [METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, RUN_FILE, "adapter", "model", "report.html"].includes(n) || /^\.?checkpoint-\d+(\.previous)?$/.test(n));
+  if (run.length === 0) return;
+  if (!recipe.overwrite_output_dir) {
+    throw new ConfigError(`${folder} holds an earlier run (${run.slice(0, 3).join(", ")})`, { file: folder, key: "output_dir", value: folder, fix: "go on with --resume latest, choose another --output-dir, or add --overwrite" });
+  }
+  for (const name of run) await fileSystem().remove(join(folder, name));
+}
+
+async function readSamples(folder: string): Promise<SampleText[]> {
+  let text: string;
+  try { text = await readText(node().path.join(folder, SAMPLES_FILE)); } catch { return []; }
+  return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line) as SampleText);
+}
+
+/**
+ * Trains and writes `metrics.jsonl`, `evaluations.jsonl`, checkpoints, the adapter or model, and `run.json` into the folder.
+ * An abort saves a checkpoint between two steps and ends with status "interrupted".
+ * @example for await (const event of (r = run(options))) show(event); — the generator's return value is the RunResult
+ */
+export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunResult, undefined> {
+  const { recipe, trainee, data, measured, folder, sample, signal } = options, begun = performance.now();
+  const training = new Training(trainee, trainingOptions(recipe, data)), steps = training.options.steps;
+  const history: StepMetrics[] = [], results = new Map<string, { before: Evaluation | null; after: Evaluation | null }>();
+  const samples: SampleText[] = [];
+  let saved: string | null = null;
+
+  async function* measure(): AsyncGenerator<RunEvent, void, undefined> {
+    const { step } = training;
+    for (const { name, role, data: rows } of measured) {
+      yield { type: "evaluating", name, step };
+      const result = await evaluate(trainee, rows, { batchSize: recipe.per_device_eval_batch_size, ...(signal ? { signal } : {}) });
+      await writeEvaluation(folder, { step, data: name, loss: result.loss, tokens: result.tokens, bits_per_byte: result.bitsPerByte });
+      const both = results.get(name) ?? { before: null, after: null };
+      results.set(name, step === 0 ? { before: result, after: both.after } : { before: both.before, after: result });
+      yield { type: "evaluation", name, role, step, result };
+    }
+  }
+  const take = async (): Promise<void> => {
+    const prompt = recipe.sample_prompt;
+    if (sample === null || prompt === null) return;
+    const made = { step: training.step, prompt, text: await sample(prompt) };
+    samples.push(made);
+    await appendLine(node().path.join(folder, SAMPLES_FILE), JSON.stringify(made));
+  };
+  const checkpointNow = async (): Promise<string> => {
+    saved = await saveCheckpoint(training, { folder, recipe, history, limit: recipe.save_total_limit });
+    return saved;
+  };
+  const finish = (status: RunResult["status"], output: string | null): RunResult => ({
+    status, steps: training.step, samples, metrics: history, output, checkpoint: saved, folder, seconds: (performance.now() - begun) / 1000,
+    comparisons: measured.flatMap(({ name, role }) => { const r = results.get(name); return r?.after ? [{ name, role, before: r.before, after: r.after }] : []; }),
+  });
+  const describe = async (status: string, output: string | null): Promise<void> => {
+    const { options: o } = training;
+    await writeFileAtomic(node().path.join(folder, RUN_FILE), `${JSON.stringify({
+      format: "adjoint-run", format_version: 1, command: options.command, status, recipe: compactRecipe(recipe), ...options.about, device: getDevice().name,
+      data: { name: data.name, rows: data.samples.length, tokens: data.tokens, predicted: data.predicted, sha256: dataHash(data) },
+      steps: o.steps, steps_done: training.step, seconds: Math.round(finish("done", output).seconds * 10) / 10, output,
+      results: finish("done", output).comparisons.map((c) => ({ name: c.name, role: c.role, before: c.before, after: c.after })),
+    }, null, 2)}\n`);
+  };
+
+  const resume = recipe.resume_from_checkpoint;
+  if (resume !== null) {
+    const info = await readCheckpoint(resume === "latest" || resume === "true" ? await latestCheckpoint(folder) : resume);
+    for (const text of await loadCheckpoint(training, recipe, info)) yield { type: "note", text };
+    saved = info.folder;
+    await trimMetrics(folder, info.step);
+    history.push(...(await readMetrics(folder)));
+    samples.push(...(await readSamples(folder)).filter((s) => s.step === 0));
+    for (const e of await readEvaluations(folder)) if (e.step === 0) results.set(e.data, { before: { loss: e.loss, tokens: e.tokens, bitsPerByte: e.bits_per_byte }, after: null });
+    yield { type: "note", text: `going on after step ${info.step} of ${steps} (${info.folder})` };
+  } else {
+    await prepareFolder(options);
+  }
+  try {
+    await describe("running", null);
+    if (training.step === 0 && !results.size) {
+      yield* measure();
+      await take();
+    }
+    for await (const metrics of training.run(signal)) {
+      history.push(metrics);
+      await writeMetrics(folder, metrics);
+      yield { type: "step", metrics, steps };
+      const { step } = metrics, last = step === steps;
+      if (recipe.save_steps > 0 && step % recipe.save_steps === 0 && !last) yield { type: "checkpoint", folder: await checkpointNow() };
+      if (recipe.eval_steps > 0 && step % recipe.eval_steps === 0 && !last) yield* measure();
+    }
+    if (signal?.aborted !== true) {
+      const output = await saveOutput(options);
+      yield* measure();
+      await take();
+      await describe("done", output);
+      return finish("done", output);
+    }
+  } catch (error) {
+    if (signal?.aborted !== true || error !== signal.reason) throw error;
+  }
+  // interrupted: what is finished is kept; a half-done step is repeated
+  if (training.step > 0) yield { type: "checkpoint", folder: await checkpointNow() };
+  await describe("interrupted", null);
+  return finish("interrupted", null);
+}
+
+/** Writes the trained adapter, or the trained model. */
+async function saveOutput({ trainee, recipe, folder, modelFiles = {} }: RunOptions): Promise<string> {
+  const output = node().path.join(folder, trainee.kind === "adapter" ? "adapter" : "model");
+  if (trainee.kind === "adapter") await writeDirectoryAtomic(output, await trainee.files(), { replaceAll: true });
+  else await saveFull(trainee, output, recipe.save_dtype, modelFiles);
+  return output;
+}
+
+async function saveFull(trainee: Trainee, output: string, dtype: string, files: Readonly<Record<string, string | Uint8Array>>): Promise<void> {
+  await writeDirectoryAtomic(output, { ...(await trainee.files(dtype === "float16" ? "f16" : dtype === "bfloat16" ? "bf16" : "f32")), ...files }, { replaceAll: true });
+}
