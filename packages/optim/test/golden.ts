@@ -2,6 +2,7 @@
 import { readFileSync } from "node:fs";
 import { type Backend, type HostArray, createReference } from "@adjoint/tensor";
 import { parseSafetensors } from "@adjoint/io";
+import { wasmSync } from "@adjoint/wasm";
 import { expect } from "vitest";
 
 const at = (path: string): URL => new URL(`../../../fixtures/data/${path}`, import.meta.url);
@@ -19,10 +20,11 @@ export function expectClose(a: ArrayLike<number>, b: ArrayLike<number>, bound: n
   expect(worst, `${what}: element ${where}: ${a[where]} instead of ${b[where]}`).toBeLessThanOrEqual(bound);
 }
 
-/** The reference, one kernel a node; fused; and fused with a memory plan that shows its faults. */
-export const devices: readonly Backend[] = [createReference(), createReference({ name: "fused", fuse: true }), createReference({ name: "arena", fuse: true, arena: true })];
+/** The reference, one kernel a node; fused; fused with a memory plan that shows its faults; WebAssembly. */
+export const devices: readonly Backend[] = [createReference(), createReference({ name: "fused", fuse: true }), createReference({ name: "arena", fuse: true, arena: true }), wasmSync()];
+const lenient: ReadonlySet<Backend> = new Set([devices[1], devices[2]]);
 
 /** Bit for bit where every node rounds; to 1e-5 where fused kernels of the reference round less often, by what shares a plan. */
 export function expectSame(device: Backend, a: readonly number[], b: readonly number[]): void {
-  if (device.fuse) expectClose(a, b, 1e-5); else expect(a).toEqual(b);
+  if (lenient.has(device)) expectClose(a, b, 1e-5); else expect(a).toEqual(b);
 }
