@@ -117,13 +117,15 @@ function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
 
 /** Structure of the arguments: paths, shapes, dtypes, aliasing; plain values of plain containers. */
 function signature(args: readonly unknown[], inputs: readonly Tensor[]): string {
-  const parts: string[] = [];
+  const parts: string[] = [], seen = new Set<object>();
   const go = (x: unknown, plain: boolean): void => {
     if (x instanceof Store) parts.push(`S${x.id}`);
     else if (x instanceof Tensor) parts.push(`T${x.dtype}[${x.shape.join()}]#${inputs.indexOf(x)}`);
     else if (Array.isArray(x)) { parts.push("["); for (const y of x) go(y, plain); parts.push("]"); }
-    else if (ArrayBuffer.isView(x)) { if (plain) throw new ConfigError("compile: a typed array among the arguments would be baked into the recording", { op: "compile", fix: "pass tensor(array)" }); }
+    else if (ArrayBuffer.isView(x)) throw new ConfigError("compile: a typed array among the arguments would be baked into the recording", { op: "compile", fix: "pass tensor(array), or a batch of tensors" });
     else if (typeof x === "object" && x !== null) {
+      if (seen.has(x)) return;
+      seen.add(x);
       const own = Object.getPrototypeOf(x) === Object.prototype;
       parts.push("{");
       for (const [k, v] of Object.entries(x)) { if (own || typeof v === "object") { parts.push(`${k}:`); go(v, own); } }

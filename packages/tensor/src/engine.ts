@@ -11,6 +11,8 @@ import { type Tensor, copyOp, hooks, leafOp, record, scalarOp } from "./tensor.t
 
 const SMALL_BYTES = 256;
 const MAX_PENDING = 20_000;
+/** a small value that no plan took along for this many flushes is no longer waited for */
+const PATIENCE = 4;
 
 interface State {
   device: Backend;
@@ -18,6 +20,8 @@ interface State {
   readonly pending: Set<Store>;
   /** small values recorded by user code since the last flush */
   small: Tensor[];
+  /** how many flushes each of them has seen */
+  readonly age: WeakMap<Tensor, number>;
   /** values of any size that the user wants to outlive the next plan */
   readonly kept: WeakSet<Tensor>;
   recorded: number;
@@ -30,7 +34,7 @@ interface State {
   flushes: number;
   kernels: number;
 }
-const state: State = { device: referenceBackend, pending: new Set(), small: [], kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
+const state: State = { device: referenceBackend, pending: new Set(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
 const caches = new WeakMap<Backend, PlanCache>();
 const cacheOf = (device: Backend): PlanCache => {
   let c = caches.get(device);
@@ -234,11 +238,14 @@ function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tenso
     ok.set(t, yes);
     return yes;
   };
-  const isPending = new Set([...state.pending].map((s) => s.current));
+  const isPending = new Set([...state.pending].map((s) => s.current)), asked = new Set(wanted);
   for (const t of state.small) {
-    if (t.value || t.alias || t.computed || wanted.includes(t) || isPending.has(t)) continue;
+    if (t.value || t.alias || t.computed || asked.has(t) || isPending.has(t)) continue;
     const touches = state.kept.has(t) || dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
-    (touches && cheap(t) ? taken : rest).push(t);
+    if (touches && cheap(t)) { taken.push(t); continue; }
+    const age = (state.age.get(t) ?? 0) + 1;
+    state.age.set(t, age);
+    if (age < PATIENCE || state.kept.has(t)) rest.push(t);
   }
   state.small = rest;
   return taken;
