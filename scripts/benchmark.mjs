@@ -1,0 +1,59 @@
+/**
+ * `npm run benchmark -- speed [--rounds 3 ...]` and `npm run benchmark -- memory`: see benchmarks/README.md. Bundles the
+ * benchmark (Node 20 runs no TypeScript) and, for `speed`, installs the rivals from benchmarks/rivals, which nothing else needs.
+ */
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
+import { setup } from "./setup.mjs";
+
+const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), out = join(root, ".cache", "benchmarks");
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"] };
+
+/** npm installs the rivals from their own lock file, once. */
+async function installRivals() {
+  const stamp = join(rivals, "node_modules", ".adjoint-rivals.json"), wanted = readFileSync(join(rivals, "package-lock.json"), "utf8");
+  if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
+  const begun = performance.now();
+  say("benchmark: installing the rivals ...");
+  const { code, output } = await run(process.execPath, [npmCli(), "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"], { cwd: rivals, quiet: true });
+  if (code !== 0) throw new Error(`the rivals could not be installed; --systems adjoint needs none\n${output.trim()}`);
+  writeFileSync(stamp, wanted);
+  say(`benchmark: installed in ${seconds(begun)}`);
+}
+
+async function bundle(kind) {
+  const { build } = await import("esbuild");
+  const made = join(out, `${kind}-${process.pid}`);
+  mkdirSync(made, { recursive: true });
+  await build({
+    entryPoints: kinds[kind].map((file) => join(folder, file)), outdir: made, bundle: true, format: "esm", platform: "node", target: "node20.19",
+    conditions: ["@adjoint/source"], sourcemap: "inline", sourcesContent: false, legalComments: "none", logLevel: "error",
+  });
+  writeFileSync(join(made, "package.json"), '{ "type": "module" }\n');
+  return made;
+}
+
+async function main() {
+  const [kind, ...args] = process.argv.slice(2);
+  if (!(kind in kinds)) throw new Error(`usage: npm run benchmark -- ${Object.keys(kinds).join(" | ")} [options], see benchmarks/README.md`);
+  await setup("test");
+  const systems = args.find((a) => a.startsWith("--systems="))?.slice(10) ?? (args.includes("--systems") ? args[args.indexOf("--systems") + 1] : "jax-js");
+  if (kind === "speed" && /jax|tfjs/.test(systems)) await installRivals();
+  const made = await bundle(kind);
+  try {
+    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : [];
+    const flags = kind === "memory" ? ["--expose-gc"] : [];
+    const { code } = await node([...flags, "--enable-source-maps", join(made, "main.js"), ...args, ...extra], { inherit: true });
+    process.exitCode = code;
+  } finally {
+    rmSync(made, { recursive: true, force: true });
+  }
+}
+
+try {
+  await main();
+} catch (error) {
+  say(`benchmark: ${error.message}`);
+  process.exitCode = 1;
+}
