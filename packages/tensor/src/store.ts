@@ -42,7 +42,10 @@ export class Store extends Tensor {
   }
   override named(name: string): this { this.name = name; this.current.name ||= name; return this; }
   /** An assignment is recorded and has not been carried out. */
-  get pending(): boolean { return this.current.op !== readOp || (this.current.attrs as ReadAttrs).store !== this; }
+  get pending(): boolean {
+    const { op, attrs } = this.current;
+    return op !== readOp || (attrs as ReadAttrs).store !== this || (attrs as ReadAttrs).version !== this.version;
+  }
   override async data(): Promise<Numbers> { return widened(await storeHooks.data(this)); }
   override dataSync(): Numbers { return widened(storeHooks.dataSync(this)); }
   override async host(): Promise<HostArray> { return storeHooks.data(this); }
@@ -75,7 +78,8 @@ export function assign(stores: readonly Store[], values: readonly Tensor[]): voi
   });
   const now = values.map(valueOf);
   storeHooks.beforeAssign(stores);
-  stores.forEach((s, i) => { s.current = now[i]; storeHooks.assigned(s); });
+  // a value may have been computed by now; a store assigned to itself does not change
+  stores.forEach((s, i) => { s.current = valueOf(now[i]); if (s.pending) storeHooks.assigned(s); });
   storeHooks.afterAssign();
 }
 

@@ -12,12 +12,13 @@ import { tensorSubjects } from "./core.ts";
 import { evaluate, record } from "./evaluate.ts";
 import { checkGradient } from "./gradient.ts";
 import { type Program, interpret, programs, rootsOf } from "./graphs.ts";
+import { compareTraces, drivers, loops, stateful, stateless } from "./loops.ts";
 import { judge, oracle } from "./oracle.ts";
 import { type Sample, type Subject, type Testable, subjectOf } from "./subjects.ts";
 
 /** One law: run `check`; it throws a shrunk counterexample. */
 export interface Law {
-  /** "values", "gradients", "differences", "layouts", "broadcasting", "graphs", "fusion", "random bits", "memory", or "law: ..." */
+  /** "values", "gradients", "differences", "layouts", "broadcasting", "graphs", "fusion", "random bits", "memory", "stores, ...", or "law: ..." */
   readonly kind: string;
   readonly subject: string;
   readonly name: string;
@@ -163,6 +164,10 @@ export function conform(backend: Backend, ops: readonly Testable[] = tensorSubje
     backend.release(prepared);
     still(name, "after the plan was released", before, ["arenaBytes", "bufferBytes", "buffers", "pages"]);
   }, Math.ceil(graphs / 5)));
+
+  for (const driver of drivers) law(`stores, ${driver}`, "random loops", (name) => forAll(loops(8, !f64), async (loop) => {
+    compareTraces(await stateless(loop, backend, wide), await stateful(loop, backend, driver, wide), name);
+  }, Math.ceil(graphs / 2)));
 
   return { laws, shares: () => [...used].map(([name, share]) => ({ name, share })).sort((a, b) => b.share - a.share) };
 }

@@ -53,6 +53,8 @@ export const steps: Readonly<Record<string, Step>> = {
   stop: (p, w) => p(w.a).mul(stopGradient(fit(p(w.a), p(w.b)))),
 };
 const names = Object.keys(steps);
+/** The name of an instruction. */
+export const wordName = (w: Word): string => names[w.op % names.length];
 
 /** Runs a program on tensors for its leaves; instructions whose result would be large or of rank 0 or above 4 are skipped. */
 export function interpret(program: Program, leaves: readonly Tensor[]): { values: Tensor[]; trace: string[] } {

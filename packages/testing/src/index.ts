@@ -7,6 +7,7 @@ export { evaluate, record, type Recording } from "./evaluate.ts";
 export { checkGradient, type CheckOptions, type Checked } from "./gradient.ts";
 export { interpret, programs, rootsOf, showProgram, steps, type Program, type Word } from "./graphs.ts";
 export { largeSubjects } from "./large.ts";
+export { compareTraces, drivers, loops, stateful, stateless, type Driver, type Loop, type Trace } from "./loops.ts";
 export { judge, oracle, type Judged } from "./oracle.ts";
 export { sample, subjectOf, type Sample, type Subject, type Testable } from "./subjects.ts";
 export { mutants, type Mutant } from "./mutants.ts";
