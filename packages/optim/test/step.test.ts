@@ -68,6 +68,18 @@ for (const device of devices) describe(device.name, () => {
     for (const key of Object.keys(before)) expect([key, key.endsWith("far")]).toEqual([key, before[key].every((v, i) => v === after[key][i])]);
   });
 
+  it("a leaf that joins late starts its own count: as if it were alone from then on", async () => {
+    setDevice(device);
+    await fc.assert(fc.asyncProperty(fc.integer({ min: 1, max: 3 }), fc.constantFrom<() => Optimizer>(() => adamw({ learningRate: 0.25 }), () => adam({ learningRate: 0.25, amsgrad: true }), () => sgd({ learningRate: 0.25, momentum: 0.5, dampening: 0.25 })), async (late, make) => {
+      const g = tensor([1, -2]), early = store(tensor([1, 1])), joined = store(tensor([1, 1])), alone = store(tensor([1, 1]));
+      const both = make().for({ early, joined }), one = make().for({ alone });
+      for (let t = 0; t < late; t++) both.step({ early: g, joined: null });
+      for (let t = 0; t < 3; t++) { both.step({ early: g, joined: g.mul(t + 1) }); one.step({ alone: g.mul(t + 1) }); }
+      expect([...await joined.data()]).toEqual([...await alone.data()]);
+      expect([both.updates.early.value, both.updates.joined.value, both.counter.value]).toEqual([late + 3, 3, late + 3]);
+    }), { numRuns: 6 });
+  });
+
   for (const [name, make] of recipes) it.each([NaN, Infinity, -Infinity])(`${name}: a gradient of %d skips the step`, async (bad) => {
     setDevice(device);
     await fc.assert(fc.asyncProperty(fc.integer({ min: 0, max: 5 }), fc.integer({ min: 0, max: 2 }), async (at, when) => {
@@ -92,6 +104,13 @@ for (const device of devices) describe(device.name, () => {
     o.step({ p: tensor([NaN]) });
     expect([await p.item(), await o.states.momentum_buffer.p.item()]).toEqual([0.5, 1]);
     expect(() => o.learningRate).toThrow(/no single learning rate/);
+  });
+
+  it("a chain of one's own, with a schedule", async () => {
+    setDevice(device);
+    const p = store(tensor([8])), o = optimizerOf("halving", scaleByLearningRate((t) => 2 ** -t)).for({ p });
+    for (let t = 0; t < 3; t++) o.step({ p: tensor([4]) });
+    expect(await p.item()).toBe(1);
   });
 
   it("one leaf alone is a tree, a store in two places is one parameter, a plain tensor is left alone", async () => {
