@@ -1,7 +1,8 @@
 /** The Llama family (Llama, Mistral, Qwen2, Qwen3): fields are the paths in Hugging Face's files. */
-import { type Context, Embedding, Linear, RMSNorm, type RopeTables, allOf, attention, causalMask, nextTokenLossSum, paddingMask, rope, ropeFrequencies, ropeTables, segmentMask, within } from "@adjoint/nn";
+import { type Context, Embedding, Linear, RMSNorm, type RopeTables, allOf, attention, causalMask, paddingMask, rope, ropeFrequencies, ropeTables, segmentMask, within } from "@adjoint/nn";
 import { ConfigError, DTypeError, ShapeError, type Store, type Tensor, gather, iota, show, silu } from "@adjoint/tensor";
 import type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
+import { chunkedLossSum } from "./chunked-loss.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
 
@@ -150,7 +151,9 @@ export class LlamaForCausalLM implements CausalLM {
   forward(inputIds: Tensor, pass: Pass = {}): Tensor { return this.logits(inputIds, pass); }
 
   lossSum({ inputIds, labels, ...rest }: Batch, context: Context = {}): { total: Tensor; count: Tensor } {
-    return nextTokenLossSum(this.logits(inputIds, { ...context, ...layoutOf(rest) }), labels);
+    checkLabels(labels, inputIds);
+    const h = this.hidden(inputIds, { ...context, ...layoutOf(rest) });
+    return chunkedLossSum(h, labels, this.config.vocabSize, (part, own) => this.head(part, own), context);
   }
   loss(batch: Batch, context: Context = {}): Tensor {
     const { total, count } = this.lossSum(batch, context);
@@ -222,4 +225,8 @@ function checkIds(inputIds: Tensor, { attentionMask, positionIds, segmentIds }: 
     if (t.rank !== 2 || t.shape[0] !== inputIds.shape[0] || t.shape[1] !== inputIds.shape[1]) throw new ShapeError(`${key} ${show(t.shape)} does not fit the ids ${show(inputIds.shape)}`, { op: "logits", key, shapes: [t.shape, inputIds.shape] });
     if (key !== "attentionMask" && t.dtype !== "i32") throw new DTypeError(`${key} must be i32, got ${t.dtype}`, { op: "logits", key, fix: 'cast it: t.cast("i32")' });
   }
+}
+function checkLabels(labels: Tensor, ids: Tensor): void {
+  if (labels.rank !== 2 || labels.shape.some((d, i) => d !== ids.shape[i])) throw new ShapeError(`labels ${show(labels.shape)} do not fit the ids ${show(ids.shape)}`, { op: "loss", key: "labels", shapes: [labels.shape, ids.shape], fix: "labels are not shifted: one for each id, -100 where nothing is predicted" });
+  if (labels.dtype !== "i32") throw new DTypeError(`labels must be i32, got ${labels.dtype}`, { op: "loss", key: "labels", fix: 'cast them: labels.cast("i32")' });
 }
