@@ -123,6 +123,13 @@ describe("flushes", () => {
     expect(recorded).toBe(3);
     expect(c.value).toBe(5);
   });
+  it("a compiled step may return live numbers and its own arguments", async () => {
+    const c = counter(), f = compile((x: Tensor) => { c.tick(); return { x, rate: live(c, (t) => 1 / t), y: x.add(1) }; });
+    for (let i = 1; i < 4; i++) {
+      const out = f(tensor([i, 10]));
+      expect([await out.x.array(), await out.rate.item(), await out.y.array()]).toEqual([[i, 10], Math.fround(1 / i), [i + 1, 11]]);
+    }
+  });
   it("writes at a position that is data, in place, with one plan", async () => {
     const cache = zeroStore([1, 4, 2]);
     const write = compile((v: Tensor, c: { at: Tensor }) => { assign([cache], [update(cache, v, c.at, 1)]); return cache.sum(); });

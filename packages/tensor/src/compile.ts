@@ -71,7 +71,7 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   if (promiseLike(result)) throw new ConfigError("compile: the step returned a promise; recording is synchronous", { op: "compile", fix: "return tensors and await their data outside" });
   const starts = new Map<Counter, number>();
   for (const c of ticked) starts.set(c, (starts.get(c) ?? c.value) - 1);
-  const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && !t.value);
+  const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && (!t.value || liveNumbers.has(t) || inputs.includes(t)));
   const bound = bind([...new Set(outputs)], [...engineState.pending]);
   const before = bound.writes.map(({ store }) => store.current);
   const done = execute(bound, bound.leaves.map((t) => t.value!.data), bound.scalars.map(numberOf));
