@@ -16,7 +16,7 @@ export function recipeOf(k: Kernel, target: Target): Recipe {
   switch (k.kind) {
     case "map": return mapRecipe(k);
     case "rows": return rowsRecipe(k, target);
-    case "cols": return colsRecipe(k);
+    case "cols": return colsRecipe(k, target);
     case "contract": return contractRecipe(k, target);
     case "gather": return gatherRecipe(k);
     case "scatterAdd": return scatterAddRecipe(k);

@@ -29,8 +29,11 @@ export class Frame {
   readonly cursors: readonly Local[];
   readonly args: Local = 0;
 
-  /** `params` counts the function's parameters, of which the first is the argument block. */
-  constructor(name: string, params: number, signature: Signature, dag: Dag, exported = true) {
+  readonly #statLevel: Level;
+
+  /** `params` counts the function's parameters, of which the first is the argument block; statistics are fixed along a line unless `statLevel` is 2. */
+  constructor(name: string, params: number, signature: Signature, dag: Dag, exported = true, statLevel: Level = 1) {
+    this.#statLevel = statLevel;
     this.f = new Func(name, params, exported);
     this.layout = new Layout(signature);
     this.dag = dag;
@@ -60,7 +63,7 @@ export class Frame {
       case "uniform": return 0;
       case "load": return s.views[n.leaf].inner === 0 ? 1 : 2;
       case "affine": return s.affines[n.leaf] === 0 ? 1 : 2;
-      case "stat": return 1;
+      case "stat": return this.#statLevel;
       default: return 2;
     }
   }

@@ -14,6 +14,8 @@ export type Sink =
   | { readonly kind: "store"; readonly view: number }
   /** f32x4 kept at `pointer` + 4·column, to be loaded again by a later line */
   | { readonly kind: "spill"; readonly pointer: Local }
+  /** added to what lies at `pointer` + 4·column (a column reduction, one row at a time) */
+  | { readonly kind: "add"; readonly op: ReduceOp; readonly pointer: Local }
   | { readonly kind: "reduce"; readonly op: ReduceOp; readonly accumulators: readonly Local[] };
 export interface Root { readonly node: number; readonly sink: Sink }
 
@@ -72,7 +74,7 @@ export function emitLine(frame: Frame, o: LineOptions): void {
   const touched = [...loads, ...stores];
   const sizes = new Set<number>(touched.filter((i) => frame.view(i).inner === 1).map((i) => frame.bytes(i)));
   const reduces = o.roots.filter((r) => r.sink.kind === "reduce");
-  if (o.acc !== undefined || o.roots.some((r) => r.sink.kind === "spill") || [...inside].some((id) => reload.has(id))) sizes.add(4);
+  if (o.acc !== undefined || o.roots.some((r) => r.sink.kind === "spill" || r.sink.kind === "add") || [...inside].some((id) => reload.has(id))) sizes.add(4);
 
   const i = f.i32(), rest = f.i32(), q = f.i32();
   const byteAt = new Map<number, Local>([...sizes].map((b) => [b, b === 1 ? i : f.i32()]));
@@ -122,6 +124,12 @@ export function emitLine(frame: Frame, o: LineOptions): void {
     o.roots.forEach((r, k) => {
       const value = printer.local(r.node), sink = r.sink;
       if (sink.kind === "spill") { f.get(sink.pointer).get(at(4)).i(op.add).get(value).vstore(16 * u); return; }
+      if (sink.kind === "add") {
+        f.get(sink.pointer).get(at(4)).i(op.add).get(sink.pointer).get(at(4)).i(op.add).vload(16 * u).get(value);
+        combine(f, sink.op, dag.nodes[r.node].type);
+        f.vstore(16 * u);
+        return;
+      }
       if (sink.kind === "store") {
         const { dtype, inner } = frame.view(sink.view), b = frame.bytes(sink.view), st = strided.get(sink.view);
         if (st !== undefined) { convert.scatterRaw(dtype, encoded[k], st.p, { local: st.s }, q, lanes); return; }
