@@ -51,6 +51,8 @@ for (let seen = 0;;) {
 }
 `;
 
+const isLoop = (x: unknown): x is (iterations: number, address: number) => void => typeof x === "function";
+
 /** Starts the threads; a run lasts some milliseconds. */
 export async function peak({ threads, fma, wide }: PeakOptions): Promise<Peak> {
   const sums = wide ? WIDE : NARROW, iterations = 2_000_000;
@@ -70,7 +72,7 @@ export async function peak({ threads, fma, wide }: PeakOptions): Promise<Peak> {
   for (let t = 1; t < threads; t++) while (Atomics.load(state, 2 + t) === 0) await new Promise((r) => setTimeout(r, 1));
   const { exports } = new WebAssembly.Instance(new WebAssembly.Module(bytes), { e: { m: memory } });
   const mine = exports.run, address = start(0);
-  if (typeof mine !== "function") throw new Error("the loop exports no function");
+  if (!isLoop(mine)) throw new Error("the loop exports no function");
   const run = (): void => {
     Atomics.store(state, 1, 0);
     Atomics.add(state, 0, 1);

@@ -1,0 +1,91 @@
+/**
+ * `npm run benchmark -- memory`: a training loop must not grow. Compares resident memory after step 1,000 with step 100,
+ * compiled and plain, and counters from step 3 on; then 10,000 rounds of `x = x.add(1); await x.data()`.
+ */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { type MemoryReport, type Tensor, assign, compile, memory, setDevice, store, tensor, fromHost, hostNormal } from "@adjoint/tensor";
+import { wasm } from "@adjoint/wasm";
+import { gpt, trainStep } from "../speed/gpt.ts";
+
+const { values: flags } = parseArgs({ options: { steps: { type: "string", default: "1000" }, rounds: { type: "string", default: "10000" }, threads: { type: "string", default: "2" }, smoke: { type: "boolean", default: false }, case: { type: "string" } } });
+const last = flags.smoke ? 60 : Number(flags.steps), first = last / 10, rounds = flags.smoke ? 500 : Number(flags.rounds), threads = Number(flags.threads);
+const LIMIT = 2 * 2 ** 20;
+const sizes = { layers: 2, width: 32, heads: 2, length: 16, batch: 4, vocabulary: 64 };
+
+/** The counters that a steady step may not move. */
+const steady = ({ plans, plansMade, arenaBytes, bufferBytes, buffers, pages, modules, messages }: MemoryReport): Record<string, number> => ({ plans, plansMade, arenaBytes, bufferBytes, buffers, pages, modules, messages });
+
+/** Resident bytes after two collections: what is held, not what waits to be collected. */
+async function resident(): Promise<number> {
+  for (let i = 0; i < 2; i++) {
+    globalThis.gc?.();
+    await new Promise((r) => setTimeout(r, 20));
+  }
+  return process.memoryUsage.rss();
+}
+const mb = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(2)} MiB`;
+
+/** Runs `step` to `to`, and fails where a counter moves after `settle` or memory grows between `from` and `to`. */
+async function loop(from: number, to: number, settle: number, step: (i: number) => Promise<void>): Promise<void> {
+  let before: Record<string, number> = {}, early = 0;
+  for (let i = 1; i <= to; i++) {
+    await step(i);
+    if (i === settle) before = steady(memory());
+    if (i === from) early = await resident();
+  }
+  const late = await resident(), after = steady(memory()), grown = late - early;
+  const moved = Object.keys(after).filter((k) => after[k] !== before[k]).map((k) => `${k} ${before[k]} -> ${after[k]}`);
+  const ok = (flags.smoke || grown <= LIMIT) && moved.length === 0;
+  console.log(`${ok ? "ok    " : "FAILED"}  ${(flags.case ?? "").padEnd(22)}  resident after ${from}: ${mb(early)}, after ${to}: ${mb(late)}, difference ${mb(grown)} (limit ${mb(LIMIT)})\n        counters since ${settle}: ${moved.length === 0 ? "unmoved" : moved.join(", ")}`);
+  if (!ok) process.exitCode = 1;
+}
+
+/** A fresh batch each step: only structure may be kept. */
+const batch = (i: number): [Tensor, Tensor] => {
+  const count = sizes.batch * sizes.length, draw = (salt: number): Int32Array => Int32Array.from({ length: count }, (_, j) => (i * 31 + j * 7 + salt) % sizes.vocabulary);
+  const shape = [sizes.batch, sizes.length];
+  return [tensor(draw(0), { shape }), tensor(draw(1), { shape })];
+};
+
+/** Each case in a process of its own, so that nothing that one leaves behind is counted by the next. */
+const cases: Readonly<Record<string, () => Promise<void>>> = {
+  "compiled training": async () => {
+    const step = compile(trainStep(gpt(sizes)));
+    await loop(first, last, 3, async (i) => { await step(...batch(i)).item(); });
+  },
+  "plain training": async () => {
+    const step = trainStep(gpt(sizes));
+    await loop(first, last, 3, async (i) => { await step(...batch(i)).item(); });
+  },
+  "plain, each 10th read": async () => {
+    const step = trainStep(gpt(sizes));
+    await loop(first, last, 20, async (i) => { const loss = step(...batch(i)); if (i % 10 === 0) await loss.item(); });
+  },
+  "x = x.add(1), read": async () => {
+    let x: Tensor = fromHost(hostNormal(1, "x", [1000]));
+    const [start] = await x.data();
+    await loop(rounds / 10, rounds, 3, async () => { x = x.add(1); await x.data(); });
+    const [end] = await x.data();
+    if (Math.abs(end - start - rounds) > 0.01 * rounds) throw new Error(`x grew by ${end - start}, not ${rounds}`);
+  },
+  "w = w.add(1), assigned": async () => {
+    const w = store(tensor([0]));
+    await loop(rounds / 10, rounds, 5, async () => { assign([w], [w.add(1)]); await Promise.resolve(); });
+    const [total] = await w.data();
+    if (total !== rounds) throw new Error(`w is ${total}, not ${rounds}`);
+  },
+};
+
+if (flags.case !== undefined) {
+  const device = setDevice(await wasm({ threads }));
+  await cases[flags.case]();
+  await device.close?.();
+} else {
+  console.log(`Node ${process.version}, ${threads} threads, training steps ${last}, rounds ${rounds}${flags.smoke ? "; a smoke run: resident memory is printed, not judged" : ""}`);
+  const names = Object.keys(cases);
+  const failed = names.filter((name) => spawnSync(process.execPath, [...process.execArgv, fileURLToPath(import.meta.url), ...process.argv.slice(2), "--case", name], { stdio: "inherit" }).status !== 0);
+  console.log(failed.length === 0 ? `memory: flat in ${names.length} of ${names.length} loops` : `memory: not flat: ${failed.join("; ")}`);
+  process.exitCode = failed.length === 0 ? 0 : 1;
+}
