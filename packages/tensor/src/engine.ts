@@ -16,6 +16,7 @@ const PATIENCE = 4;
 
 interface State {
   device: Backend;
+  chosen: boolean;
   /** stores whose assignment waits */
   readonly pending: Set<Store>;
   /** small values recorded by user code since the last flush */
@@ -34,7 +35,7 @@ interface State {
   flushes: number;
   kernels: number;
 }
-const state: State = { device: referenceBackend, pending: new Set(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
+const state: State = { device: referenceBackend, chosen: false, pending: new Set(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
 const caches = new WeakMap<Backend, PlanCache>();
 const cacheOf = (device: Backend): PlanCache => {
   let c = caches.get(device);
@@ -48,8 +49,11 @@ export const getDevice = (): Backend => state.device;
 export function setDevice(device: Backend): Backend {
   flushAll();
   state.device = device;
+  state.chosen = true;
   return device;
 }
+/** Whether anybody has chosen a device; where nobody has, loading a model takes the CPU backend. */
+export const deviceChosen = (): boolean => state.chosen;
 /** Whether compile is recording (reads throw). */
 export const engineState: State = state;
 
