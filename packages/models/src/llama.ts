@@ -132,7 +132,7 @@ export class LlamaForCausalLM implements CausalLM {
     };
     this.lm_head = new Linear(config.tieWordEmbeddings ? this.model.embed_tokens.weight : take("lm_head.weight"));
     this.config = config;
-    Object.defineProperty(this, "tokenizer", { value: tokenizer, enumerable: false });
+    Object.defineProperty(this, "tokenizer", { value: tokenizer, enumerable: false, configurable: true });
     Object.defineProperty(this, "tables", { value: [], enumerable: false });
   }
 

@@ -14,8 +14,8 @@ export type ModelDType = "f32" | "f16" | "bf16" | "auto";
 export interface LoadModelOptions extends ResolveModelOptions {
   /** default "auto" */
   readonly dtype?: ModelDType;
-  /** whether the tokenizer is loaded: true, false (model.tokenizer is null), or "auto" (the default): if the folder has one */
-  readonly tokenizer?: boolean | "auto";
+  /** whether the tokenizer is loaded: true, false (model.tokenizer is null), or "auto" (the default): if the folder has one; or a tokenizer to use */
+  readonly tokenizer?: boolean | "auto" | Tokenizer;
   /** refuse files with tensors that the model has no place for (default true) */
   readonly strict?: boolean;
 }
@@ -36,8 +36,8 @@ export async function loadModel(source: string | URL, options: LoadModelOptions 
   const config = parseConfig(await readConfig(folder), join(folder, "config.json")), file = await openModelFolder(folder);
   try {
     const arrays = await readParameters(config, file, dtype, strict);
-    const names = tokenizer === "auto" ? await has(join(folder, "tokenizer.json")) : tokenizer;
-    return modelFrom(config, arrays, names ? await loadTokenizer(folder) : null);
+    const own = tokenizer === "auto" ? await has(join(folder, "tokenizer.json")) : tokenizer;
+    return modelFrom(config, arrays, own === true ? await loadTokenizer(folder) : own === false ? null : own);
   } finally {
     await file.close();
   }
