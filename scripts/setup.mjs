@@ -11,7 +11,7 @@ import { node, npmCli, readJson, requireNode, root, run, say, seconds } from "./
 
 const profiles = ["job", "run", "test"];
 const selection = {
-  job: ["--prod", "--filter", "adjoint-job", "--filter", "@adjoint/tiny"],
+  job: ["--prod", "--filter", "adjoint-job", "--filter", "@adjoint/tiny", "--filter", "@adjoint/train"], // texts, and the report's chart library
   run: ["--prod", "--filter", "adjoint-job", "--filter", "adjoint..."],
   test: [],
 };

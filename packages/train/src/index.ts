@@ -9,3 +9,4 @@ export { memoryBytes, Training, type TrainingOptions } from "./loop.ts";
 export { loraOptions, optimizerFor, scheduleOf, stepsOf, trainingOptions } from "./setup.ts";
 export { checkpoints, type CheckpointInfo, type CheckpointOptions, configHash, dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 export { type Comparison, type Measured, run, RUN_FILE, type RunEvent, type RunOptions, type RunResult, type SampleText } from "./run.ts";
+export { REPORT_FILE, reportHtml, type ReportOptions, writeReport } from "./report.ts";

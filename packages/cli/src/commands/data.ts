@@ -1,0 +1,34 @@
+/** `adjoint data FILE`: what training would see. */
+import { loadTokenizer } from "@adjoint/models";
+import * as tiny from "@adjoint/tiny";
+import { ConfigError } from "@adjoint/tensor";
+import { dataReport, defaultRecipe, formatDataReport, idsData, mergeRecipe, type Recipe } from "@adjoint/train";
+import { resolveModel } from "@adjoint/models";
+import type { Arguments } from "../arguments.ts";
+import type { Answer, Command } from "../command.ts";
+import { textOptions } from "../open.ts";
+import { count, type Terminal } from "../terminal.ts";
+
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "ids", "max_length", "packing", "packing_strategy", "completion_only_loss", "assistant_only_loss"];
+
+async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
+  const recipe = mergeRecipe(args.recipe), [file] = args.positionals;
+  if (recipe.ids !== null) {
+    const data = await idsData(recipe.ids);
+    return { text: `${recipe.ids}: ${count(data.samples.length)} rows, ${count(data.tokens)} tokens, ${count(data.predicted)} predicted, the longest row has ${data.longest}\n`, json: { file: recipe.ids, rows: data.samples.length, tokens: data.tokens, predicted: data.predicted, longest: data.longest } };
+  }
+  if (file === undefined) throw new ConfigError("data: the file is missing", { key: "file", fix: "write adjoint data FILE.jsonl" });
+  const from = recipe.tokenizer_name ?? (recipe.model_name_or_path === null ? tiny.model : await resolveModel(recipe.model_name_or_path));
+  const report = await dataReport(file, await loadTokenizer(from), textOptions(recipe));
+  const color = terminal.color && process.stdout.isTTY;
+  return { text: `${formatDataReport(report, { color, width: terminal.columns })}\n`, json: report };
+}
+
+export const data: Command = {
+  grammar: {
+    name: "data", positionals: ["FILE"], keys, flags: {}, summary: "Shows training data as training sees it: rows, token lengths, what is cut, duplicates, three rows token by token.",
+    examples: ["adjoint data chats.jsonl --max-length 512", "adjoint data notes.txt --tokenizer-name DIR"],
+  },
+  defaults: defaultRecipe,
+  run,
+};

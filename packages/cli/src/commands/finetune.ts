@@ -1,0 +1,244 @@
+/** `adjoint finetune` and `adjoint pretrain`: a recipe, a model and data go in; an adapter or a model, metrics and a report come out. */
+import { node, readText } from "@adjoint/io";
+import { lora, type Tuned } from "@adjoint/lora";
+import { type CausalLM, generate, initModel, loadTokenizer } from "@adjoint/models";
+import { ConfigError } from "@adjoint/tensor";
+import { adapterTrainee, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, writeReport } from "@adjoint/train";
+import type { Arguments, Grammar } from "../arguments.ts";
+import type { Answer, Command } from "../command.ts";
+import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
+import { openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf, adapterFolder } from "../open.ts";
+import { exists, recipeKeys, recipeOf } from "../recipes.ts";
+import { Progress } from "../progress.ts";
+import { Screen } from "../screen.ts";
+import { bytes, count, duration, millions, paint, rate, type Terminal } from "../terminal.ts";
+import { about, version } from "../version.ts";
+
+type Kind = "finetune" | "pretrain";
+
+const pretrainOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["config_name", "save_dtype"]);
+const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "init_adapter", "old_dataset_name"]);
+
+const flags = { recipe: { kind: "text", value: "FILE", help: "YAML recipe, or the run.json of an earlier run; flags go before it" } } as const;
+const finetuneGrammar: Grammar = {
+  name: "finetune", positionals: ["[RECIPE]"], flags,
+  summary: "Fine-tunes a language model, by default the bundled one on Moby-Dick with a rank-stabilised low-rank adapter.",
+  keys: recipeKeys.filter((key) => key !== "config_name"),
+  examples: [
+    "adjoint finetune", "adjoint finetune --data notes.txt --sample-prompt \"Dear diary\" --output-dir out/diary", "adjoint finetune --dataset-name numbers",
+    "adjoint finetune --model HuggingFaceTB/SmolLM2-135M --data chats.jsonl --max-steps 200", "adjoint finetune recipe.yaml --learning-rate 1e-3", "adjoint finetune --output-dir out/diary --resume latest",
+  ],
+};
+const pretrainGrammar: Grammar = {
+  name: "pretrain", positionals: ["[RECIPE]"], flags,
+  summary: "Trains all weights of a language model from random numbers.",
+  keys: recipeKeys.filter((key) => !finetuneOnly.has(key)),
+  examples: ["adjoint pretrain --config-name config.json --tokenizer-name DIR --data texts/ --max-steps 2000 --output-dir out/base"],
+};
+const finetuneDefaults: Partial<Recipe> = { dataset_name: ["moby-dick"] };
+const pretrainDefaults: Partial<Recipe> = { use_peft: false, lr_scheduler_type: "cosine", learning_rate: 2e-3, weight_decay: 0.1, adam_beta2: 0.95, warmup_ratio: 0.02, dataset_name: ["addresses"] };
+
+/** What will be trained, and what Python loads it with. */
+interface Subject {
+  readonly base: OpenModel;
+  readonly tuned: Tuned<CausalLM> | null;
+  readonly trainee: Trainee;
+  /** files that belong into a trained model's folder */
+  readonly files: Readonly<Record<string, string>>;
+}
+
+async function tokenizerFiles(folder: string | null): Promise<Record<string, string>> {
+  const files: Record<string, string> = {};
+  for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"]) {
+    const path = folder === null ? null : node().path.join(folder, name);
+    if (path !== null && (await exists(path))) files[name] = await readText(path);
+  }
+  return files;
+}
+
+async function subjectOf(kind: Kind, recipe: Recipe, say: (text: string) => void): Promise<Subject> {
+  if (kind === "pretrain") return fromScratch(recipe);
+  const base = await openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: recipe.use_peft ? "auto" : "f32", say });
+  if (!recipe.use_peft) {
+    if (recipe.init_adapter !== null) throw new ConfigError("init_adapter goes with use_peft", { key: "init_adapter", value: recipe.init_adapter, fix: "merge the adapter first (adjoint merge), or drop --no-use-peft" });
+    return { base, tuned: null, trainee: fullTrainee(base.model), files: recipe.ids === null ? await tokenizerFiles(recipe.tokenizer_name ?? base.folder) : {} };
+  }
+  const tuned = recipe.init_adapter === null ? lora(base.model, { ...loraOptions(recipe, base.path), seed: recipe.seed }) : await openAdapter(base.model, recipe.init_adapter, say);
+  return { base, tuned, trainee: adapterTrainee(tuned), files: {} };
+}
+
+/** A model of random numbers, from a config.json and a tokenizer. */
+async function fromScratch(recipe: Recipe): Promise<Subject> {
+  const file = recipe.config_name;
+  if (file === null) throw new ConfigError("pretrain needs a config.json", { key: "config_name", value: null, fix: "give --config-name FILE" });
+  const path = (await node().fs.stat(file).catch(() => null))?.isDirectory() === true ? node().path.join(file, "config.json") : file;
+  let json: Record<string, unknown>;
+  try { json = JSON.parse(await readText(path)) as Record<string, unknown>; } catch (cause) { throw new ConfigError(`${path} is missing or not JSON`, { file: path, key: "config_name", cause, fix: "give the path of a config.json" }); }
+  const tokenizer = recipe.ids !== null || recipe.tokenizer_name === null ? null : await loadTokenizer(recipe.tokenizer_name);
+  const model = initModel(json, recipe.seed, { tokenizer });
+  if (tokenizer !== null && tokenizer.vocabSize > model.config.vocabSize) {
+    throw new ConfigError(`${path}: vocab_size is ${model.config.vocabSize}, the tokenizer has ${tokenizer.vocabSize} tokens`, { file: path, key: "vocab_size", value: model.config.vocabSize, fix: `set vocab_size to ${tokenizer.vocabSize}` });
+  }
+  return { base: { model, path, name: node().path.basename(node().path.dirname(path)) || path, folder: null }, tuned: null, trainee: fullTrainee(model), files: await tokenizerFiles(recipe.tokenizer_name) };
+}
+
+const parameterCount = (model: CausalLM): number => Object.values(model.parameters()).reduce((n, p) => n + p.size, 0);
+const parameterBytes = (model: CausalLM): number => Object.values(model.parameters()).reduce((n, p) => n + p.bytes, 0);
+const dtypeOf = (model: CausalLM): string => Object.values(model.parameters())[0].dtype;
+
+/** The lines above the bar. */
+function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subject, data: Awaited<ReturnType<typeof openData>>): void {
+  const { config } = base.model, r = trainee.trainable, trains = Object.values(r).reduce((n, p) => n + p.size, 0), all = parameterCount(base.model);
+  const family = config.modelType[0].toUpperCase() + config.modelType.slice(1);
+  screen.row("base", base.name, `${family}, ${config.numHiddenLayers} layers, width ${config.hiddenSize}, ${count(config.vocabSize)} tokens`, `${millions(all)} parameters, ${dtypeOf(base.model)}, ${bytes(parameterBytes(base.model))}`);
+  const { data: rows, heldOut } = data;
+  screen.row("data", data.title, `${count(rows.tokens)} tokens, ${count(rows.samples.length)} rows of up to ${rows.longest}`, heldOut === null ? "nothing held out" : `held out: ${count(heldOut.predicted)} tokens`);
+  if (tuned !== null) {
+    const { loraConfig: c, targets } = tuned, scales = [...new Set(targets.targets.map((t) => t.scale))], linear = targets.targets.length;
+    const scale = scales.length > 1 ? "scales by module" : c.useRslora ? `scale ${c.loraAlpha}/sqrt(${c.r}) = ${Number(scales[0].toPrecision(4))}` : `scale ${c.loraAlpha}/${c.r} = ${Number(scales[0].toPrecision(4))}`;
+    screen.row("adapter", c.useRslora ? "rsLoRA" : "LoRA", `r=${c.r}, ${scale}, ${linear} of ${linear + targets.notAdapted.length} layers`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
+  } else screen.row("weights", "all", `${count(trains)} train (100 %)`, "");
+  const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
+  const warmup = recipe.warmup_steps > 0 ? `, warm-up ${recipe.warmup_steps}` : recipe.warmup_ratio > 0 ? `, warm-up ${Math.ceil(stepsOf(recipe, rows) * recipe.warmup_ratio)}` : "";
+  screen.row("training", recipe.optim === "sgd" ? "SGD" : "AdamW", `${rate(recipe.learning_rate)}, ${recipe.lr_scheduler_type}${warmup}, ${batch}, ${count(stepsOf(recipe, rows))} steps, seed ${recipe.seed}`, "");
+  for (const w of data.warnings) screen.note(w);
+  if (data.truncated > 0) screen.note(`${count(data.truncated)} of the rows are longer than max_length = ${recipe.max_length} and were cut`);
+}
+
+async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<Answer> {
+  const { recipe: given, notes } = await recipeOf(args, kind === "finetune" ? finetuneDefaults : pretrainDefaults);
+  const recipe: Recipe = kind === "pretrain" ? { ...given, use_peft: false } : given;
+  for (const key of kind === "finetune" ? pretrainOnly : finetuneOnly) {
+    if (key !== "save_dtype" && key !== "use_peft" && JSON.stringify(recipe[key]) !== JSON.stringify(defaultRecipe[key])) throw new ConfigError(`${kind}: ${key} has no meaning here`, { key, value: recipe[key], fix: "remove it" });
+  }
+  if (recipe.save_dtype !== "float32" && recipe.use_peft) throw new ConfigError("save_dtype is for fully trained models; adapters are written in float32, as PEFT does", { key: "save_dtype", value: recipe.save_dtype, fix: "remove it" });
+  const folder = recipe.output_dir ?? (kind === "pretrain" ? "out/pretrain" : "out/finetune"), quiet = args.flag("quiet");
+  const screen = new Screen(terminal, quiet), progress = new Progress(quiet ? { ...terminal, err: () => undefined } : terminal, recipe.logging_steps);
+  const device = await openDevice(recipe);
+  const network = recipe.model_name_or_path === null ? "offline" : "";
+  screen.header(`adjoint ${version}   Node ${process.versions.node}   ${device}${network === "" ? "" : `   ${network}`}`);
+  for (const n of notes) screen.note(n);
+  const subject = await subjectOf(kind, recipe, (text) => { screen.note(text); });
+  const data = await openData(recipe, subject.base.model, subject.base.path);
+  describe(screen, recipe, subject, data);
+  const measured = await measuredOf(recipe, subject, data);
+  const { tuned, base, trainee } = subject, subjectModel = tuned ?? base.model;
+  const options: RunOptions = {
+    command: kind, recipe, trainee, data: data.data, measured, folder, modelFiles: subject.files,
+    sample: base.model.tokenizer === null ? null : (prompt) => generate(subjectModel, prompt, { maxNewTokens: recipe.sample_max_new_tokens, seed: recipe.seed, temperature: 0.8, topK: 40 }),
+    about: about(args, device, base, parameterCount(base.model)),
+  };
+  const rows = matchRows(data.rows);
+  const match: { before: ExactMatch | null; after: ExactMatch | null } = { before: null, after: null };
+  if (rows.length > 0 && recipe.resume_from_checkpoint === null) match.before = await exactMatch(subjectModel, rows, (done) => { progress.message(`before: exact match on held-out rows ${done}/${rows.length}`); });
+  const result = await follow(options, terminal, screen, progress);
+  if (result.status === "interrupted") return interrupted(kind, args, result, folder, screen);
+  if (rows.length > 0) match.after = await exactMatch(subjectModel, rows, (done) => { progress.message(`after: exact match on held-out rows ${done}/${rows.length}`); });
+  progress.clear();
+  const report = await writeReport({ folder, recipe, result, title: `${kind === "finetune" ? "Fine-tuning" : "Pre-training"} of ${base.name} on ${data.title}`, about: options.about ?? {} });
+  return finished(kind, result, subject, report, match, terminal);
+}
+
+async function measuredOf(recipe: Recipe, { base }: Subject, data: Awaited<ReturnType<typeof openData>>): Promise<Measured[]> {
+  const list: Measured[] = data.heldOut === null ? [] : [{ name: data.title, role: "new", data: data.heldOut }];
+  if (recipe.old_dataset_name.length > 0) {
+    if (base.model.tokenizer === null) throw new ConfigError("old_dataset_name needs a tokenizer", { key: "old_dataset_name", value: recipe.old_dataset_name, fix: "remove it, or leave out --ids" });
+    const name = titleOf(recipe.old_dataset_name);
+    list.push({ name: name === data.title ? `${name} (old)` : name, role: "old", data: await openMeasured(recipe.old_dataset_name, recipe, base.model.tokenizer) });
+  }
+  return list;
+}
+
+const figures = (loss: number, bits: number | null): string => `${loss.toFixed(2)} nats${bits === null ? "" : ` ${bits.toFixed(2)} bits/byte`}`;
+
+/** Runs and shows. The first Ctrl-C ends the run between two steps with a checkpoint; the second ends the process. */
+async function follow(options: RunOptions, terminal: Terminal, screen: Screen, progress: Progress): Promise<RunResult> {
+  const stop = new AbortController();
+  const undo = terminal.onInterrupt(() => {
+    if (stop.signal.aborted) process.exit(130);
+    progress.clear();
+    screen.note("stopping after this micro-batch; Ctrl-C again ends at once");
+    stop.abort(new Error("interrupted"));
+  });
+  const before: string[] = [];
+  try {
+    const going = run({ ...options, signal: stop.signal });
+    for (;;) {
+      const next = await going.next();
+      if (next.done === true) { progress.clear(); return next.value; }
+      const event = next.value;
+      if (event.type === "note") screen.note(event.text);
+      else if (event.type === "evaluating") progress.message(`measuring ${event.name} ...`);
+      else if (event.type === "evaluation") {
+        const { name, step, result } = event, text = `${name} ${figures(result.loss, result.bitsPerByte)}`;
+        progress.clear();
+        if (step === 0) before.push(text);
+        else if (step < stepsOf(options.recipe, options.data)) screen.line(`step ${step}`, text);
+        if (step === 0 && before.length === options.measured.length) { screen.gap(); screen.line("before", before.join("    ")); screen.gap(); }
+      } else if (event.type === "step") progress.step(event.metrics, event.steps);
+      else if (event.type === "checkpoint") { progress.clear(); screen.line("saved", event.folder); }
+      else event satisfies never;
+    }
+  } finally {
+    undo();
+    progress.clear();
+  }
+}
+
+function interrupted(kind: Kind, args: Arguments, result: RunResult, folder: string, screen: Screen): Answer {
+  const own = process.argv.slice(3).filter((word, i, all) => !/^--(resume|resume[-_]from[-_]checkpoint)(=|$)/.test(word) && !/^--(resume|resume[-_]from[-_]checkpoint)$/.test(all[i - 1] ?? "") && word !== "--overwrite");
+  const quoted = own.map((word) => (/^[\w./:=,@+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`));
+  const command = result.checkpoint === null ? null : ["adjoint", kind, ...quoted, ...(args.recipe.output_dir === undefined ? ["--output-dir", folder] : []), "--resume", "latest"].join(" ");
+  screen.gap();
+  screen.line("stopped", `after step ${result.steps}${result.checkpoint === null ? "; nothing was trained yet" : `; saved in ${result.checkpoint}`}`);
+  if (command !== null) screen.line("resume", command);
+  return { text: "", json: { status: "interrupted", steps: result.steps, checkpoint: result.checkpoint, resume: command }, code: 130 };
+}
+
+function finished(kind: Kind, result: RunResult, { base, tuned }: Subject, report: string, match: { before: ExactMatch | null; after: ExactMatch | null }, terminal: Terminal): Answer {
+  const out = new Screen({ ...terminal, err: terminal.out, color: terminal.color && process.stdout.isTTY }, false), p = paint({ color: terminal.color && process.stdout.isTTY });
+  const lines: string[] = [];
+  out.capture(lines);
+  if (result.comparisons.length > 0) {
+    const bits = result.comparisons.every((c) => c.after.bitsPerByte !== null);
+    out.table(result.comparisons.map((c) => {
+      const value = (e: { loss: number; bitsPerByte: number | null } | null): number => (e === null ? Number.NaN : bits ? (e.bitsPerByte ?? Number.NaN) : e.loss);
+      const was = value(c.before), is = value(c.after), change = (100 * (is - was)) / was;
+      const word = change === 0 || !Number.isFinite(change) ? "" : c.role === "new" ? (change < 0 ? p.green("learned") : p.amber("not learned")) : change > 0 ? p.amber("forgotten") : p.green("not forgotten");
+      return [c.role, c.name, was.toFixed(2), is.toFixed(2), Number.isFinite(change) ? `${change > 0 ? "+" : ""}${change.toFixed(0)} %` : "", word];
+    }), bits ? "bits per byte" : "nats per token");
+    out.gap();
+  }
+  if (match.after !== null) {
+    for (const row of match.after.rows) out.plain(`  ${row.right ? " " : "x"} ${row.prompt}${row.got}${row.right ? "" : `   (${row.want.trim()})`}`);
+    out.line("exact", `${match.after.right} of ${match.after.rows.length} held-out rows${match.before === null ? "" : `; the base alone: ${match.before.right}`}`);
+    out.gap();
+  }
+  if (result.samples.length > 0) {
+    const first = result.samples[0], last = result.samples[result.samples.length - 1];
+    out.sample(first.prompt, first.step === 0 && last.step > 0 ? first.text : null, last.text);
+    out.gap();
+  }
+  if (result.comparisons.length === 0 && result.metrics.length > 0) {
+    out.line("loss", `${result.metrics[0].loss.toFixed(4)} at the first step, ${result.metrics[result.metrics.length - 1].loss.toFixed(4)} at the last`);
+  }
+  const output = result.output ?? "", python = tuned === null ? `AutoModelForCausalLM.from_pretrained("${output}")` : `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("${base.path}"), "${output}")`;
+  out.line(tuned === null ? "model" : "adapter", `${output}   ${tuned === null ? "Hugging Face folder" : "PEFT files"}   ${duration(result.seconds)}, ${count(memoryBytes() / 1e6)} MB`);
+  out.line("report", `${report}   curves, samples, recipe, machine`);
+  out.line("python", python);
+  return {
+    text: `${lines.join("\n")}\n`,
+    json: {
+      status: "done", command: kind, steps: result.steps, seconds: result.seconds, output_dir: result.folder, [tuned === null ? "model" : "adapter"]: output, report, python,
+      train_loss: { first: result.metrics[0]?.loss ?? null, last: result.metrics[result.metrics.length - 1]?.loss ?? null },
+      evaluations: result.comparisons.map((c) => ({ name: c.name, role: c.role, before: json(c.before), after: json(c.after) })),
+      ...(match.after === null ? {} : { exact_match: { before: match.before?.right ?? null, after: match.after.right, rows: match.after.rows.length } }),
+      samples: result.samples,
+    },
+  };
+}
+const json = (e: { loss: number; tokens: number; bitsPerByte: number | null } | null): unknown => (e === null ? null : { loss: e.loss, tokens: e.tokens, bits_per_byte: e.bitsPerByte });
+
+export const finetune: Command = { grammar: finetuneGrammar, defaults: { ...defaultRecipe, ...finetuneDefaults }, run: (args, terminal) => start("finetune", args, terminal) };
+export const pretrain: Command = { grammar: pretrainGrammar, defaults: { ...defaultRecipe, ...pretrainDefaults }, run: (args, terminal) => start("pretrain", args, terminal) };
+export { adapterFolder };
