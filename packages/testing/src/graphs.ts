@@ -18,7 +18,7 @@ const fit = (a: Tensor, b: Tensor): Tensor => {
   const rank = Math.max(a.rank, b.rank), at = (x: Tensor, i: number): number => x.shape[i - rank + x.rank] ?? 1;
   return Array.from({ length: rank }, (_, i) => i).every((i) => at(a, i) === at(b, i) || at(a, i) === 1 || at(b, i) === 1) ? b : mean(b);
 };
-const small = (x: Tensor): boolean => x.size <= 400;
+const small = (x: Tensor): boolean => x.size <= 600;
 
 /** What instructions do; values stay of rank 1 to 4 and at most a few hundred elements. */
 export const steps: Readonly<Record<string, Step>> = {
@@ -78,6 +78,7 @@ const word: fc.Arbitrary<Word> = fc.record({ op: fc.nat(names.length - 1), a: fc
 const shape = fc.oneof(
   fc.constantFrom([3, 3], [2, 2], [2, 3], [3, 1], [1, 3], [4, 4], [2, 2, 2], [3, 2, 3], [2, 1, 2], [3], [5], [1]),
   fc.array(fc.constantFrom(1, 2, 3), { minLength: 1, maxLength: 3 }),
+  fc.constantFrom([5, 8], [8, 8], [16, 3], [4, 17], [9, 9], [65], [2, 33], [4, 5, 4], [8, 1, 9]),   // whole vectors, and tails
 );
 
 /** Programs of up to `length` instructions over one to three leaves. */

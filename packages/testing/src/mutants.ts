@@ -121,6 +121,11 @@ const planMutants: readonly Mutant[] = [
   wrongPlan("extra outputs of rows are lost", eachKernel((k) => (k.kind === "rows" ? { ...k, stores: k.stores.slice(-1) } : k)), { arena: true }),
   wrongPlan("all slots share one place", (plan) => ({ ...plan, buffers: plan.buffers.map((b) => (b.kind === "slot" ? { ...b, offset: 0 } : b)) }), { arena: true }),
   wrongPlan("kernels run in reverse", (plan) => ({ ...plan, kernels: [...plan.kernels].reverse() }), { arena: true }),
+  wrongPlan("stores are written before their last reader", (plan) => {
+    const early = (k: Kernel): boolean => "stores" in k && k.stores.some((s) => plan.buffers[s.view.buffer].kind === "store");
+    return { ...plan, kernels: [...plan.kernels.filter(early), ...plan.kernels.filter((k) => !early(k))] };
+  }, { laws: ["stores, compile", "stores, scope"] }),
+  wrongPlan("stores are swapped", (plan) => ({ ...plan, buffers: plan.buffers.map((b) => (b.kind === "store" && b.position < 2 && sameLength(plan, 0, 1) ? { ...b, position: 1 - b.position } : b)) }), { laws: ["stores, compile"] }),
   wrongPlan("sums become maxima", eachKernel((k) => (k.kind === "rows" ? { ...k, stats: k.stats.map((s) => (s.op === "sum" ? { ...s, op: "max" as const } : s)) } : k))),
   wrongPlan("columns forget their last row", eachKernel((k) => (k.kind === "cols" && k.reducedAxes === 1 && k.shape[k.outerAxes] > 1 && k.outerAxes === 0 ? { ...k, shape: k.shape.map((d, i) => (i === k.outerAxes ? d - 1 : d)) } : k))),
   wrongPlan("products forget their last term", eachKernel((k) => (k.kind === "contract" && k.k > 1 ? { ...k, k: k.k - 1 } : k))),
@@ -138,6 +143,10 @@ const planMutants: readonly Mutant[] = [
   wrongPlan("lt is le", eachStore((e) => replace(e, "lt", ([a, b]) => a.le(b))), { subjects: ["lt"] }),
   wrongPlan("exp is off by four ulp of one", eachStore((e) => replace(e, "exp", ([x]) => x.exp().mul(1 + 2 ** -20))), { subjects: ["exp", "sigmoid", "softmax"] }),
 ];
+const sameLength = (plan: PlanSpec, a: number, b: number): boolean => {
+  const [x, y] = [a, b].map((position) => plan.buffers.find((s) => s.kind === "store" && s.position === position));
+  return x !== undefined && y !== undefined && x.length === y.length;
+};
 /** Leaf stat i becomes stat 0. */
 function swapStat(e: Expr): Expr {
   if (e.fn === "stat") return leaf("stat", 0, e.type);
