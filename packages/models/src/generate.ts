@@ -2,7 +2,7 @@
 import type { Context, ModuleAdapter } from "@adjoint/nn";
 import { ConfigError, type Tensor, compile, counter, gather, live, scalar, scope, tensor } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
-import { KVCache } from "./kv-cache.ts";
+import { type KVCache, giveCache, takeCache } from "./kv-cache.ts";
 import { sample } from "./sample.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
 
@@ -55,11 +55,13 @@ export async function generateIds(model: Generator, prompt: readonly number[], o
   let logits = await session.read(prompt);
   for (;;) {
     const id = sample(finite(logits), { temperature, topK, topP }, seed, out.length);
-    if (ends.has(id)) return out;
+    if (ends.has(id)) break;
     out.push(id);
-    if (told?.(id) === false || out.length === limit) return out;
+    if (told?.(id) === false || out.length === limit) break;
     logits = await session.next(id);
   }
+  session.end();
+  return out;
 }
 
 /** A model with its cache: reads a prompt, then single tokens, and gives the logits of what follows. */
@@ -75,8 +77,8 @@ export class Session {
   async read(prompt: readonly number[]): Promise<ArrayLike<number>> {
     const length = Math.ceil(prompt.length / 32) * 32, ids = new Int32Array(length);
     ids.set(prompt);
-    const cache = (this.#cache = KVCache.empty(this.#model.config, 1, 2 ** Math.ceil(Math.log2(Math.max(64, length)))));
-    this.#step = null;
+    this.end();
+    const cache = (this.#cache = takeCache(this.#model.config, 2 ** Math.ceil(Math.log2(Math.max(64, length)))));
     this.#position.value = prompt.length;
     const last = scope(() => {
       const h = this.#model.hidden(tensor(ids, { shape: [1, length] }), { ...this.#context, cache, position: scalar(0, "i32") });
@@ -88,8 +90,10 @@ export class Session {
   async next(id: number): Promise<ArrayLike<number>> {
     if (!this.#cache) throw new ConfigError("next: nothing was read yet", { op: "next", fix: "call read(prompt) first" });
     if (this.#position.value === this.#cache.capacity) {
-      this.#cache = await this.#cache.doubled();
-      this.#step = null;
+      const larger = takeCache(this.#model.config, 2 * this.#cache.capacity);
+      await this.#cache.copyInto(larger);
+      this.end();
+      this.#cache = larger;
     }
     const cache = this.#cache;
     this.#step ??= compile((ids: Tensor) => {
@@ -98,6 +102,12 @@ export class Session {
       return logits;
     });
     return this.#step(tensor(Int32Array.of(id), { shape: [1, 1] })).data();
+  }
+  /** Gives the cache back for the next session of this model; `read` begins anew. Not needed after an error. */
+  end(): void {
+    if (this.#cache) giveCache(this.#model.config, this.#cache);
+    this.#cache = null;
+    this.#step = null;
   }
 }
 

@@ -1,5 +1,5 @@
 /** Keys and values of the positions so far: stores of constant shape, written at a position that is data. */
-import { Store, type Tensor, assign, hostArray, sizeOf, update, zeroStore } from "@adjoint/tensor";
+import { type Store, type Tensor, assign, hostArray, update, zeroStore } from "@adjoint/tensor";
 import type { ModelConfig } from "./config.ts";
 
 /** A store of keys and one of values a layer, each [batch, kvHeads, capacity, head]. */
@@ -21,13 +21,27 @@ export class KVCache {
     assign(stores, [update(stores[0], k, position, 2), update(stores[1], v, position, 2)]);
     return [stores[0].current, stores[1].current];
   }
-  /** The same contents with twice the room; copied on the host, so that no plan is made for it. */
-  async doubled(): Promise<KVCache> {
-    const grow = async (old: Store): Promise<Store> => {
-      const [B, H, S, d] = old.shape, shape = [B, H, 2 * S, d], from = await old.host(), data = hostArray(old.dtype, sizeOf(shape));
-      for (let row = 0; row < B * H; row++) data.set(from.data.subarray(row * S * d, (row + 1) * S * d), row * 2 * S * d);
-      return new Store({ dtype: old.dtype, shape, data }, old.name);
+  /** Puts this cache's contents into a larger one; copied on the host, so that no plan is made for it. */
+  async copyInto(larger: KVCache): Promise<void> {
+    const grow = async (from: Store, to: Store): Promise<void> => {
+      const [B, H, S, d] = from.shape, R = to.shape[2], { data: old } = await from.host(), data = hostArray(to.dtype, to.size);
+      for (let row = 0; row < B * H; row++) data.set(old.subarray(row * S * d, (row + 1) * S * d), row * R * d);
+      to.set({ dtype: to.dtype, shape: to.shape, data });
     };
-    return new KVCache(this.batch, 2 * this.capacity, await Promise.all(this.keys.map(grow)), await Promise.all(this.values.map(grow)));
+    await Promise.all([...this.keys.map((k, i) => grow(k, larger.keys[i])), ...this.values.map((v, i) => grow(v, larger.values[i]))]);
   }
+}
+
+/** Caches that nobody uses now, by capacity: device memory is reused, not left to the collector. What they still hold is never seen. */
+const spare = new WeakMap<ModelConfig, Map<number, KVCache>>();
+/** A cache of one row for a model of this config; its contents mean nothing yet. */
+export function takeCache(config: ModelConfig, capacity: number): KVCache {
+  const found = spare.get(config)?.get(capacity);
+  spare.get(config)?.delete(capacity);
+  return found ?? KVCache.empty(config, 1, capacity);
+}
+/** Gives a cache back whose numbers are all finite. */
+export function giveCache(config: ModelConfig, cache: KVCache): void {
+  const pool = spare.get(config) ?? new Map<number, KVCache>();
+  spare.set(config, pool.set(cache.capacity, cache));
 }

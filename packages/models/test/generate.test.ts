@@ -12,7 +12,7 @@ for (const device of [createReference(), createReference({ name: "fused", fuse: 
     const model = initModel({ ...config, sliding_window: window }, 1), session = new Session(model), prompt = [3, 1, 4, 1, 5, 9, 2, 6];
     let ids = [...prompt], got = await session.read(prompt);
     for (let i = 0; i < 70; i++) {
-      if (i < 4 || i > 54) {
+      if ([0, 1, 2, 30, 55, 56, 57, 69].includes(i)) {
         const all = await model.logits(tensor(Int32Array.from(ids), { shape: [1, ids.length] })).data(), want = all.slice(-23);
         want.forEach((x, j) => { expect(Math.abs(got[j] - x)).toBeLessThan(1e-5); });
       }
@@ -27,7 +27,9 @@ for (const device of [createReference(), createReference({ name: "fused", fuse: 
     const model = initModel(config, 2), before = memory().plansMade, first = await generateIds(model, [1, 2, 3], { maxNewTokens: 200, seed: 5 });
     expect(first.length).toBe(200);
     expect(memory().plansMade - before).toBe(4);                                  // the prompt; capacities 64, 128, 256
+    const { buffers, bufferBytes } = memory();
     expect(await generateIds(model, [1, 2, 3], { maxNewTokens: 200, seed: 5 })).toEqual(first);
+    expect(memory()).toMatchObject({ buffers, bufferBytes });                      // the caches of the first one serve again
     expect(memory().plansMade - before).toBe(4);
   });
 });
