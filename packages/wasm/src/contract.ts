@@ -5,7 +5,7 @@
  * blocks of columns, packs B for a block of k, and multiplies. A single store of plain `acc` to f32 rows is written by the
  * micro-kernel itself; any other epilogue is a sweep (map.ts) over each finished block, read from a scratch block while it
  * is hot. Fewer than four rows skip the packing (dot products or scaled rows); fewer than four columns are the same after
- * exchanging the roles of the operands. Which path runs depends on shapes and strides only.
+ * exchanging the roles of the operands, as are results whose columns are contiguous instead of rows. Which path runs depends on shapes and strides only.
  */
 import { bytesOf, type ContractKernel, DTypeError, keyOf, type View } from "@adjoint/tensor";
 import { Func, type Local, op } from "./assembler.ts";
@@ -30,11 +30,12 @@ interface Problem {
   readonly space: Space;
 }
 
-/** Merges batch axes into m where b does not follow them; makes the smaller of few columns the rows. */
+/** Merges batch axes into m where b does not follow them; exchanges the operands for few columns or a transposed result. */
 function arrange(k: ContractKernel, views: readonly View[]): Problem {
   const rank = k.shape.length, nb = rank - 2;
   const lists = [...views.map((w) => w.strides), ...k.affines.map((x) => x.strides)];
-  const swap = k.shape[rank - 1] < 4 && k.shape[rank - 1] < k.shape[rank - 2];
+  const m = k.shape[rank - 2], n = k.shape[rank - 1], out = k.stores[0].view.strides;
+  const swap = n < 4 ? n < m : m >= 4 && out[rank - 1] !== 1 && out[rank - 2] === 1;
   const turn = (l: readonly number[]): number[] => (swap ? [...l.slice(0, nb), l[rank - 1], l[rank - 2]] : [...l]);
   const shape = turn(k.shape);
   const rowsOf: View = swap ? k.b : k.a, colsOf: View = swap ? k.a : k.b;
@@ -50,12 +51,12 @@ function arrange(k: ContractKernel, views: readonly View[]): Problem {
   const last = c.shape.length - 1;
   // the last axis left is m unless b follows it
   if (last < 0 || c.strides[1][last] !== 0) { c.shape.push(1); c.strides.forEach((l) => l.push(0)); }
-  const batch = c.shape.slice(0, -1), n = shape[rank - 1];
+  const batch = c.shape.slice(0, -1), columns = shape[rank - 1];
   return {
-    m: c.shape[c.shape.length - 1], n, k: k.k, batch,
+    m: c.shape[c.shape.length - 1], n: columns, k: k.k, batch,
     a: { view: rowsOf, across: c.strides[0][batch.length], along: along(rowsOf), batch: c.strides[0].slice(0, -1) },
     b: { view: colsOf, across: across(colsOf), along: along(colsOf), batch: c.strides[1].slice(0, -1) },
-    space: { shape: [...c.shape, n], groups: [c.shape.length, 1], strides: lists.map((l, i) => [...c.strides[2 + i], turn(l)[rank - 1]]) },
+    space: { shape: [...c.shape, columns], groups: [c.shape.length, 1], strides: lists.map((l, i) => [...c.strides[2 + i], turn(l)[rank - 1]]) },
   };
 }
 

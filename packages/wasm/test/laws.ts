@@ -72,7 +72,7 @@ export function formula(d: Draw, loads: number, depth: number, extra: readonly E
 export const shapeOf = (d: Draw, rank: number, limit = 3000): number[] => {
   for (;;) { const s = Array.from({ length: rank }, () => d.of(sizes)); if (product(s) <= limit) return s; }
 };
-export const common = { uniforms: [0, 1], label: "law" };
+export const common: { readonly uniforms: readonly number[]; readonly label: string } = { uniforms: [0, 1], label: "law" };
 
 function rowsKernel(d: Draw, rowAxes: number): Kernel {
     const shape = shapeOf(d, rowAxes + d.int(3)), outer = shape.length - rowAxes, n = 1 + d.int(2);
