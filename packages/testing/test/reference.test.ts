@@ -11,6 +11,6 @@ describe.each([
   createReference({ name: "fused reference", fuse: true, arena: true }),
 ])("$name", (backend) => {
   const { laws, shares } = conform(backend, [...tensorSubjects, ...largeSubjects], { runs, graphs: runs * 5, seed: Number(process.env["ADJOINT_SEED"] ?? 1) });
-  test.each(laws.map((law) => [law.name, law] as const))("%s", (_, law) => law.check(), 60_000);
+  test.each(laws.map((law) => [law.name, law] as const))("%s", (_, law) => law.check(), 180_000);
   afterAll(() => { console.log(`largest used shares of a bound: ${shares().slice(0, 5).map((s) => `${s.name} ${s.share.toFixed(2)}`).join(", ")}`); });
 });
