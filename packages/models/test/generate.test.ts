@@ -1,12 +1,13 @@
 import { describe, expect, it } from "vitest";
 import fc from "fast-check";
 import { clearPlans, createReference, memory, setDevice, tensor } from "@adjoint/tensor";
+import { wasmSync } from "@adjoint/wasm";
 import { Session, distribution, generateIds, initModel, loadModel, sample } from "@adjoint/models";
 import { fixture } from "./golden.ts";
 
 const config = { model_type: "mistral", vocab_size: 23, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 512, initializer_range: 0.5 };
 
-for (const device of [createReference(), createReference({ name: "fused", fuse: true, arena: true })]) describe(device.name, () => {
+for (const device of [createReference({ name: "fused", fuse: true, arena: true }), wasmSync()]) describe(device.name, () => {
   for (const window of [null, 5]) it(`cached logits are uncached logits${window ? ` with a window of ${window}` : ""}`, async () => {
     setDevice(device);
     const model = initModel({ ...config, sliding_window: window }, 1), session = new Session(model), prompt = [3, 1, 4, 1, 5, 9, 2, 6];

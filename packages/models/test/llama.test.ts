@@ -1,5 +1,6 @@
 import { describe, expect, it } from "vitest";
 import { type Tensor, createReference, planOf, setDevice, tensor } from "@adjoint/tensor";
+import { wasmSync } from "@adjoint/wasm";
 import { type Batch, initModel, loadModel } from "@adjoint/models";
 import { fixture, golden, goldenTensors, rowsOf } from "./golden.ts";
 
@@ -9,8 +10,8 @@ const folders = [
   ...["mistral", "qwen2", "qwen3", "rope-linear"].map((name) => `families/${name}`),
 ];
 
-for (const device of [createReference(), createReference({ name: "fused", fuse: true, arena: true })]) describe(device.name, () => {
-  for (const folder of folders) it(`${folder}: logits and loss are those of transformers`, async () => {
+for (const device of [createReference(), createReference({ name: "fused", fuse: true, arena: true }), wasmSync()]) describe(device.name, () => {
+  for (const folder of device.fuse ? folders : folders.slice(0, 2)) it(`${folder}: logits and loss are those of transformers`, async () => {
     setDevice(device);
     const model = await loadModel(fixture(folder)), { rows, tokens, loss } = golden<Golden>(folder);
     const batch = rowsOf(rows), { total, count } = model.lossSum(batch);
