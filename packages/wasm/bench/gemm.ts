@@ -55,7 +55,9 @@ const shapes: Shape[] = [
 ];
 const { Worker } = process.getBuiltinModule("node:worker_threads");
 for (const threads of Number(process.argv[2]) > 0 ? [Number(process.argv[2])] : [1, 2]) {
-  const b = await wasm({ threads });
+  const wide = process.argv.includes("wide");
+  if (wide) process.getBuiltinModule("node:v8").setFlagsFromString("--experimental-wasm-revectorize");
+  const b = await wasm({ threads, wide, ...(process.argv.includes("nofma") ? { fma: false } : {}) });
   const bytes = peakBytes(b.tile.fma), flops = 96;
   const peakers = Array.from({ length: threads }, () => new Worker(peakSource, { eval: true, workerData: bytes }));
   const peak = async (): Promise<number> => {

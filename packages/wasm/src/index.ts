@@ -1,5 +1,6 @@
 /** @adjoint/wasm: the default CPU backend, WebAssembly SIMD kernels printed from formulas. */
-import { ConfigError } from "@adjoint/tensor";
+import { ConfigError, DeviceError } from "@adjoint/tensor";
+import type { MemoryType } from "./assembler.ts";
 import { WasmBackend } from "./backend.ts";
 import { Compiler } from "./compile.ts";
 import { chooseTile, hasRelaxed } from "./engine.ts";
@@ -21,15 +22,24 @@ export interface WasmOptions {
   readonly soloBelow?: number;
 }
 
-const MAXIMUM_PAGES = 65536, MAXIMUM_THREADS = 32;
+const MAXIMUM_PAGES = 65536, LEAST_PAGES = 4096, MAXIMUM_THREADS = 32;
+
+/** Memory with the largest maximum that this engine and its limits grant. */
+function reserve(shared: boolean): { memory: LinearMemory; type: MemoryType } {
+  for (let maximum = MAXIMUM_PAGES; ; maximum >>= 1) {
+    const type = { maximum, shared };
+    try { return { memory: new LinearMemory(type, CONTROL_BYTES), type }; } catch (cause) {
+      if (maximum <= LEAST_PAGES) throw new DeviceError("wasm: no memory to reserve", { value: `${maximum / 16} MiB`, cause, fix: "raise the address space limit of the process (ulimit -v)" });
+    }
+  }
+}
 
 interface Parts { readonly memory: LinearMemory; readonly compiler: Compiler; readonly target: Target }
 function build(threads: number, options: WasmOptions): Parts {
   if (!Number.isInteger(threads) || threads < 1 || threads > MAXIMUM_THREADS) throw new ConfigError(`wasm: threads must be a whole number from 1 to ${MAXIMUM_THREADS}`, { key: "threads", value: threads, fix: "leave it out for one thread" });
   if (options.fma === true && !hasRelaxed()) throw new ConfigError("wasm: this engine has no fused multiply-add (relaxed SIMD)", { key: "fma", value: true, fix: "leave fma out, or use Node 24 or newer" });
   const target = { threads, tile: chooseTile(options.fma, options.wide === true), soloBelow: options.soloBelow ?? 65536 };
-  const type = { maximum: MAXIMUM_PAGES, shared: threads > 1 };
-  const memory = new LinearMemory(type, CONTROL_BYTES);
+  const { memory, type } = reserve(threads > 1);
   return { memory, compiler: new Compiler(memory.memory, type, target), target };
 }
 
@@ -49,3 +59,5 @@ export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
   return new WasmBackend(memory, target, compiler, pool);
 }
 export type { WasmBackend } from "./backend.ts";
+export { checkWide, type WideCheck } from "./wide.ts";
+export { hasRelaxed } from "./engine.ts";
