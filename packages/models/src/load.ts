@@ -1,4 +1,5 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
+import { defaultDevice } from "./device.ts";
 import { type SafetensorsFile, node, openModelFolder, readText } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
 import { ConfigError, type DType, FormatError, type HostArray, Store, convertArray, isFloat, sameShape, show } from "@adjoint/tensor";
@@ -32,6 +33,7 @@ const dtypes: readonly unknown[] = ["f32", "f16", "bf16", "auto"];
 export async function loadModel(source: string | URL, options: LoadModelOptions = {}): Promise<CausalLM> {
   const { dtype = "auto", tokenizer = "auto", strict = true, ...transfer } = options;
   if (!dtypes.includes(dtype)) throw new ConfigError(`loadModel: dtype ${String(dtype)} is not one of ${dtypes.join(", ")}`, { op: "loadModel", key: "dtype", value: dtype, fix: 'leave it out, or use "f32"' });
+  await defaultDevice();
   const folder = await resolveModel(source, transfer), { join } = node().path;
   const config = parseConfig(await readConfig(folder), join(folder, "config.json")), file = await openModelFolder(folder);
   try {
