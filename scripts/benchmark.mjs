@@ -43,9 +43,10 @@ async function main() {
   const made = await bundle(kind);
   try {
     const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : [];
-    // memory: garbage is collected before a look, and V8's nursery, which grows and shrinks by tens of MiB as V8 likes, keeps one size
-    const flags = kind === "memory" ? ["--expose-gc", "--max-semi-space-size=1"] : [];
-    const { code } = await node([...flags, "--enable-source-maps", join(made, "main.js"), ...args, ...extra], { inherit: true });
+    // memory: garbage is collected before a look, V8's nursery, which it sizes by mood, keeps one size, and what compiler threads
+    // freed goes back to one arena of the C library instead of one for each thread
+    const memory = kind === "memory", flags = memory ? ["--expose-gc", "--max-semi-space-size=1"] : ["--enable-source-maps"];
+    const { code } = await node([...flags, join(made, "main.js"), ...args, ...extra], { inherit: true, env: memory ? { MALLOC_ARENA_MAX: "1" } : {} });
     process.exitCode = code;
   } finally {
     rmSync(made, { recursive: true, force: true });
