@@ -2,7 +2,7 @@
 import {
   type Backend, type Bindings, bytesOf, type Counters, type DeviceBuffer, DeviceError, type DType, hostArray, type Kernel, type PlanSpec, type Prepared, type RunResult, ShapeError, type TypedArray, viewBytes,
 } from "@adjoint/tensor";
-import { Compiler, type Entry, recipeOf } from "./compile.ts";
+import { type Compiler, type Entry, recipeOf } from "./compile.ts";
 import { checkDType } from "./element.ts";
 import type { Executor, Call } from "./executor.ts";
 import { describe } from "./explain.ts";

@@ -173,7 +173,7 @@ export class Pool implements Executor {
     Atomics.notify(c, word.phase);
     Atomics.notify(c, word.generation);
     try {
-      this.#waitDone(500);
+      this.#waitDone(300);
       this.#reset();
     } catch { this.#alive = -1; }
   }

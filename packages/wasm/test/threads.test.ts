@@ -38,6 +38,26 @@ test("large shapes that threads share: long rows, wide matrices, many columns", 
   check(two, cases[3], 64, 300 * 64);
 });
 
+test("small kernels on one thread between large ones on all", async () => {
+  const b = await wasm({ threads: 3 }), n = 70_000, y = leaf("load", 1, "float"), rounds = 12;
+  opened.push(b);
+  // s = sum(x) / n; x = x * 0.5 + s; t[i] = t[i] + s: each kernel needs what the others wrote
+  const sum = leaf("stat", 0, "float"), kernels: Kernel[] = [];
+  for (let i = 0; i < rounds; i++) {
+    kernels.push({ kind: "rows", rowAxes: 1, shape: [1, n], loads: [view(0, [n, 1])], stats: [{ op: "sum", value: x }], stores: [{ perRow: true, value: sum.mul(1 / n), view: view(1, [1, 0]) }], ...base });
+    kernels.push({ kind: "map", shape: [8], loads: [view(2, [1]), view(1, [0])], stores: [{ view: view(2, [1]), value: x.mul(0.5).add(y) }], ...base });
+    kernels.push({ kind: "map", shape: [n], loads: [view(0, [1]), view(2, [0])], stores: [{ view: view(0, [1]), value: x.mul(0.5).add(y) }], ...base });
+    kernels.push({ kind: "map", shape: [8], loads: [view(2, [1]), view(0, [8000])], stores: [{ view: view(2, [1]), value: x.add(y) }], ...base });
+  }
+  const run = (d: WasmBackend): number[][] => {
+    const lengths = [n, 1, 8], stores = lengths.map((l) => { const s = d.alloc("f32", l); d.write(s, Float32Array.from(grid(l))); return s; });
+    const plan = d.prepare({ kernels, uniforms: [], arenaBytes: 0, inputs: 0, outputs: 0, buffers: lengths.map((length, position) => ({ kind: "store", dtype: "f32", length, offset: 0, position })) });
+    for (let i = 0; i < 5; i++) d.run(plan, { stores, inputs: [], uniforms: [] });
+    return stores.map((s) => Array.from(d.readSync(s)));
+  };
+  expect(run(b)).toEqual(run(one));
+});
+
 const add = (n: number): Case => caseOf({ kind: "map", shape: [n], loads: [view(0, [1])], stores: [{ view: view(1, [1]), value: x.add(1) }], ...base }, [n, n]);
 
 test("a trap in a kernel is a DeviceError within 2 s, and the next step works", async () => {

@@ -1,6 +1,6 @@
 /** Pointwise and row kernels in GB/s of the least traffic (read + write), by processor time with `cpu` on the command line. */
 import { type DeviceBuffer, type Expr, type Kernel, leaf, type PlanSpec, type View } from "@adjoint/tensor";
-import { wasm } from "../src/index.ts";
+import { wasm } from "../../src/index.ts";
 
 const byCpu = process.argv.includes("cpu"), threads = Number(process.argv[2]) || 1;
 const clock = (): number => { if (!byCpu) return performance.now(); const c = process.cpuUsage(); return (c.user + c.system) / 1000 / threads; };

@@ -1,7 +1,7 @@
 /** GEMM against the engine's own SIMD peak: a register-only loop with the same threads, in the same run, rounds interleaved. Prints GFLOP/s and share. */
 import { type DeviceBuffer, leaf, type PlanSpec, type View } from "@adjoint/tensor";
-import { wasm, type WasmBackend } from "../src/index.ts";
-import { assemble, Func, op, v } from "../src/assembler.ts";
+import { wasm, type WasmBackend } from "../../src/index.ts";
+import { assemble, Func, op, v } from "../../src/assembler.ts";
 
 /** Twelve independent chains t = t·a + b in registers: as dense as the engine issues multiplies and adds. */
 function peakBytes(fma: boolean): Uint8Array<ArrayBuffer> {
