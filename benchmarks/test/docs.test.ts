@@ -19,7 +19,8 @@ const snippets = pages.flatMap((page) => snippetsOf(page, read(page)));
 const trained = existsSync(join(root, "packages", "tiny", "model", "config.json"));
 
 mkdirSync(made, { recursive: true });
-for (const s of snippets) writeFileSync(fileOf(s), `${s.slow ? shorter(s.code) : s.code}\nexport {};\n`);
+// a snippet's relative imports are written as seen from docs/
+for (const s of snippets) writeFileSync(fileOf(s), `${(s.slow ? shorter(s.code) : s.code).replaceAll('from "../packages/', 'from "../../packages/')}\nexport {};\n`);
 afterAll(() => { rmSync(made, { recursive: true, force: true }); });
 beforeEach(() => { setDevice(createReference()); });
 
