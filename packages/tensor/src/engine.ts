@@ -275,10 +275,11 @@ export function flushWith(values: readonly Tensor[]): void { flush(values, state
 // ---- hooks --------------------------------------------------------------------------------------------------------
 
 hooks.recorded = (t) => {
-  state.recorded++;
   if (state.compiling) return;
+  state.recorded++;
   if (state.internal === 0 && t.bytes <= SMALL_BYTES && t.op.kind !== "view") state.small.push(t);
-  if (state.recorded > MAX_PENDING && state.scopes === 0) {
+  // never in the middle of a vjp, an optimizer's step or the making of a plan
+  if (state.recorded > MAX_PENDING && state.scopes === 0 && state.internal === 0) {
     state.recorded = 0;
     flushAll();
     state.small = state.small.slice(-1000);
