@@ -28,6 +28,8 @@ export interface Grammar {
 }
 
 export interface Arguments {
+  /** the command line after the command's name, as it was given */
+  readonly words: readonly string[];
   readonly positionals: readonly string[];
   /** recipe keys given as flags */
   readonly recipe: Partial<Recipe>;
@@ -104,6 +106,7 @@ export function parseArguments(argv: readonly string[], grammar: Grammar): Argum
     throw new ConfigError(`adjoint ${grammar.name}: "${positionals[most]}" is one argument too many`, { key: positionals[most], value: positionals[most], fix: most === 0 ? "flags begin with --" : `usage: ${usage(grammar)}` });
   }
   return {
+    words: argv,
     positionals,
     recipe: recipe as Partial<Recipe>,
     flag: (name) => values.get(name) === true,

@@ -36,10 +36,12 @@ export async function recipeOf(args: Arguments, base: Partial<Recipe>): Promise<
   const given: Partial<Recipe> = { ...file.values, ...args.recipe };
   const alone = given.ids === undefined || given.ids === null;
   const names = alone && (given.dataset_name === undefined || given.dataset_name.length === 0) ? (base.dataset_name ?? []) : (given.dataset_name ?? []);
-  // a preset belongs to the bundled model
-  const preset = names.length === 1 && Object.hasOwn(presets, names[0]) && (given.model_name_or_path ?? null) === null && given.use_peft !== false ? presets[names[0]] : {};
+  // a preset belongs to fine-tuning the bundled model
+  const fits = names.length === 1 && Object.hasOwn(presets, names[0]) && (given.model_name_or_path ?? null) === null && base.use_peft !== false;
+  const preset = !fits ? {} : given.use_peft === false ? withoutAdapter(presets[names[0]]) : presets[names[0]];
   // a flag for the length of the run replaces the preset's steps
   const steps = given.num_train_epochs !== undefined && given.max_steps === undefined ? { max_steps: -1 } : {};
   return { recipe: mergeRecipe(base, preset, steps, given, { dataset_name: names }), notes: file.notes };
 }
+const withoutAdapter = (preset: Partial<Recipe>): Partial<Recipe> => Object.fromEntries(Object.entries(preset).filter(([key]) => !/^(lora_|use_rslora$)/.test(key)));
 export const exists = (path: string): Promise<boolean> => node().fs.access(path).then(() => true, () => false);

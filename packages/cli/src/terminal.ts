@@ -10,6 +10,8 @@ export interface Terminal {
   readonly live: boolean;
   /** colours may be used on standard error */
   readonly color: boolean;
+  /** colours may be used on standard output */
+  readonly colorOut: boolean;
   /** columns of standard error, at most 110 */
   readonly columns: number;
   /** calls `stop` on the first Ctrl-C; returns what undoes it */
@@ -21,11 +23,13 @@ export const MAX_COLUMNS = 110;
 /** The process's own streams. NO_COLOR and FORCE_COLOR are respected. */
 export function processTerminal(): Terminal {
   const { stdout, stderr, env } = process, live = stderr.isTTY && env["TERM"] !== "dumb";
+  const wanted = (env["FORCE_COLOR"] ?? "") !== "" && env["FORCE_COLOR"] !== "0", refused = (env["NO_COLOR"] ?? "") !== "";
   return {
     out: (text) => { stdout.write(text); },
     err: (text) => { stderr.write(text); },
     live,
-    color: (env["NO_COLOR"] ?? "") === "" && (live || ((env["FORCE_COLOR"] ?? "") !== "" && env["FORCE_COLOR"] !== "0")),
+    color: !refused && (live || wanted),
+    colorOut: !refused && ((stdout.isTTY && env["TERM"] !== "dumb") || wanted),
     columns: Math.min(MAX_COLUMNS, stderr.columns || MAX_COLUMNS),
     onInterrupt(stop) {
       const handler = (): void => { stop(); };

@@ -9,7 +9,7 @@ export const version = "0.1.0";
 export function about(args: Arguments, device: string, base: OpenModel, parameters: number): Readonly<Record<string, unknown>> {
   const { os } = node(), cpus = os.cpus();
   return {
-    adjoint: version, node: process.versions.node, device_description: device, argv: process.argv.slice(2), given: args.recipe,
+    adjoint: version, node: process.versions.node, device_description: device, argv: args.words, given: args.recipe,
     machine: { platform: process.platform, arch: process.arch, cpu: cpus[0]?.model.trim() ?? "unknown", cores: cpus.length, memory_bytes: os.totalmem() },
     model: { path: base.path, model_type: base.model.config.modelType, parameters }, started: new Date().toISOString(),
   };

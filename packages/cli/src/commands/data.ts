@@ -20,8 +20,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (file === undefined) throw new ConfigError("data: the file is missing", { key: "file", fix: "write adjoint data FILE.jsonl" });
   const from = recipe.tokenizer_name ?? (recipe.model_name_or_path === null ? tiny.model : await resolveModel(recipe.model_name_or_path));
   const report = await dataReport(file, await loadTokenizer(from), textOptions(recipe));
-  const color = terminal.color && process.stdout.isTTY;
-  return { text: `${formatDataReport(report, { color, width: terminal.columns })}\n`, json: report };
+    return { text: `${formatDataReport(report, { color: terminal.colorOut, width: terminal.columns })}\n`, json: report };
 }
 
 export const data: Command = {

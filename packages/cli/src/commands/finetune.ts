@@ -7,7 +7,7 @@ import { adapterTrainee, defaultRecipe, fullTrainee, loraOptions, type Measured,
 import type { Arguments, Grammar } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
-import { openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf, adapterFolder } from "../open.ts";
+import { openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
 import { exists, recipeKeys, recipeOf } from "../recipes.ts";
 import { Progress } from "../progress.ts";
 import { Screen } from "../screen.ts";
@@ -186,7 +186,7 @@ async function follow(options: RunOptions, terminal: Terminal, screen: Screen, p
 }
 
 function interrupted(kind: Kind, args: Arguments, result: RunResult, folder: string, screen: Screen): Answer {
-  const own = process.argv.slice(3).filter((word, i, all) => !/^--(resume|resume[-_]from[-_]checkpoint)(=|$)/.test(word) && !/^--(resume|resume[-_]from[-_]checkpoint)$/.test(all[i - 1] ?? "") && word !== "--overwrite");
+  const own = args.words.filter((word, i, all) => !/^--(resume|resume[-_]from[-_]checkpoint)(=|$)/.test(word) && !/^--(resume|resume[-_]from[-_]checkpoint)$/.test(all[i - 1] ?? "") && word !== "--overwrite");
   const quoted = own.map((word) => (/^[\w./:=,@+-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`));
   const command = result.checkpoint === null ? null : ["adjoint", kind, ...quoted, ...(args.recipe.output_dir === undefined ? ["--output-dir", folder] : []), "--resume", "latest"].join(" ");
   screen.gap();
@@ -196,7 +196,7 @@ function interrupted(kind: Kind, args: Arguments, result: RunResult, folder: str
 }
 
 function finished(kind: Kind, result: RunResult, { base, tuned }: Subject, report: string, match: { before: ExactMatch | null; after: ExactMatch | null }, terminal: Terminal): Answer {
-  const out = new Screen({ ...terminal, err: terminal.out, color: terminal.color && process.stdout.isTTY }, false), p = paint({ color: terminal.color && process.stdout.isTTY });
+  const out = new Screen({ ...terminal, err: terminal.out, color: terminal.colorOut }, false), p = paint({ color: terminal.colorOut });
   const lines: string[] = [];
   out.capture(lines);
   if (result.comparisons.length > 0) {
@@ -241,4 +241,3 @@ const json = (e: { loss: number; tokens: number; bitsPerByte: number | null } | 
 
 export const finetune: Command = { grammar: finetuneGrammar, defaults: { ...defaultRecipe, ...finetuneDefaults }, run: (args, terminal) => start("finetune", args, terminal) };
 export const pretrain: Command = { grammar: pretrainGrammar, defaults: { ...defaultRecipe, ...pretrainDefaults }, run: (args, terminal) => start("pretrain", args, terminal) };
-export { adapterFolder };
