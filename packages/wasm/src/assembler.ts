@@ -94,6 +94,9 @@ export class Func {
   store(offset = 0): this { return this.#memory(0x36, offset); }
   #memory(code: number, offset: number): this { this.#code.byte(code); this.#code.byte(0); this.#code.unsigned(offset); return this; }
 
+  /** address, n -> the word's old value; adds n atomically */
+  atomicAdd(offset = 0): this { this.#code.byte(0xfe); this.#code.byte(0x1e); this.#code.byte(2); this.#code.unsigned(offset); return this; }
+
   simd(code: number): this { this.#code.byte(0xfd); this.#code.unsigned(code); return this; }
   #vmem(code: number, offset: number): this { this.simd(code); this.#code.byte(0); this.#code.unsigned(offset); return this; }
   vload(offset = 0): this { return this.#vmem(mem.load, offset); }

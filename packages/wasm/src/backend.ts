@@ -112,6 +112,7 @@ export class WasmBackend implements Backend {
     this.#memory.i32.set(words, block / 4);
     const calls = recipes.flatMap((r, i) => entries[i].phases.map((run, phase): Call => ({
       run, kernel: entries[i].id, phase, args: block + starts[i] * 4, parallel: isLarge(plan.kernels[i], r, this.#target), label: plan.kernels[i].label,
+      counter: r.counter === undefined ? undefined : block + (starts[i] + r.counter) * 4,
     })));
     this.#reserve(plan.arenaBytes, Math.max(0, ...recipes.map((r) => r.workspace)));
     this.counters.modules = this.#compiler.modules;

@@ -1,8 +1,8 @@
 /**
  * Contract kernels: batched matmul of any strides with the stores as epilogue.
  *
- * A kernel is a driver around the library of gemm.ts. Work is cut in units (batch, part of m, part of n); a unit walks
- * blocks of columns, packs B for a block of k, and multiplies. A single store of plain `acc` to f32 rows is written by the
+ * A kernel is a driver around the library of gemm.ts. Work is cut in units (batch, part of m, part of n); threads draw units from
+ * a counter, and a unit walks blocks of columns, packs B for a block of k, and multiplies. A single store of plain `acc` to f32 rows is written by the
  * micro-kernel itself; any other epilogue is a sweep (map.ts) over each finished block, read from a scratch block while it
  * is hot. Fewer than four rows skip the packing (dot products or scaled rows); fewer than four columns are the same after
  * exchanging the roles of the operands, as are results whose columns are contiguous instead of rows. Which path runs depends on shapes and strides only.
@@ -81,10 +81,13 @@ export function contractRecipe(kernel: ContractKernel, target: Target): Recipe {
   // units: the batch, and parts of m or n where the batch does not feed all threads
   const batches = product(batch), t = target.threads;
   let pm = 1, pn = 1;
-  if (batches % t !== 0 && batches < 4 * t) {
-    const byRows = m >= t * mr, byColumns = n >= t * nr;
-    if (byColumns && (!byRows || n >= m)) pn = t;
-    else if (byRows) pm = t;
+  if (t > 1 && batches < 4 * t) {
+    // three units a thread where they are large, so that a thread that is held up delays the others little
+    const parts = Math.ceil((2 * m * n * k * batches > 1.5e7 * t ? 3 * t : t) / batches);
+    const rows = Math.min(parts, Math.floor(m / 32)), columns = Math.min(parts, Math.floor(n / 32));
+    if (columns > 1 && columns >= rows && (rows < 2 || n >= m)) pn = columns;
+    else if (rows > 1) pm = rows;
+    else if (columns > 1) pn = columns;
   }
   const mPart = align(Math.ceil(m / pm), mr), nPart = align(Math.ceil(n / pn), 16);
   const nBlock = Math.min(path === "blocks" ? (direct ? NC : 512) : nPart, nPart);
@@ -108,14 +111,14 @@ export function contractRecipe(kernel: ContractKernel, target: Target): Recipe {
     numbers[`bb${i}`] = b.batch[i] * bytesOf(b.view.dtype);
   }
   const signature: Signature = {
-    rank, views: operandsOf(views, p.space.strides, kernel.label), uniforms: kernel.uniforms.length, extras: ["a", "b", "work", ...Object.keys(numbers)],
+    rank, views: operandsOf(views, p.space.strides, kernel.label), uniforms: kernel.uniforms.length, extras: ["a", "b", "work", "next", ...Object.keys(numbers)],
     affines: kernel.affines.map((_, i) => (p.space.strides[views.length + i][rank - 1] === 0 ? 0 : 2)),
   };
   const layout = new Layout(signature);
-  const code: Code = { kernel, signature, layout, nb, path, direct, inPlace, aOrder, bOrder, aType: a.view, bType: b.view };
+  const code: Code = { shared: t > 1, kernel, signature, layout, nb, path, direct, inPlace, aOrder, bOrder, aType: a.view, bType: b.view };
   return {
     key: `contract|${path}${direct ? "D" : ""}|${a.view.dtype}${inPlace ? "" : aOrder}${a.view.at?.uniform ?? ""}|${b.view.dtype}${bOrder}${b.view.at?.uniform ?? ""}|${signatureKey(signature)}|${kernel.loads.length}|${keyOf(kernel.stores.map((s) => s.value))}`,
-    layout, phases: 1, workspace: perThread * t, work: 2 * m * n * k * batches,
+    layout, phases: 1, counter: layout.extra("next"), workspace: perThread * t, work: 2 * m * n * k * batches,
     fill: (words) => {
       const patches: Patch[] = layout.fill(words, p.space, views, kernel.affines, kernel.uniforms, numbers);
       patches.push({ word: layout.extra("a"), buffer: a.view.buffer, bytes: a.view.offset * bytesOf(a.view.dtype) });
@@ -128,6 +131,8 @@ export function contractRecipe(kernel: ContractKernel, target: Target): Recipe {
 }
 
 interface Code {
+  /** threads draw units from a counter; else they are walked in order */
+  readonly shared: boolean;
   readonly kernel: ContractKernel; readonly signature: Signature; readonly layout: Layout; readonly nb: number;
   readonly path: Path; readonly direct: boolean; readonly inPlace: boolean; readonly aOrder: Order; readonly bOrder: Order;
   readonly aType: View; readonly bType: View;
@@ -146,7 +151,7 @@ function epilogue(code: Code, name: string): Func {
 
 function emit(code: Code, name: string, first: number): Func[] {
   const { layout, nb, path, direct, inPlace } = code;
-  const f = new Func(`${name}.0`, 3), args = 0, tid = 1, threads = 2;
+  const f = new Func(`${name}.0`, 3), args = 0, tid = 1;
   const tail = direct ? undefined : epilogue(code, name);
   const word = (i: number): Func => f.get(args).load(4 * i);
   const held = new Map<string, Local>();
@@ -169,19 +174,19 @@ function emit(code: Code, name: string, first: number): Func[] {
   word(layout.extra("work"));
   word(layout.extra("perThread")).get(tid).i(op.mul).i(op.add).set(work);
   for (const [l, x] of [[packA, "packA"], [scratch, "scratch"], [spare, "spare"]] as const) { word(layout.extra(x)).get(work).i(op.add).set(l); }
-  const u = f.i32(), end = f.i32(), units = f.i32(), bi = f.i32(), part = f.i32(), rest = f.i32(), idx = f.i32();
+  const u = f.i32(), units = f.i32(), bi = f.i32(), part = f.i32(), rest = f.i32(), idx = f.i32();
   const ap = f.i32(), bp = f.i32(), cp = f.i32(), ldc = f.i32(), m0 = f.i32(), m1 = f.i32(), n0 = f.i32(), n1 = f.i32();
   const jc = f.i32(), nc = f.i32(), ms = f.i32(), msEnd = f.i32(), pc = f.i32(), kc = f.i32(), ic = f.i32(), mc = f.i32(), al = f.i32(), ald = f.i32(), c = f.i32(), row = f.i32(), r1 = f.i32(), c1 = f.i32();
   word(layout.extra("batches")).get(num("pm")).i(op.mul).get(num("pn")).i(op.mul).set(units);
-  f.get(units).get(tid).i(op.mul).get(threads).i(op.divU).set(u);
-  f.get(units).get(tid).const(1).i(op.add).i(op.mul).get(threads).i(op.divU).set(end);
+  const next = (): void => { f.get(args).const(1).atomicAdd(4 * layout.extra("next")).set(u); };
+  if (code.shared) next();
   const storeView = code.kernel.loads.length;
 
   const range = (from: Local, to: Local, index: Local, size: Local, total: Local): void => {
     f.get(index).get(size).i(op.mul).set(from).min(from, total).set(from);
     f.get(from).get(size).i(op.add).set(to).min(to, total).set(to);
   };
-  f.while(() => f.get(u).get(end).i(op.ltU), () => {
+  f.while(() => f.get(u).get(units).i(op.ltU), () => {
     f.get(u).get(num("pm")).get(num("pn")).i(op.mul).i(op.divU).set(bi);
     f.get(u).get(num("pn")).i(op.remU).set(part);
     range(n0, n1, part, num("nPart"), num("n"));
@@ -208,7 +213,7 @@ function emit(code: Code, name: string, first: number): Func[] {
     };
     if (path === "blocks") blocks(finish);
     else rowsOneByOne(finish);
-    f.add(u, 1);
+    if (code.shared) next(); else f.add(u, 1);
   });
 
   function rowsOneByOne(finish: (rows: () => void, count: () => void, columns: Local, width: Local) => void): void {

@@ -11,6 +11,8 @@ export interface Call {
   /** large enough for all threads */
   readonly parallel: boolean;
   readonly label: string;
+  /** address of the word from which threads draw work, if any */
+  readonly counter: number | undefined;
 }
 
 export interface Executor {

@@ -1,8 +1,8 @@
 /**
  * One line of a kernel: columns c0 to c1 of the inner axis, four at a time, stored, kept or reduced.
  *
- * Order of sums: element p of a line is added to lane p mod 4 of accumulator (p / 4) mod 4, whatever else the kernel
- * computes; a last vector that is not full adds the identity in its spare lanes. Loads may read up to 15 bytes past a
+ * Order of sums: vector v of a line is added to accumulator v mod 4, lane by lane, whatever else the kernel computes; a
+ * last vector that is not full adds the identity in its spare lanes, and the fold starts at the accumulator after it. Loads may read up to 15 bytes past a
  * line's end (the memory ends with a margin); spare lanes are never stored.
  */
 import type { ExprType, ReduceOp } from "@adjoint/tensor";
@@ -175,18 +175,5 @@ export function emitLine(frame: Frame, o: LineOptions): void {
     vector(0, lanes);
     advance(4);
   });
-  if (reduces.length > 0) {
-    // bring the accumulators back to their places
-    const steps = f.i32();
-    f.get(o.to).get(o.from).i(op.sub).const(3).i(op.add).const(2).i(op.shrU).const(3).i(op.and).set(steps);
-    f.get(steps).if(() => f.while(() => f.get(steps).const(4).i(op.ltU), () => {
-      for (const r of reduces) {
-        if (r.sink.kind !== "reduce") continue;
-        const a = r.sink.accumulators;
-        f.get(a[0]).get(a[1]).set(a[0]).get(a[2]).set(a[1]).get(a[3]).set(a[2]).set(a[3]);
-      }
-      f.add(steps, 1);
-    }));
-  }
   printer.unbind(hoisted);
 }

@@ -55,6 +55,7 @@ export class Pool implements Executor {
     let segments = this.#plans.get(calls);
     if (segments === undefined) { segments = split(calls); this.#plans.set(calls, segments); }
     for (const s of segments) {
+      this.#rewind(s.calls);
       if (s.program === undefined) { for (const c of s.calls) this.#alone(c); continue; }
       if (this.#alive < this.#threads - 1) this.#restart();
       if (this.#loads.length > 0 || this.#forget.length > 0) this.#share();
@@ -72,6 +73,10 @@ export class Pool implements Executor {
   }
   kill(thread: number): Promise<void> { return this.#workers[thread - 1].end(); }
 
+  /** Puts the counters from which threads draw work back. */
+  #rewind(calls: readonly Call[]): void {
+    for (const c of calls) if (c.counter !== undefined) this.#memory.i32[c.counter >>> 2] = 0;
+  }
   #alone(c: Call): void {
     try { c.run(c.args, 0, 1); } catch (cause) { throw trapped(c.label, cause); }
   }

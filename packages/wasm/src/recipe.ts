@@ -23,6 +23,8 @@ export interface Recipe {
   emit(name: string, first: number): Func[];
   readonly phases: number;
   fill(words: Int32Array): Patch[];
+  /** word from which threads draw units of work; 0 before a call */
+  readonly counter?: number;
   /** bytes of shared workspace */
   readonly workspace: number;
   /** elements or multiply-adds, to decide between one thread and all */

@@ -36,14 +36,14 @@ export function expected(c: Case): Data[] {
 }
 const ulp: Record<DType, number> = { f64: 2 ** -52, f32: 2 ** -23, f16: 2 ** -10, bf16: 2 ** -7, i32: 0, u32: 0, u8: 0, i8: 0, bool: 0 };
 
-/** |got - want| <= n ulp·max(|want|, scale), element by element. */
+/** |got - want| <= n ulp·max(|want|, scale), element by element; n = 0 wants equal bits. */
 export function close(got: TypedArray, want: Data, n: number, scale: number): void {
   const y = fromHost(want.dtype, got);
   for (let i = 0; i < y.length; i++) {
     const w = want.values[i];
     if (Object.is(y[i], w) || y[i] === w || (Number.isNaN(w) && Number.isNaN(y[i]))) continue;
     const bound = (n * 2 ** -23 + (bytesOf(want.dtype) < 4 ? ulp[want.dtype] : 0)) * Math.max(Math.abs(w), scale);
-    const integer = ulp[want.dtype] === 0;
+    const integer = ulp[want.dtype] === 0 || n === 0;
     if (integer || !(Math.abs(y[i] - w) <= bound)) expect.fail(`element ${i} of ${y.length} (${want.dtype}): got ${y[i]}, want ${w}, off by ${(Math.abs(y[i] - w) / (2 ** -23 * Math.max(Math.abs(w), scale))).toFixed(1)} ulp, allowed ${n}`);
   }
 }
