@@ -53,7 +53,8 @@ export class TextData extends DataSet {
  * @throws FormatError for a bad file; ConfigError for options that contradict each other or the data
  * Source: TRL, sft_trainer.py
  */
-export async function textData(source: DataSource, tokenizer: Tokenizer, options: TextDataOptions = {}): Promise<TextData> {
+export async function textData(source: DataSource, tokenizer: Tokenizer | null, options: TextDataOptions = {}): Promise<TextData> {
+  if (tokenizer === null) throw new ConfigError("the model has no tokenizer, so text cannot become tokens", { key: "tokenizer", value: null, fix: "put tokenizer.json into the model's folder, or pass rows of ids (--ids)" });
   const { maxLength = 1024, heldOut: share = 0 } = options;
   if (!Number.isInteger(maxLength) || maxLength < 2) throw new ConfigError(`max_length is ${maxLength}`, { key: "max_length", value: maxLength, fix: "take a whole number from 2, such as 256" });
   const name = typeof source === "string" || source instanceof URL ? String(source) : "data";
