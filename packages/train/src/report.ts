@@ -86,7 +86,7 @@ export async function reportHtml({ title, recipe, result, about }: ReportOptions
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>${escape(title)}</title>
 <style>${await library("uPlot.min.css")}${STYLE}</style></head><body>
 <h1>${escape(title)}</h1>
-<p>${result.steps} steps, ${(last?.tokens_seen ?? 0).toLocaleString("en-US")} predicted tokens, ${result.seconds.toFixed(1)} s in all${skipped > 0 ? `; ${skipped} steps were skipped because gradients were not finite` : ""}.</p>
+<p>${result.steps} steps, ${(last?.tokens_seen ?? 0).toLocaleString("en-US")} predicted tokens, ${result.seconds.toFixed(1)} s in all${skipped > 0 ? `; ${skipped} ${skipped === 1 ? "step was" : "steps were"} skipped because gradients were not finite` : ""}.</p>
 ${result.comparisons.length > 0 ? `<h2>Before and after</h2>${comparison(result)}` : ""}
 <h2>Curves</h2><div id="charts" class="charts"></div>
 ${samples === "" ? "" : `<h2>Samples</h2>${samples}`}

@@ -126,7 +126,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   const options: RunOptions = {
     command: kind, recipe, trainee, data: data.data, measured, folder, modelFiles: subject.files,
     sample: base.model.tokenizer === null ? null : (prompt) => generate(subjectModel, prompt, { maxNewTokens: recipe.sample_max_new_tokens, seed: recipe.seed, temperature: 0.8, topK: 40 }),
-    about: about(args, device, base, parameterCount(base.model)),
+    about: about(kind, args, device, base, parameterCount(base.model)),
   };
   const rows = matchRows(data.rows);
   const match: { before: ExactMatch | null; after: ExactMatch | null } = { before: null, after: null };

@@ -1,0 +1,143 @@
+/** The commands, end to end on the tiny Llama: what they compute, and what goes to which stream. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { parseSafetensors } from "@adjoint/io";
+import { describe, expect, test } from "vitest";
+import { commands } from "../src/index.ts";
+import { adjoint, exact, fixture, golden, temporary } from "./support.ts";
+
+const model = fixture("llama/tiny"), ids = join(model, "ids.json");
+const near = (got: number, want: number, relative: number): void => { expect(Math.abs(got - want)).toBeLessThanOrEqual(relative * Math.abs(want)); };
+
+describe("help answers", () => {
+  test("adjoint --help names every command", async () => {
+    for (const words of [["--help"], [], ["help"], ["-h"]]) {
+      const { code, out, err } = await adjoint(words);
+      expect(code).toBe(0);
+      expect(err).toBe("");
+      for (const name of Object.keys(commands)) expect(out).toContain(`  ${name}`);
+    }
+  });
+  for (const name of Object.keys(commands)) {
+    test(`adjoint ${name} --help`, async () => {
+      const { code, out, err } = await adjoint([name, "--help"]);
+      expect(code).toBe(0);
+      expect(err).toBe("");
+      expect(out).toContain(`usage: adjoint ${name}`);
+      for (const flag of Object.keys(commands[name].grammar.flags)) expect(out).toContain(`--${flag}`);
+      for (const key of commands[name].grammar.keys) expect(out).toMatch(new RegExp(`--(no-)?${key.replaceAll("_", "-")}\\b`));
+    });
+  }
+});
+
+describe("eval", () => {
+  test("prints one JSON object with transformers' loss", async () => {
+    const { code, out, err } = await adjoint(["eval", "--model", model, "--ids", ids, "--json", ...exact]), want = golden("llama/tiny");
+    expect({ code, err }).toEqual({ code: 0, err: "" });
+    expect(out.trim().split("\n")).toHaveLength(1);
+    const got = JSON.parse(out) as { loss: number; tokens: number };
+    near(got.loss, Number(want["loss"]), 1e-6);
+    expect(got.tokens).toBe(want["tokens"]);
+  });
+  test("with an adapter it is PEFT's, on wasm too", async () => {
+    for (const device of [exact, ["--threads", "1"]]) {
+      const { out } = await adjoint(["eval", "--model", model, "--adapter", fixture("peft/rslora/adapter"), "--ids", ids, "--json", ...device]);
+      near((JSON.parse(out) as { loss: number }).loss, Number(golden("peft/rslora")["loss"]), 1e-5);
+    }
+  });
+});
+
+describe("finetune --ids", () => {
+  test("goes on from an adapter as PEFT does: losses, norms, rates, final adapter, files, streams", async () => {
+    const folder = join(temporary(), "run"), want = golden("peft/rslora");
+    const { code, out, err } = await adjoint([
+      "finetune", "--model", model, "--ids", ids, "--max-steps", "5", "--init-adapter", fixture("peft/rslora/adapter"), "--no-shuffle", "--output-dir", folder,
+      "--per_device_train_batch_size=2", "--learning-rate", "1e-2", "--lr-scheduler-type", "cosine", "--warmup-steps", "1", "--optim-args", "weight_decay=0", "--json", ...exact,
+    ]);
+    expect(code, err).toBe(0);
+    const answer = JSON.parse(out) as { adapter: string; steps: number; report: string };
+    expect(answer).toMatchObject({ status: "done", steps: 5, adapter: join(folder, "adapter") });
+    const lines = readFileSync(join(folder, "metrics.jsonl"), "utf8").trim().split("\n").map((line) => JSON.parse(line) as Record<string, number>);
+    const steps = want["steps"] as Record<string, number>[];
+    expect(lines.map((m) => m["step"])).toEqual([1, 2, 3, 4, 5]);
+    lines.forEach((m, i) => {
+      near(m["loss"], steps[i]["loss"], 1e-5);
+      near(m["grad_norm"], steps[i]["grad_norm"], 1e-4);
+      expect(m["learning_rate"]).toBeCloseTo(steps[i]["learning_rate"], 12);
+      expect(m["tokens_per_second"]).toBeGreaterThan(0);
+    });
+    const got = parseSafetensors(readFileSync(join(folder, "adapter", "adapter_model.safetensors")), "got").tensors;
+    for (const [name, { data }] of parseSafetensors(readFileSync(fixture("peft/rslora/trained/adapter_model.safetensors")), "want").tensors) {
+      const ours = got.get(name)?.data ?? [];
+      expect(ours.length, name).toBe(data.length);
+      for (let i = 0; i < data.length; i++) expect(Math.abs(ours[i] - data[i]), `${name}[${i}]`).toBeLessThan(2e-5);
+    }
+    expect(readdirSync(folder).sort()).toEqual(["adapter", "metrics.jsonl", "report.html", "run.json"]);
+    expect(err).toContain("step 5/5");
+    expect(JSON.parse(readFileSync(join(folder, "run.json"), "utf8"))).toMatchObject({ status: "done", command: "finetune", steps_done: 5, recipe: { learning_rate: 0.01 } });
+  });
+
+  test("run.json repeats the run, bit for bit", async () => {
+    const a = join(temporary(), "a"), b = join(temporary(), "b");
+    const first = await adjoint(["finetune", "--model", model, "--ids", ids, "--max-steps", "2", "--output-dir", a, "--lora-r", "2", "--lora-dropout", "0.1", "--quiet", ...exact]);
+    expect(first.code, first.err).toBe(0);
+    expect(first.err).toBe("");
+    expect((await adjoint(["finetune", join(a, "run.json"), "--output-dir", b])).code).toBe(0);
+    for (const name of readdirSync(join(a, "adapter"))) expect(readFileSync(join(b, "adapter", name)).equals(readFileSync(join(a, "adapter", name))), name).toBe(true);
+  });
+
+  test("Ctrl-C saves, says how to resume, and the resumed run equals the one that was not stopped", async () => {
+    const a = join(temporary(), "a"), b = join(temporary(), "b");
+    const words = (folder: string): string[] => ["finetune", "--model", model, "--ids", ids, "--max-steps", "4", "--per-device-train-batch-size", "2", "--lora-r", "2", "--logging-steps", "1", "--output-dir", folder, ...exact];
+    expect((await adjoint(words(a))).code).toBe(0);
+    const stopped = await adjoint(words(b), { onError: (text, interrupt) => { if (text.startsWith("step 2/4")) interrupt(); } });
+    expect(stopped.code).toBe(130);
+    const command = /resume\s+adjoint (.*)\n/.exec(stopped.err)?.[1] ?? "";
+    expect(command).toContain("--resume latest");
+    expect(existsSync(join(b, "checkpoint-2"))).toBe(true);
+    expect(existsSync(join(b, "adapter"))).toBe(false);
+    expect((await adjoint(command.split(" ").map((w) => w.replace(/^'(.*)'$/, "$1")))).code).toBe(0);
+    for (const name of readdirSync(join(a, "adapter"))) expect(readFileSync(join(b, "adapter", name)).equals(readFileSync(join(a, "adapter", name))), name).toBe(true);
+  });
+
+  test("recipes in YAML, flags before them", async () => {
+    const folder = temporary(), file = join(folder, "recipe.yaml");
+    writeFileSync(file, `model_name_or_path: ${JSON.stringify(model)}\nids: ${JSON.stringify(ids)}\nmax_steps: 9\nlora_r: 2\nlog_level: info\ndevice: reference\noutput_dir: ${JSON.stringify(join(folder, "out"))}\n`);
+    const { code, out, err } = await adjoint(["finetune", file, "--max-steps", "1", "--json"]);
+    expect(code, err).toBe(0);
+    expect(err).toContain("log_level has no effect");
+    expect(JSON.parse(out)).toMatchObject({ steps: 1 });
+  });
+});
+
+describe("merge, inspect, explain, data", () => {
+  test("a merged model has the adapter's loss", async () => {
+    const folder = join(temporary(), "merged");
+    const merged = await adjoint(["merge", "--model", model, "--adapter", fixture("peft/lora/adapter"), "--output-dir", folder, "--json", ...exact]);
+    expect(merged.code, merged.err).toBe(0);
+    const { out } = await adjoint(["eval", "--model", folder, "--ids", ids, "--json", ...exact]);
+    near((JSON.parse(out) as { loss: number }).loss, Number(golden("peft/lora")["loss"]), 1e-6);
+  });
+  test("inspect tells models, adapters and files apart", async () => {
+    const kind = async (path: string): Promise<unknown> => (JSON.parse((await adjoint(["inspect", path, "--json"])).out) as { kind: string }).kind;
+    expect(await kind(model)).toBe("model");
+    expect(await kind(fixture("peft/lora/adapter"))).toBe("adapter");
+    expect(await kind(join(model, "model.safetensors"))).toBe("safetensors");
+  });
+  test("explain counts kernels, and a step has more of them than its forward pass", async () => {
+    const { code, out, err } = await adjoint(["explain", "--model", model, "--max-length", "32", "--per-device-train-batch-size", "2", "--json", ...exact]);
+    expect(code, err).toBe(0);
+    const { parts } = JSON.parse(out) as { parts: { kernels: number; flops: number }[] };
+    expect(parts).toHaveLength(3);
+    expect(parts[0].kernels).toBeLessThan(parts[1].kernels);
+    expect(parts[1].kernels).toBeLessThan(parts[2].kernels);
+  });
+  test("data shows rows and tokens", async () => {
+    const file = join(temporary(), "rows.jsonl");
+    writeFileSync(file, '{"prompt": "two plus two ->", "completion": " 4"}\n{"prompt": "one plus two ->", "completion": " 3"}\n');
+    const { code, out } = await adjoint(["data", file]);
+    expect(code).toBe(0);
+    expect(out).toContain("2 rows of prompt + completion");
+    expect(out).toContain("⟦");
+  });
+});

@@ -1,0 +1,97 @@
+/** Recipes: every key as file and flag, and errors that name file, key, value and fix. */
+import { ConfigError } from "@adjoint/tensor";
+import fc from "fast-check";
+import { describe, expect, test } from "vitest";
+import { checkRecipe, compactRecipe, defaultRecipe, fields, flagValue, idsRows, inertKeys, mergeRecipe, optimizerFor, parseRecipe, recipeKey, type Recipe, scheduleOf, schedules, stepsOf } from "../src/index.ts";
+
+const keys = Object.keys(fields) as (keyof Recipe)[];
+const failing = (f: () => unknown): ConfigError => {
+  try { f(); } catch (error) { if (error instanceof ConfigError) return error; throw error; }
+  throw new Error("no error");
+};
+
+test("a key is known in snake_case, kebab-case and by its aliases, and no name stands for two", () => {
+  const names = keys.flatMap((key) => [key, ...(fields[key].aliases ?? [])]);
+  expect(new Set(names).size).toBe(names.length);
+  for (const key of keys) for (const name of [key, key.replaceAll("_", "-"), ...(fields[key].aliases ?? [])]) expect(recipeKey(name)).toBe(key);
+  for (const name of names) expect(Object.hasOwn(inertKeys, name)).toBe(false);
+});
+
+test("the defaults are valid, and differ from themselves nowhere", () => {
+  expect(checkRecipe({ ...defaultRecipe }, "defaults").values).toEqual(defaultRecipe);
+  expect(compactRecipe(defaultRecipe)).toEqual({});
+  expect(schedules).toEqual(["constant", "constant_with_warmup", "linear", "cosine"]);
+});
+
+test("law: what a recipe says survives compact, YAML and merging", () => {
+  const value = (key: keyof Recipe): fc.Arbitrary<unknown> => {
+    const f = fields[key], low = f.min ?? (f.above === undefined ? 0 : f.above + 0.5), high = Math.min(f.max ?? 40, f.below === undefined ? 40 : f.below - 0.0625);
+    const word = fc.stringMatching(/^[a-z][a-z0-9./ -]{0,8}[a-z]$/);
+    switch (f.kind) {
+      case "text": return f.choices ? fc.constantFrom(...f.choices) : word;
+      case "texts": return fc.array(word, { maxLength: 3 });
+      case "flag": return fc.boolean();
+      case "integer": return fc.integer({ min: Math.ceil(low), max: Math.max(Math.ceil(low), Math.floor(high)) });
+      case "number": return fc.integer({ min: Math.ceil(low * 16), max: Math.floor(high * 16) }).map((k) => k / 16);
+      default: return fc.dictionary(fc.stringMatching(/^[a-z]{1,5}$/), fc.integer({ min: 1, max: 9 }).map(String), { maxKeys: 3 });
+    }
+  };
+  const recipe = fc.record(Object.fromEntries(keys.map((key) => [key, value(key)])), { requiredKeys: [] });
+  fc.assert(fc.property(recipe, (given) => {
+    const whole = mergeRecipe(checkRecipe(given, "law").values);
+    const again = parseRecipe(JSON.stringify(compactRecipe(whole)), "law.json");
+    expect(mergeRecipe(again.values)).toEqual(whole);
+  }), { numRuns: 60 });
+});
+
+describe("flags say what files say", () => {
+  const cases: [keyof Recipe, string, unknown][] = [
+    ["learning_rate", "2e-3", 0.002], ["max_steps", "-1", -1], ["use_rslora", "true", true], ["lora_alpha", "null", null], ["lora_target_modules", "q_proj,v_proj", ["q_proj", "v_proj"]],
+    ["lora_target_modules", ".*\\.(q|v){1,2}_proj", [".*\\.(q|v){1,2}_proj"]], ["optim_args", "beta1=0.8,eps=1e-6", { beta1: "0.8", eps: "1e-6" }], ["rank_pattern", "layers\\.1\\.q_proj=2", { "layers\\.1\\.q_proj": "2" }],
+  ];
+  for (const [key, text, want] of cases) test(`--${key} ${text}`, () => { expect(flagValue(key, text)).toEqual(want); });
+});
+
+describe("what is wrong is named", () => {
+  const cases: [string, string, RegExp][] = [
+    ["an unknown key", "learning_rat: 1", /r\.yaml: "learning_rat" is not a known key\n {2}fix: did you mean learning_rate\?/],
+    ["a negative rank", "lora_r: -4", /r\.yaml: lora_r = -4 is not valid\n {2}fix: use an integer, at least 1/],
+    ["a text for a number", "max_steps: many", /max_steps = "many" is not valid/],
+    ["a fraction for an integer", "max_steps: 1.5", /max_steps = 1.5 is not valid/],
+    ["a schedule that is not there", "lr_scheduler_type: polynomial", /one of constant, constant_with_warmup, linear, cosine/],
+    ["a probability of 1", "lora_dropout: 1", /at least 0, below 1/],
+    ["a key twice", "learning_rate: 1e-3\nlearning-rate: 2e-3", /gives learning_rate a second time/],
+    ["a feature that is not there", "bf16: true", /bf16 = true is not implemented \(training runs in f32\)/],
+    ["no YAML", "a: [1", /r\.yaml is not YAML/],
+    ["a list", "- a", /a recipe is a map of keys to values/],
+  ];
+  for (const [name, text, message] of cases) {
+    test(name, () => {
+      const error = failing(() => parseRecipe(text, "r.yaml"));
+      expect(error.message).toMatch(message);
+      expect(error.details.file).toBe("r.yaml");
+      expect(error.details.fix).toBeDefined();
+    });
+  }
+  test("keys that change nothing pass with a note", () => {
+    expect(parseRecipe("bf16: false\nlog_level: info\nlora_r: 4", "r.yaml")).toEqual({ values: { lora_r: 4 }, notes: ["bf16 has no effect: training runs in f32", "log_level has no effect: one level of messages"] });
+  });
+  test("options of another optimizer", () => {
+    const of = (optim: string, optim_args: Record<string, string>): unknown => optimizerFor(mergeRecipe({ optim, optim_args }), () => 1);
+    expect(failing(() => of("adamw_torch", { momentum: "0.9" })).message).toMatch(/adamw_torch has no option momentum/);
+    expect(failing(() => of("sgd", { momentun: "0.9" })).message).toMatch(/did you mean momentum/);
+    expect(failing(() => of("sgd", { momentum: "much" })).message).toMatch(/momentum = much is not a number/);
+    expect(of("sgd", { momentum: "0.9", nesterov: "true" })).toMatchObject({ name: "sgd" });
+  });
+});
+
+test("steps and warm-up are those of transformers", () => {
+  const data = idsRows([[1, 2], [1, 2], [1, 2], [1, 2], [1, 2]], "rows");
+  expect(stepsOf(mergeRecipe({ num_train_epochs: 2, per_device_train_batch_size: 2 }), data)).toBe(6);
+  expect(stepsOf(mergeRecipe({ num_train_epochs: 1.5, per_device_train_batch_size: 2, gradient_accumulation_steps: 2 }), data)).toBe(3);
+  expect(stepsOf(mergeRecipe({ max_steps: 7 }), data)).toBe(7);
+  expect(failing(() => stepsOf(mergeRecipe({ max_steps: 0 }), data)).details.key).toBe("max_steps");
+  const rate = scheduleOf(mergeRecipe({ learning_rate: 1, lr_scheduler_type: "linear", warmup_ratio: 0.15 }), 10);
+  expect([0, 1, 2, 6, 10].map(rate)).toEqual([0, 0.5, 1, 0.5, 0]);
+  expect(scheduleOf(mergeRecipe({ learning_rate: 1, lr_scheduler_type: "linear", warmup_ratio: 0.15, warmup_steps: 4 }), 10)(2)).toBe(0.5);
+});
