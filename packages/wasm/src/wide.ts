@@ -1,6 +1,6 @@
 /** Whether the wide GEMM tile is right and pays on this engine: V8's 256-bit path must have been switched on by the process. */
 import { assemble } from "./assembler.ts";
-import { hasRelaxed, tiles } from "./engine.ts";
+import { chooseTile, tiles } from "./engine.ts";
 import { library } from "./gemm.ts";
 import type { Tile } from "./recipe.ts";
 
@@ -35,8 +35,7 @@ function lab(tile: Tile): { multiply(a: Float32Array, b: Float32Array): Float32A
 
 /** Compares and times wide and narrow tiles (about 100 ms): call it after the path was switched on, before `wasm({ wide: true })`. */
 export function checkWide(options: { readonly fma?: boolean } = {}): WideCheck {
-  const fused = (options.fma ?? true) && hasRelaxed();
-  const wide = lab(fused ? tiles.wideFma : tiles.wide), narrow = lab(fused ? tiles.relaxed : hasRelaxed() ? tiles.modern : tiles.plain);
+  const best = chooseTile(options.fma, false), wide = lab(best.fma ? tiles.wideFma : tiles.wide), narrow = lab(best);
   const whole = (n: number, seed: number): Float32Array => Float32Array.from({ length: n }, (_, i) => ((i * 7919 + seed * 104729) % 31) - 15);
   const a = whole(M * K, 1), b = whole(K * N, 2);
   const exact = new Float32Array(M * N);

@@ -2,8 +2,8 @@
 import { type Kernel, leaf, type View } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { wasmSync } from "../src/index.ts";
-import { type Case, check, close, expected, runOn } from "./harness.ts";
+import { hasRelaxed, wasmSync } from "../src/index.ts";
+import { type Case, check, close, expected, runOn, same } from "./harness.ts";
 import type { Data } from "./interpret.ts";
 import { common, drawCase, laws, show } from "./laws.ts";
 
@@ -41,6 +41,14 @@ describe("rows", () => {
       check(backend, { kernel: { kind: "rows", rowAxes: 1, shape: [2, n], loads: [{ buffer: 0, dtype: "f32", offset: 0, strides: [n, 1] }], affines: [], stats: [{ op: "sum", value: x }, { op: "sum", value: x.sub(m.mul(1 / n)).mul(x) }], stores: [{ perRow: true, value: leaf("stat", 1, "float"), view: { buffer: 1, dtype: "f32", offset: 0, strides: [1, 0] } }], ...common }, buffers: [{ dtype: "f32", values }, { dtype: "f32", values: [0, 0] }], uniforms: [0, 0], types: ["float", "i32"] }, 64, n);
     }
   });
+  test("several values are kept for later passes", () => {
+    const n = 53, x = leaf("load", 0, "float"), y = leaf("load", 1, "float"), e = x.exp(), t = y.tanh(), [a, b, c] = [0, 1, 2].map((i) => leaf("stat", i, "float"));
+    const view = (buffer: number): View => ({ buffer, dtype: "f32", offset: 0, strides: [n, 1] });
+    check(backend, {
+      kernel: { kind: "rows", rowAxes: 1, shape: [4, n], loads: [view(0), view(1)], affines: [], stats: [{ op: "sum", value: e }, { op: "sum", value: t }, { op: "sum", value: e.mul(t).sub(a.mul(b)).mul(e.log()) }], stores: [{ perRow: false, value: e.div(a).add(t.mul(b)).add(c.mul(1 / 1024)), view: view(2) }], ...common },
+      buffers: [0, 1, 2].map((k) => ({ dtype: "f32" as const, values: Array.from({ length: 4 * n }, (_, i) => ((i * 7919 + k * 31) % 61 - 30) / 16) })), uniforms: [0, 0], types: ["float", "i32"],
+    }, 64, 256);
+  });
   test("a row's sum has the same bits whatever else the kernel computes", () => {
     const n = 1003, values = Array.from({ length: 3 * n }, (_, i) => Math.sin(i)), x = leaf("load", 0, "float"), sum = leaf("stat", 0, "float");
     const view = (buffer: number, strides: number[]): View => ({ buffer, dtype: "f32", offset: 0, strides });
@@ -50,5 +58,23 @@ describe("rows", () => {
     const alone = runOn(backend, { kernel: { ...base, stats: [{ op: "sum", value: x }], stores: [perRow] }, buffers, uniforms: [0, 0], types: ["float", "i32"] })[1];
     const fused = runOn(backend, { kernel: { ...base, stats: [{ op: "sum", value: x }, { op: "max", value: x.exp() }, { op: "sum", value: x.mul(x).tanh() }], stores: [perRow, { perRow: false, value: x.exp().sub(sum).mul(leaf("stat", 2, "float")), view: view(2, [n, 1]) }] }, buffers, uniforms: [0, 0], types: ["float", "i32"] })[1];
     expect(Array.from(fused)).toEqual(Array.from(alone));
+  });
+});
+
+describe("tiles", () => {
+  const plain = wasmSync({ fma: false }), wide = wasmSync({ fma: false, wide: true }), fused = wasmSync(), wideFused = wasmSync({ wide: true });
+  test("every tile sums in the same order: equal bits, or equal up to fused rounding", () => {
+    for (const law of laws.filter((l) => l.name.includes("sizes, strides, batches") || l.name.includes("matrices"))) {
+      fc.assert(fc.property(fc.integer({ min: 1, max: 2 ** 31 - 1 }), (seed) => {
+        const c = drawCase(law, seed);
+        same(plain, wide, c);
+        if (fused.tile.fma) { same(fused, wideFused, c); check(fused, c, law.ulp ?? 64, law.scale ?? 8); }
+      }), { numRuns: 30 });
+    }
+  });
+  test("tiles are chosen by the engine", () => {
+    expect(plain.tile.fma).toBe(false);
+    expect(wide.tile.nr).toBe(16);
+    expect(fused.tile.fma).toBe(hasRelaxed());
   });
 });
