@@ -12,7 +12,7 @@ const { values: flags } = parseArgs({
   options: {
     rounds: { type: "string", default: "3" }, seconds: { type: "string", default: "2.5" }, threads: { type: "string", default: "2" },
     systems: { type: "string", default: "adjoint,jax-js,tfjs-wasm" }, tasks: { type: "string", default: "gpt,gpt-lora,gemm-1024,lora-down,lora-up,peak" },
-    wide: { type: "boolean", default: false }, smoke: { type: "boolean", default: false }, json: { type: "string" },
+    "at-least": { type: "string", default: "" }, wide: { type: "boolean", default: false }, smoke: { type: "boolean", default: false }, json: { type: "string" },
     children: { type: "string", default: "" }, rivals: { type: "string", default: "" },
   },
 });
@@ -67,6 +67,16 @@ function agree(task: string, infos: ReadonlyMap<string, Info>): string {
   }
   return rest.length === 0 ? "" : `${task === "gpt" ? "losses of steps 1, 2, ..." : "corners of the product"}: ${one.map((x) => x.toFixed(4)).join(", ")}; largest difference between systems ${worst.toExponential(1)}`;
 }
+
+/** Aims as `gpt:jax-js=3` (their time over ours) or `share=0.7` (GEMM's share of the peak). */
+function aims(): readonly { readonly name: string; readonly least: number }[] {
+  return flags["at-least"].split(",").filter((x) => x !== "").map((text) => {
+    const [, name, number] = /^([\w:-]+)=([\d.]+)$/.exec(text) ?? [];
+    if (name === undefined || !(name === "share" || /^[\w-]+:[\w-]+$/.test(name))) throw new Error(`--at-least ${text}: write gpt:jax-js=3 or share=0.7`);
+    return { name, least: Number(number) };
+  });
+}
+const wanted = aims();
 
 interface Row { readonly task: string; readonly system: string; readonly milliseconds: number; readonly rounds: readonly number[]; readonly ratio: number; readonly rate: string }
 
@@ -141,6 +151,11 @@ function report(rows: readonly Row[], notes: readonly string[], peaks: ReadonlyM
   if (!Number.isNaN(lora)) console.log(`the step with adapters takes ${lora.toFixed(2)} of the full step`);
   console.log(`peak resident memory: ${[...peaks].map(([name, b]) => `${name} ${Math.round(b / 1e6)} MB`).join(", ")}`);
   for (const n of notes) console.log(n);
+  for (const { name, least } of wanted) {
+    const [task, system] = name.split(":"), reached = name === "share" ? share : rows.find((r) => r.task === task && r.system === system)?.ratio ?? NaN, ok = reached >= least;
+    console.log(`${ok ? "reached" : "MISSED "}  ${name === "share" ? "gemm-1024 over the peak" : `${task}: ${system} over adjoint`}: ${reached.toFixed(2)}, wanted at least ${least}`);
+    if (!ok) process.exitCode = 1;
+  }
   if (flags.json !== undefined) {
     const path = resolve(process.env.INIT_CWD ?? ".", flags.json);
     mkdirSync(dirname(path), { recursive: true });
