@@ -5,11 +5,11 @@ import type { Context } from "@adjoint/nn";
 import { compile, type Tensor } from "@adjoint/tensor";
 import { collate } from "./data/sample.ts";
 import type { DataSet } from "./data/dataset.ts";
-import { type TensorBatch, toTensors } from "./tensors.ts";
+import { type Batch, toTensors } from "./data/tensors.ts";
 
 /** Anything that knows the summed loss of a batch: a model, or a trainee. */
 export interface Scorer {
-  lossSum(batch: TensorBatch, context?: Context): { total: Tensor; count: Tensor };
+  lossSum(batch: Batch, context?: Context): { total: Tensor; count: Tensor };
 }
 
 export interface Evaluation {
@@ -28,7 +28,7 @@ export interface EvaluateOptions {
   readonly onProgress?: (done: number, all: number) => void;
 }
 
-type Step = (batch: TensorBatch) => { total: Tensor; count: Tensor };
+type Step = (batch: Batch) => { total: Tensor; count: Tensor };
 const steps = new WeakMap<object, Step>();
 
 const isTuned = (model: Scorer | Tuned<CausalLM>): model is Tuned<CausalLM> => "base" in model && "adapter" in model;
@@ -40,7 +40,7 @@ function stepOf(model: Scorer | Tuned<CausalLM>): Step {
   let step = steps.get(model);
   if (!step) {
     const scorer = scorerOf(model);
-    steps.set(model, (step = compile((batch: TensorBatch) => scorer.lossSum(batch, { train: false }))));
+    steps.set(model, (step = compile((batch: Batch) => scorer.lossSum(batch, { train: false }))));
   }
   return step;
 }

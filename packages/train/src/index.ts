@@ -2,7 +2,6 @@
 export * from "./data/index.ts";
 export * from "./metrics.ts";
 export * from "./recipe.ts";
-export { TensorBatch, toTensors } from "./tensors.ts";
 export { evaluate, type EvaluateOptions, type Evaluation, type Scorer } from "./evaluate.ts";
 export { adapterTrainee, fullTrainee, type Trainee } from "./trainee.ts";
 export { memoryBytes, Training, type TrainingOptions } from "./loop.ts";

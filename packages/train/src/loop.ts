@@ -5,7 +5,7 @@ import { Accumulator, type BoundOptimizer, type Optimizer, type Schedule } from 
 import { breathe, compile, ConfigError, concat, counter, type Counter, live, type Store, type Tensor } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
-import { type TensorBatch, toTensors } from "./tensors.ts";
+import { type Batch, toTensors } from "./data/tensors.ts";
 import type { Trainee } from "./trainee.ts";
 
 export interface TrainingOptions {
@@ -43,8 +43,8 @@ export class Training {
   /** first micro-batch of the step, then ticking: the step word of the dropout masks */
   readonly #micro: Counter = counter(0, "micro");
   readonly #sums: Accumulator<Readonly<Record<string, Store>>> | null;
-  readonly #whole: (batch: TensorBatch) => Tensor;
-  readonly #add: (batch: TensorBatch) => Tensor;
+  readonly #whole: (batch: Batch) => Tensor;
+  readonly #add: (batch: Batch) => Tensor;
   readonly #finish: () => Tensor;
 
   constructor(trainee: Trainee, options: TrainingOptions) {
@@ -55,7 +55,7 @@ export class Training {
     this.options = options;
     this.optimizer = optimizer.for(trainee.trainable);
     this.#sums = accumulation > 1 ? new Accumulator(trainee.trainable) : null;
-    const lossSum = (batch: TensorBatch): { total: Tensor; count: Tensor } => {
+    const lossSum = (batch: Batch): { total: Tensor; count: Tensor } => {
       const context: Context = {
         train: true,
         key: { seed, stream: "dropout", step: live(this.#micro, (n) => n, "u32") },
@@ -65,13 +65,13 @@ export class Training {
       this.#micro.tick();
       return sum;
     };
-    this.#whole = compile((batch: TensorBatch) => {
+    this.#whole = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);
       const loss = total.div(count.maximum(1));
       const { gradNorm, skipped } = this.optimizer.step(gradients(loss, trainee.trainable));
       return report(loss, gradNorm, skipped, count);
     });
-    this.#add = compile((batch: TensorBatch) => {
+    this.#add = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);
       this.#sums?.add(gradients(total, trainee.trainable), count, total);
       return count;

@@ -4,7 +4,7 @@ import { adapterFiles, type Tuned } from "@adjoint/lora";
 import type { CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
-import type { TensorBatch } from "./tensors.ts";
+import type { Batch } from "./data/tensors.ts";
 
 /** A model, what of it trains, and how that goes into files. */
 export interface Trainee {
@@ -13,7 +13,7 @@ export interface Trainee {
   /** the stores that train; paths are the names in the files */
   readonly trainable: Readonly<Record<string, Store>>;
   /** Σ -log p over predicted tokens, and how many there are */
-  lossSum(batch: TensorBatch, context?: Context): { total: Tensor; count: Tensor };
+  lossSum(batch: Batch, context?: Context): { total: Tensor; count: Tensor };
   /** the weights as files of a folder that PEFT or transformers can read; a full model's may be rounded to a smaller dtype */
   files(dtype?: "f32" | "f16" | "bf16"): Promise<Readonly<Record<string, Content>>>;
   /** takes up what `files` wrote, strictly and without rounding */

@@ -7,7 +7,7 @@ import { openAdapter, openData, openDevice, openMeasured, openModel, titleOf, to
 import { count, type Terminal } from "../terminal.ts";
 import { Progress } from "../progress.ts";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "ids", "dataset_name", "max_length", "completion_only_loss", "assistant_only_loss", "per_device_eval_batch_size", "device", "threads"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "ids", "dataset_name", "max_length", "completion_only_loss", "assistant_only_loss", "per_device_eval_batch_size", "device", "threads", "wide"];
 
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const names = [...args.positionals, ...(args.recipe.dataset_name ?? [])];

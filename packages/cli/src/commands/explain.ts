@@ -9,7 +9,7 @@ import { openDevice, openModel } from "../open.ts";
 import { bytes, count } from "../terminal.ts";
 
 const keys: readonly (keyof Recipe)[] = [
-  "model_name_or_path", "use_peft", "lora_r", "lora_alpha", "use_rslora", "lora_target_modules", "per_device_train_batch_size", "max_length", "gradient_checkpointing", "device", "threads",
+  "model_name_or_path", "use_peft", "lora_r", "lora_alpha", "use_rslora", "lora_target_modules", "per_device_train_batch_size", "max_length", "gradient_checkpointing", "device", "threads", "wide",
 ];
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 

@@ -7,7 +7,7 @@ import type { Answer, Command } from "../command.ts";
 import { openAdapter, openDevice, openModel, tokenizerOf } from "../open.ts";
 import type { Terminal } from "../terminal.ts";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "seed", "device", "threads"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "seed", "device", "threads", "wide"];
 
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const recipe = mergeRecipe(args.recipe), adapter = args.text("adapter");

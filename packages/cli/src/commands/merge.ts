@@ -9,7 +9,7 @@ import { exists } from "../recipes.ts";
 import type { Terminal } from "../terminal.ts";
 import { resolveModel } from "@adjoint/models";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "device", "threads"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "device", "threads", "wide"];
 
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const recipe = mergeRecipe(args.recipe), adapter = args.text("adapter") ?? args.positionals[0] ?? null, output = recipe.output_dir;

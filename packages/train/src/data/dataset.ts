@@ -1,6 +1,7 @@
 /** A data set: samples in memory, and batches as a pure function of the step. */
 import { breathe, ConfigError, permutation } from "@adjoint/tensor";
-import { collate, predictedTokens, type Batch, type Sample } from "./sample.ts";
+import { collate, predictedTokens, type HostBatch, type Sample } from "./sample.ts";
+import { Batch } from "./tensors.ts";
 
 /** How samples become batches. */
 export interface BatchOptions {
@@ -71,7 +72,7 @@ export class DataSet {
    * The batches of one optimizer step, in the order in which a run from step 0 sees them. Pass e = floor(step / stepsPerEpoch) runs over
    * permutation(seed, "data-order/e"); its last batch and its last step may be smaller; then the next pass begins.
    */
-  group(step: number, options: GroupOptions): Batch[] {
+  group(step: number, options: GroupOptions): HostBatch[] {
     const { size, accumulation = 1, seed = 42, shuffle = true } = options;
     const perEpoch = this.stepsPerEpoch(options);
     if (!Number.isInteger(step) || step < 0) throw new ConfigError(`step ${step} is not a whole number from 0`, { key: "step", value: step, fix: "steps count from 0" });
@@ -79,7 +80,7 @@ export class DataSet {
     const rows = shuffle ? this.shuffled(seed, epoch) : undefined;
     const first = (step % perEpoch) * accumulation * size;
     const last = Math.min(first + accumulation * size, this.samples.length);
-    const batches: Batch[] = [];
+    const batches: HostBatch[] = [];
     for (let at = first; at < last; at += size) {
       const picked = Array.from({ length: Math.min(size, last - at) }, (_, i) => this.samples[rows === undefined ? at + i : rows[at + i]]);
       batches.push(collate(picked, this.padTokenId, step));
@@ -88,7 +89,7 @@ export class DataSet {
   }
 
   /** Groups of batches, one group an optimizer step; the loop gets a turn to breathe between two. */
-  async *groups(options: GroupOptions): AsyncGenerator<Batch[], void, undefined> {
+  async *groups(options: GroupOptions): AsyncGenerator<HostBatch[], void, undefined> {
     const { start = 0, epochs = 1 } = options;
     const steps = options.steps ?? Math.ceil(epochs * this.stepsPerEpoch(options));
     for (let step = start; step < steps; step++) {
@@ -97,9 +98,9 @@ export class DataSet {
     }
   }
 
-  /** One batch an optimizer step. */
+  /** One batch an optimizer step, as tensors. @example for await (const batch of data.batches({ size: 8, steps: 170 })) step(batch); */
   async *batches(options: BatchOptions): AsyncGenerator<Batch, void, undefined> {
-    for await (const [batch] of this.groups({ ...options, accumulation: 1 })) yield batch;
+    for await (const [batch] of this.groups({ ...options, accumulation: 1 })) yield new Batch(batch);
   }
 
   private shuffled(seed: number, epoch: number): Int32Array {

@@ -6,6 +6,7 @@ export { numbers, numberWords, type NumberRow, type NumbersOptions } from "./num
 export { pack, packingStrategies, type PackingStrategy } from "./pack.ts";
 export { dataReport, formatDataReport, reportRows, wantsColor, type DataReport, type FormatOptions, type LengthBin, type ShownToken } from "./report.ts";
 export { parseJsonLines, readRows, type CompletionRow, type ConversationRow, type Row, type RowKind, type TextRow } from "./rows.ts";
-export { collate, IGNORED, LENGTH_STEP, predictedTokens, type Batch, type Sample } from "./sample.ts";
+export { collate, IGNORED, LENGTH_STEP, predictedTokens, type HostBatch, type Sample } from "./sample.ts";
+export { Batch, toTensors } from "./tensors.ts";
 export { TextData, textData, type DataSource, type SplitRows, type TextDataOptions } from "./text-data.ts";
 export { tokenizeRows, type Tokenized, type TokenizeOptions } from "./tokenize.ts";

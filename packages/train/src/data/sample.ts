@@ -13,7 +13,7 @@ export interface Sample {
 }
 
 /** Rows of equal length, right-padded: row r, position i lies at r * length + i. */
-export interface Batch {
+export interface HostBatch {
   /** the optimizer step that this batch belongs to, from 0 */
   readonly index: number;
   readonly rows: number;
@@ -46,7 +46,7 @@ export const LENGTH_STEP = 32;
  * Pads samples to one batch. Padding has the id `padTokenId`, mask 0 and label -100; it is known by the mask, never by its id, so that
  * pad = eos does not hide an eos that is to be learned.
  */
-export function collate(samples: readonly Sample[], padTokenId: number, index: number): Batch {
+export function collate(samples: readonly Sample[], padTokenId: number, index: number): HostBatch {
   const rows = samples.length;
   const longest = samples.reduce((most, { ids }) => Math.max(most, ids.length), 1);
   const length = Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP;
