@@ -15,12 +15,10 @@ export function checkDType(dtype: DType, what: string): void {
 /** The type that a stored dtype has inside formulas when nothing else is asked for. */
 export const typeOf = (dtype: DType): ExprType => (dtype === "f32" || dtype === "f16" || dtype === "bf16" || dtype === "f64" ? "float" : dtype === "u32" ? "u32" : dtype === "bool" ? "bool" : "i32");
 
-/** raw 4 x 16-bit (as u32 lanes) on the stack -> f32x4 */
+/** raw 4 x 16-bit (as u32 lanes) on the stack -> f32x4: sign and fields moved into place, exponent scaled by 2^112, infinities and NaN mended */
 function widenF16(f: Func, t: Local): void {
-  f.set(t);
-  f.get(t).i32x4(0x7fff).simd(v.and).const(13).simd(v.shlI).f32x4(2 ** 112).simd(v.mulF);
-  f.i32x4(0x7f800000).get(t).i32x4(0x7c00).simd(v.and).i32x4(0x7c00).simd(v.eqI).simd(v.and).simd(v.or);
-  f.get(t).i32x4(0x8000).simd(v.and).const(16).simd(v.shlI).simd(v.or);
+  f.const(16).simd(v.shlI).const(3).simd(v.shrS).i32x4(0x8fffffff | 0).simd(v.and).f32x4(2 ** 112).simd(v.mulF).set(t);
+  f.get(t).get(t).simd(v.absF).f32x4(65536).simd(v.geF).i32x4(0x7f800000).simd(v.and).simd(v.or);
 }
 /** f32x4 -> u32 lanes holding f16 bits, to nearest even */
 export function bitsF16(f: Func, x: Local, a: Local, r: Local): void {

@@ -1,5 +1,5 @@
 /** Laws of single kernels: printed code equals the interpreter for any shape, strides, dtype and formula. */
-import { type Kernel, leaf, type View } from "@adjoint/tensor";
+import { decode, type Kernel, leaf, type View } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { hasRelaxed, wasmSync } from "../src/index.ts";
@@ -32,6 +32,16 @@ describe("map", () => {
       close(runOn(backend, back)[0], expected(back)[0], 0, 0);
     }
   });
+});
+
+test("every f16 is widened exactly", () => {
+  const n = 65536, bits = Uint16Array.from({ length: n }, (_, i) => i), view = (buffer: number, dtype: "f16" | "f32"): View => ({ buffer, dtype, offset: 0, strides: [1] });
+  const plan = backend.prepare({
+    kernels: [{ kind: "map", shape: [n], loads: [view(0, "f16")], affines: [], stores: [{ view: view(1, "f32"), value: leaf("load", 0, "float") }], uniforms: [], label: "widen" }],
+    buffers: [{ kind: "input", dtype: "f16", length: n, offset: 0, position: 0 }, { kind: "output", dtype: "f32", length: n, offset: 2 * n, position: 0 }], uniforms: [], arenaBytes: 6 * n, inputs: 1, outputs: 1,
+  });
+  const got = backend.run(plan, { stores: [], inputs: [bits], uniforms: [] }).readSync?.(0) ?? [];
+  for (let i = 0; i < n; i++) if (!Object.is(got[i], decode("f16", i))) expect.fail(`bits ${i.toString(16)}: ${got[i]}, want ${decode("f16", i)}`);
 });
 
 describe("rows", () => {

@@ -147,6 +147,15 @@ export const laws: readonly Law[] = [
     const stores: StoreTo[] = plain ? [{ view: d.view(shape, "f32", true), value: acc }] : Array.from({ length: 1 + d.int(2) }, () => ({ view: d.view(shape, d.of(floatTypes), true), value: acc.mul(0.25).add(formula(d, 1, d.int(2))) }));
     return { kind: "contract", shape, k, a, b, loads, affines: [d.affine(shape)], stores, ...common };
   }, scale: 1024, ulp: 32, runs: 250 },
+  { name: "matrices and rows that start where data says", make: (d) => {
+    const moved = (v: View, stride: number): View => { d.buffers[v.buffer].values.push(...Array.from({ length: 3 * stride }, () => d.number())); return { ...v, at: { uniform: 1, stride } }; };
+    const m = d.of(sizes), n = d.of(sizes), k = d.of([1, 4, 30, 257]), shape = [m, n], out = moved(d.view(shape, "f32", true), 3);
+    if (d.int(2) === 0) {
+      const stats = [{ op: "sum" as const, value: leaf("load", 0, "float") }], stores = [{ view: out, value: leaf("load", 0, "float").sub(leaf("stat", 0, "float").mul(1 / 64)), perRow: false }];
+      return { kind: "rows", rowAxes: 1, shape, loads: [moved(d.view(shape, d.of(floatTypes)), 5)], affines: [], stats, stores, ...common };
+    }
+    return { kind: "contract", shape, k, a: moved(d.view([m, k], d.of(floatTypes)), 7), b: moved(d.view([k, n], d.of(floatTypes)), 11), loads: [moved(d.view(shape, "f32"), 2)], affines: [], stores: [{ view: out, value: d.int(2) === 0 ? leaf("acc", 0, "float") : leaf("acc", 0, "float").add(leaf("load", 0, "float")) }], ...common };
+  }, scale: 1024, ulp: 32 },
   { name: "matrices that are row-major, column-major or wider than one block", make: (d) => {
     const m = d.of([1, 2, 4, 9, 70]), n = d.of([1, 3, 8, 40, 530]), k = d.of([7, 256, 520]);
     const matrix = (r: number, c: number): View => {
