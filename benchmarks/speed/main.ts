@@ -149,6 +149,10 @@ function report(rows: readonly Row[], notes: readonly string[], peaks: ReadonlyM
   console.log("");
   if (!Number.isNaN(share)) console.log(`gemm-1024 reaches ${(100 * share).toFixed(0)} % of the peak of the register-only loop`);
   if (!Number.isNaN(lora)) console.log(`the step with adapters takes ${lora.toFixed(2)} of the full step`);
+  for (const task of ["gpt", "gpt-lora"]) {
+    const i = facts[`${task} adjoint`];
+    if (i !== undefined) console.log(`${task}: our step is ${String(i.kernels)} kernels, ${(Number(i.productFlops) / 1e9).toFixed(1)} GFLOP of products, ${(Number(i.bytesMoved) / 1e6).toFixed(0)} MB read and written, ${(Number(i.arenaBytes) / 1e6).toFixed(0)} MB of step values at once`);
+  }
   console.log(`peak resident memory: ${[...peaks].map(([name, b]) => `${name} ${Math.round(b / 1e6)} MB`).join(", ")}`);
   for (const n of notes) console.log(n);
   for (const { name, least } of wanted) {
