@@ -108,7 +108,7 @@ export function parseArguments(argv: readonly string[], grammar: Grammar): Argum
   return {
     words: argv,
     positionals,
-    recipe: recipe as Partial<Recipe>,
+    recipe,
     flag: (name) => values.get(name) === true,
     text: (name) => { const v = values.get(name); return typeof v === "string" ? v : null; },
     number: (name) => { const v = values.get(name); return typeof v === "string" ? Number(v) : null; },
@@ -130,7 +130,7 @@ const groups = { model: "model", data: "data", training: "training", adapter: "a
 /** The text of `--help`. */
 export function help(grammar: Grammar, defaults: Partial<Recipe>): string {
   const line = (names: string, text: string): string => (names.length > 32 ? `  ${names}\n${" ".repeat(36)}${text}` : `  ${names.padEnd(33)} ${text}`);
-  const shown = (v: unknown): string => (v === null || v === undefined || (Array.isArray(v) && v.length === 0) || (typeof v === "object" && Object.keys(v).length === 0) ? "" : ` [${Array.isArray(v) ? v.join(",") : String(v)}]`);
+  const shown = (v: unknown): string => (v === null || v === undefined || (Array.isArray(v) && v.length === 0) || (typeof v === "object" && Object.keys(v).length === 0) ? "" : ` [${Array.isArray(v) ? v.join(",") : typeof v === "string" ? v : JSON.stringify(v)}]`);
   const parts = [`${grammar.summary}\n\nusage: ${usage(grammar)}`];
   if (grammar.text !== undefined) parts.push(grammar.text);
   const placeholder = { text: "TEXT", number: "N", flag: "" };

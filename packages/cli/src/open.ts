@@ -121,13 +121,15 @@ async function sourceOf(names: readonly string[]): Promise<{ readonly source: Da
   }
   const rows: Row[] = [];
   for (const name of names) {
-    const given = Object.hasOwn(named, name) ? named[name].source() : null;
-    if (given !== null && !Array.isArray(given)) throw new ConfigError(`dataset_name: ${name} brings its own split, so it cannot be joined with other data`, { key: "dataset_name", value: names, fix: "give it alone" });
-    if (Array.isArray(given)) rows.push(...given);
+    const given = Object.hasOwn(named, name) ? named[name].source() : null, list: readonly Row[] | null = isRows(given) ? given : null;
+    if (given !== null && list === null) throw new ConfigError(`dataset_name: ${name} brings its own split, so it cannot be joined with other data`, { key: "dataset_name", value: names, fix: "give it alone" });
+    if (list !== null) rows.push(...list);
     else for (const file of await filesOf(name)) rows.push(...(await readRows(file)));
   }
   return { source: rows, title };
 }
+
+const isRows = (source: DataSource | null): source is readonly Row[] => Array.isArray(source);
 
 /** The data files of a path. */
 async function filesOf(path: string): Promise<string[]> {

@@ -53,7 +53,6 @@ export function paint({ color }: Pick<Terminal, "color">): Paint {
   return { dim: wrap("2", "22"), green: wrap("32", "39"), amber: wrap("33", "39"), red: wrap("31", "39"), bold: wrap("1", "22") };
 }
 
-// eslint-disable-next-line no-control-regex
 const ESCAPES = /\u001b\[[0-9;]*[A-Za-z]/g;
 /** Columns that a text takes, colours not counted. */
 export const width = (text: string): number => [...text.replaceAll(ESCAPES, "")].length;

@@ -64,6 +64,7 @@ async function checkpointFiles(training: Training, { recipe, history = [] }: Che
 /** What rounds: fused multiply-add depends on the engine. */
 const engineOf = (): string => `node ${globalThis.process?.versions?.node?.split(".")[0] ?? "?"}`;
 
+const namesIn = async (folder: string): Promise<readonly string[]> => { const names = await fileSystem().list(folder); return names === null || names === "file" ? [] : names; };
 const numbered = (name: string): number => Number(/^checkpoint-(\d+)$/.exec(name)?.[1] ?? Number.NaN);
 
 /** Writes `checkpoint-<step>` and removes the oldest ones beyond the limit. Returns its path. @throws FileError; then no checkpoint was lost or half-written */
@@ -79,15 +80,14 @@ export async function saveCheckpoint(training: Training, options: CheckpointOpti
 
 /** Steps of the checkpoints in a folder, rising. */
 export async function checkpoints(folder: string): Promise<number[]> {
-  const names = await fileSystem().list(folder);
-  return Array.isArray(names) ? names.map(numbered).filter((n) => !Number.isNaN(n)).sort((a, b) => a - b) : [];
+  return (await namesIn(folder)).map(numbered).filter((n) => !Number.isNaN(n)).sort((a, b) => a - b);
 }
 
 /** The last checkpoint of a run's folder. @throws ConfigError if there is none */
 export async function latestCheckpoint(folder: string): Promise<string> {
-  const { join } = node().path, names = await fileSystem().list(folder);
+  const { join } = node().path;
   // a writer killed between its two renames leaves the old folder under another name
-  for (const name of Array.isArray(names) ? names : []) {
+  for (const name of await namesIn(folder)) {
     const left = /^\.(checkpoint-\d+)\.previous$/.exec(name)?.[1];
     if (left !== undefined) await recoverDirectory(join(folder, left));
   }

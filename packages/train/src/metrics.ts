@@ -78,6 +78,7 @@ async function readLines(folder: string, name: string): Promise<Readonly<Record<
   });
 }
 const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
+const text = (v: unknown): string => (typeof v === "string" ? v : "");
 const num = (v: unknown): number => (typeof v === "number" ? v : Number.NaN);
 
 /** All steps of a run. */
@@ -85,14 +86,14 @@ export async function readMetrics(folder: string): Promise<StepMetrics[]> {
   return (await readLines(folder, METRICS_FILE)).map((m) => ({
     step: num(m["step"]), epoch: num(m["epoch"]), loss: num(m["loss"]), grad_norm: num(m["grad_norm"]), learning_rate: num(m["learning_rate"]),
     tokens_per_second: num(m["tokens_per_second"]), tokens: num(m["tokens"]), tokens_seen: num(m["tokens_seen"]), skipped: m["skipped"] === true,
-    memory: num(m["memory"]), time: String(m["time"] ?? ""),
+    memory: num(m["memory"]), time: text(m["time"]),
   }));
 }
 
 /** All evaluations of a run. */
 export async function readEvaluations(folder: string): Promise<EvaluationMetrics[]> {
   return (await readLines(folder, EVALUATIONS_FILE)).map((m) => ({
-    step: num(m["step"]), data: String(m["data"] ?? ""), loss: num(m["loss"]), tokens: num(m["tokens"]),
+    step: num(m["step"]), data: text(m["data"]), loss: num(m["loss"]), tokens: num(m["tokens"]),
     bits_per_byte: typeof m["bits_per_byte"] === "number" ? m["bits_per_byte"] : null,
   }));
 }

@@ -55,7 +55,7 @@ function valueOf(key: keyof Recipe, given: unknown, origin: string): unknown {
         given >= (f.min ?? -Infinity) && given > (f.above ?? -Infinity) && given <= (f.max ?? Infinity) && given < (f.below ?? Infinity);
       return ok ? given : refuse();
     }
-    case "map": return isRecord(given) ? Object.fromEntries(Object.entries(given).map(([k, v]) => (typeof v === "object" ? refuse() : [k, String(v)]))) : refuse();
+    case "map": return isRecord(given) ? Object.fromEntries(Object.entries(given).map(([k, v]) => (typeof v === "object" ? refuse() : [k, typeof v === "string" ? v : JSON.stringify(v)]))) : refuse();
     default: return f.kind satisfies never;
   }
 }
@@ -84,7 +84,7 @@ export function checkRecipe(given: unknown, origin: string): RecipeLayer {
     }
     notes.push(`${name} has no effect: ${inert.why}`);
   }
-  return { values: values as Partial<Recipe>, notes };
+  return { values, notes };
 }
 
 /** The error for a key that nobody knows. */
@@ -134,8 +134,8 @@ export function flagValue(key: keyof Recipe, text: string): unknown {
 }
 
 /** Defaults below, later layers above. */
-export const mergeRecipe = (...layers: readonly Partial<Recipe>[]): Recipe => Object.assign({}, defaultRecipe, ...layers) as Recipe;
+export const mergeRecipe = (...layers: readonly Partial<Recipe>[]): Recipe => layers.reduce<Recipe>((all, layer) => ({ ...all, ...layer }), defaultRecipe);
 
 /** What differs from the defaults: short enough to read, complete enough to repeat the run. */
 export const compactRecipe = (recipe: Recipe): Partial<Recipe> =>
-  Object.fromEntries(Object.entries(recipe).filter(([key, value]) => isKey(key) && show(value) !== show(defaultRecipe[key]))) as Partial<Recipe>;
+  Object.fromEntries(Object.entries(recipe).filter(([key, value]) => isKey(key) && show(value) !== show(defaultRecipe[key])));

@@ -90,7 +90,7 @@ export async function reportHtml({ title, recipe, result, about }: ReportOptions
 ${result.comparisons.length > 0 ? `<h2>Before and after</h2>${comparison(result)}` : ""}
 <h2>Curves</h2><div id="charts" class="charts"></div>
 ${samples === "" ? "" : `<h2>Samples</h2>${samples}`}
-<h2>Recipe</h2><p>Keys that differ from the defaults; <code>adjoint ${escape(String(about["command"] ?? "finetune"))} run.json</code> repeats the run.</p>${pairs(compactRecipe(recipe))}
+<h2>Recipe</h2><p>Keys that differ from the defaults; <code>adjoint ${escape(about["command"] === "pretrain" ? "pretrain" : "finetune")} run.json</code> repeats the run.</p>${pairs(compactRecipe(recipe))}
 <h2>Program and machine</h2>${pairs(about)}
 <script type="application/json" id="run">${inline({ metrics, evaluations: evaluationCurves(result) })}</script>
 <script>${(await library("uPlot.iife.min.js")).replaceAll("</script", "<\\/script")}</script>
