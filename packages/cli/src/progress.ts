@@ -33,6 +33,8 @@ export class Progress {
   #said = 0;
   #rate = 0;
   #tenth = 0;
+  /** cells of the bar: it never grows, so that it does not flicker */
+  #cells = 40;
 
   /** `every`: where nothing is drawn, a line each so many steps; 0: each 10 % */
   constructor(terminal: Terminal, every = 0) {
@@ -80,7 +82,7 @@ export class Progress {
     const { columns, color } = this.#terminal, { dim } = paint(this.#terminal);
     const [loss, ...rest] = this.#numbers(m, left), spark = sparkline(this.#losses, 8);
     const tail = `  ${m.step}/${steps}  ${loss} ${spark}  ${rest.join("  ")}`;
-    const cells = Math.min(40, columns - width(tail) - 1);
+    const cells = (this.#cells = Math.min(this.#cells, columns - width(tail) - 1));
     return cells >= 8 ? bar(m.step / steps, cells, dim, color) + tail : tail.slice(2, columns + 1);
   }
 

@@ -41,7 +41,7 @@ export class Screen {
   /** A sample of one prompt, before and after. */
   sample(prompt: string, before: string | null, after: string): void {
     const one = (text: string): string => text.replaceAll(/\s+/g, " ").trim();
-    const head = `  "${clip(one(prompt), 24)}"   `, room = this.#columns - width(head) - 9;
+    const head = `  "${clip(one(prompt), 32)}"   `, room = this.#columns - width(head) - 9;
     if (before !== null) this.#write(`${head}${this.#paint.dim("before   ")}${clip(one(before), room)}`);
     this.#write(`${before === null ? head : " ".repeat(width(head))}${this.#paint.dim("after    ")}${clip(one(after), room)}`);
   }
