@@ -1,14 +1,15 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` and `npm run benchmark -- memory`: see benchmarks/README.md. Bundles the
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory` and `-- findings`: see benchmarks/README.md. Bundles the
  * benchmark (Node 20 runs no TypeScript) and, for `speed`, installs the rivals from benchmarks/rivals, which nothing else needs.
  */
 import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { pathToFileURL } from "node:url";
 import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"] };
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"] };
 
 /** npm installs the rivals from their own lock file, once. */
 async function installRivals() {
@@ -22,6 +23,16 @@ async function installRivals() {
   say(`benchmark: installed in ${seconds(begun)}`);
 }
 
+/** `import.meta.url` of the packages that carry data keeps meaning the source file. */
+const ownAddress = {
+  name: "own-address",
+  setup(build) {
+    build.onLoad({ filter: /[\\/]packages[\\/]tiny[\\/]src[\\/][^\\/]*\.ts$/ }, ({ path }) => ({
+      contents: readFileSync(path, "utf8").replaceAll("import.meta.url", JSON.stringify(pathToFileURL(path).href)), loader: "ts",
+    }));
+  },
+};
+
 async function bundle(kind) {
   const { build } = await import("esbuild");
   const made = join(out, `${kind}-${process.pid}`);
@@ -29,6 +40,8 @@ async function bundle(kind) {
   await build({
     entryPoints: kinds[kind].map((file) => join(folder, file)), outdir: made, bundle: true, format: "esm", platform: "node", target: "node20.19",
     conditions: ["@adjoint/source"], sourcemap: "inline", sourcesContent: false, legalComments: "none", logLevel: "error",
+    external: ["@huggingface/hub"], plugins: [ownAddress],
+    banner: { js: `import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);` },
   });
   writeFileSync(join(made, "package.json"), '{ "type": "module" }\n');
   return made;
