@@ -95,8 +95,9 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
   screen.row("data", data.title, `${count(rows.tokens)} tokens, ${count(rows.samples.length)} rows of up to ${rows.longest}`, heldOut === null ? "nothing held out" : `held out: ${count(heldOut.predicted)} tokens`);
   if (tuned !== null) {
     const { loraConfig: c, targets } = tuned, scales = [...new Set(targets.targets.map((t) => t.scale))], linear = targets.targets.length;
+    const heads = new Set(base.model.modules().filter((m) => m.isOutputHead).map((m) => m.path)), rest = targets.notAdapted.filter((path) => !heads.has(path)).length;
     const scale = scales.length > 1 ? "scales by module" : c.useRslora ? `scale ${c.loraAlpha}/sqrt(${c.r}) = ${Number(scales[0].toPrecision(4))}` : `scale ${c.loraAlpha}/${c.r} = ${Number(scales[0].toPrecision(4))}`;
-    screen.row("adapter", c.useRslora ? "rsLoRA" : "LoRA", `r=${c.r}, ${scale}, ${linear} of ${linear + targets.notAdapted.length} layers`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
+    screen.row("adapter", c.useRslora ? "rsLoRA" : "LoRA", `r=${c.r}, ${scale}, ${linear} of ${linear + rest} layers`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
   } else screen.row("weights", "all", `${count(trains)} train (100 %)`, "");
   const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
   const warmup = recipe.warmup_steps > 0 ? `, warm-up ${recipe.warmup_steps}` : recipe.warmup_ratio > 0 ? `, warm-up ${Math.ceil(stepsOf(recipe, rows) * recipe.warmup_ratio)}` : "";
