@@ -15,35 +15,35 @@ export const rows = [
   { line: "Packed tarballs carry correct types, install by npm and import", command: ["scripts/pack.mjs"], expect: "pack: all packages.*", slow: true },
 
   // 3: tensor
-  { line: "Every op on the reference backend, by generated laws" },
-  { line: "Fused equals unfused, also on random graphs" },
+  { line: "Every op on the reference backend, by generated laws", test: ["packages/testing/test/reference"] },
+  { line: "Fused equals unfused, also on random graphs", test: ["packages/testing/test/reference", "graph"] },
   { line: "Random bits equal the published Threefry vectors, on every backend", test: ["packages/tensor/test/random", "threefry"] },
-  { line: "Casts to f16 and bf16 round to nearest even" },
-  { line: "Plain loop, scope and compile give the same bits" },
+  { line: "Casts to f16 and bf16 round to nearest even", test: ["packages/tensor/test/dtype"] },
+  { line: "Plain loop, scope and compile give the same bits", test: ["packages/autograd/test/engine", "plain loop = scope = compile"] },
 
   // 4: wasm
-  { line: "Every op on the wasm backend, by the same laws" },
-  { line: "Results are bit-equal for any number of threads" },
-  { line: "A killed worker or a trapped kernel is an error within 2 s, and the next step works" },
+  { line: "Every op on the wasm backend, by the same laws", test: ["packages/testing/test/wasm"] },
+  { line: "Results are bit-equal for any number of threads", test: ["packages/wasm/test/threads", "same bits with 1, 2 and 3 threads"] },
+  { line: "A killed worker or a trapped kernel is an error within 2 s, and the next step works", test: ["packages/wasm/test/threads", "within 2 s"] },
   { line: "Pooled memory does not grow over a run", command: ["scripts/benchmark.mjs", "memory", "--smoke"], expect: "memory: flat in \\d+ of \\d+ loops" },
 
   // 5: autograd
-  { line: "Gradients equal central differences in f64, also at order two" },
-  { line: "checkpoint: planned peak falls, kernel count rises, gradients are bit-equal" },
+  { line: "Gradients equal central differences in f64, also at order two", test: ["packages/testing/test/reference", "differences"] },
+  { line: "checkpoint: planned peak falls, kernel count rises, gradients are bit-equal", test: ["packages/autograd/test/checkpoint"] },
 
   // 6: nn, io, models
   { line: "Safetensors: what is written is read, bit for bit", test: ["packages/io/test/safetensors", "parse(serialize(x)) = x"] },
   { line: "Safetensors: files of Python's library, read, and written again byte for byte", test: ["packages/io/test/safetensors", "files of Python's safetensors"] },
   { line: "Shards that transformers wrote are read", test: ["packages/io/test/model-folder", "transformers wrote"] },
-  { line: "The Llama's logits and loss equal transformers'" },
+  { line: "The Llama's logits and loss equal transformers'", test: ["packages/models/test/load"] },
   { line: "Tokenizer: trained merges equal Python tokenizers'", test: ["packages/models/test/tokenizer", "merges and the vocabulary of Python"] },
   { line: "Hub files are cached, resumed and checked, on a local server", test: ["packages/models/test/hub"] },
   { line: "No network unless an id or URL was given", test: ["packages/models/test/hub", "open no socket"] },
-  { line: "Cached logits equal uncached; greedy, temperature, top-k, top-p, seed" },
+  { line: "Cached logits equal uncached; greedy, temperature, top-k, top-p, seed", test: ["packages/models/test/generate"] },
 
   // 7: optim
-  { line: "Optimizers follow their closed-form trajectory on a quadratic" },
-  { line: "Optimizers and schedules equal PyTorch's on golden fixtures" },
+  { line: "Optimizers follow their closed-form trajectory on a quadratic", test: ["packages/optim/test/optimizers", "closed trajectories"] },
+  { line: "Optimizers and schedules equal PyTorch's on golden fixtures", test: ["packages/optim/test/schedules", "golden"] },
 
   // 8: lora
   { line: "LoRA starts as the identity", test: ["packages/lora/test/low-rank", "starts as the identity"] },
@@ -56,22 +56,22 @@ export const rows = [
   { line: "Strict loading with a report of missing and unexpected keys", test: ["packages/lora/test/peft", "reports every missing"] },
 
   // 9: train
-  { line: "Gradient accumulation equals the big batch, weighted by predicted tokens" },
-  { line: "Exact resume: bit-equal to an uninterrupted run, also with other threads and in mid-accumulation" },
-  { line: "Losses, gradient norms and adapters of a run equal PEFT's on golden fixtures" },
-  { line: "Ctrl-C saves and says how to resume" },
+  { line: "Gradient accumulation equals the big batch, weighted by predicted tokens", test: ["packages/train/test/golden", "accumulation is the big batch"] },
+  { line: "Exact resume: bit-equal to an uninterrupted run, also with other threads and in mid-accumulation", test: ["packages/train/test/resume"] },
+  { line: "Losses, gradient norms and adapters of a run equal PEFT's on golden fixtures", test: ["packages/train/test/golden", "PEFT"] },
+  { line: "Ctrl-C saves and says how to resume", test: ["packages/cli/test/commands", "Ctrl-C"] },
 
   // 11: the bundled model
   { line: "decode(encode(s)) = s for every Unicode string", test: ["packages/models/test/tokenizer-laws", "decode(encode(s)) = s"] },
   { line: "At most 0.5 % of held-out windows occur in training text", test: ["packages/tiny/test/texts", "at most 0.5 %"] },
-  { line: "At most 1.42 bits per byte on the test addresses" },
+  { line: "At most 1.42 bits per byte on the test addresses", command: ["npm", "run", "-s", "adjoint", "--", "eval", "--data", "addresses-test", "--json"], expect: "\"bits_per_byte\":1\\.([0-3]\\d*|4[01]\\d*)[,}]" },
 
   // 12: the command
-  { line: "eval --ids prints one JSON object with loss and tokens" },
-  { line: "finetune --ids writes metrics.jsonl, one line a step" },
+  { line: "eval --ids prints one JSON object with loss and tokens", test: ["packages/cli/test/commands", "one JSON object"] },
+  { line: "finetune --ids writes metrics.jsonl, one line a step", test: ["packages/cli/test/commands", "finetune --ids"] },
 
   // 13: the main job
-  { line: "npm run finetune: new-domain bits per byte down by at least 13 % in under 3 minutes", slow: true },
+  { line: "npm run finetune: new-domain bits per byte down by at least 13 % in under 3 minutes", command: ["scripts/mainjob.mjs"], expect: "^main job: .*", slow: true },
 
   // speed and memory
   { line: "From the third step on no counter of memory() moves; resident memory after step 1,000 is within 2 MB of step 100; x.add(1) is flat", command: ["scripts/benchmark.mjs", "memory"], expect: "memory: flat in \\d+ of \\d+ loops", slow: true },
