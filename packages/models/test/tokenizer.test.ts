@@ -141,10 +141,10 @@ describe("regular expressions from files", () => {
   test.each(["pre_tokenizer", "normalizer"])("a pattern in the %s that never ends is stopped, and the process goes on", async (place) => {
     const evil = String.raw`(?:a+)+$`;
     const tokenizerJson = place === "pre_tokenizer" ? withSplit(evil) : { ...prose.tokenizerJson, normalizer: { type: "Replace", pattern: { Regex: evil }, content: "b" } };
-    const tokenizer = await loadTokenizer({ tokenizerJson }, { patternLimit: 300 });
+    const tokenizer = await loadTokenizer({ tokenizerJson }, { patternLimit: 1500 });
     const started = performance.now();
     expect(() => tokenizer.encode(`${"a".repeat(40)}!`)).toThrow(/regular expression \(\?:a\+\)\+\$ was stopped/);
-    expect(performance.now() - started).toBeLessThan(2000);
+    expect(performance.now() - started).toBeLessThan(10_000);
     expect(tokenizer.decode(tokenizer.encode("x"))).toBe("x");
   });
 
