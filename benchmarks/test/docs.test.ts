@@ -58,6 +58,6 @@ for (const page of new Set(snippets.map((s) => s.page))) describe(page, () => {
         const now = snippetsOf(page, read(page)).find((x) => x.code === s.code);
         if (now !== undefined) writeFileSync(join(root, page), updated(read(page), now, printed));
       } else if (s.prints !== null && !s.slow) expect(printed.map((l) => l.trimEnd())).toEqual(s.prints.map((l) => l.trimEnd()));
-    }, 120_000);
+    }, 280_000);
   }
 });

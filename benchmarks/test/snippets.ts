@@ -50,6 +50,6 @@ export function updated(text: string, snippet: Snippet, printed: readonly string
   return [...lines.slice(0, first), ...printed.slice(held), ...lines.slice(end)].join("\n");
 }
 
-const replacements: readonly (readonly [RegExp, string])[] = [[/\bsteps: \d+/g, "steps: 2"], [/\bwarmup: \d+/g, "warmup: 1"], [/\bmaxNewTokens: \d+/g, "maxNewTokens: 3"], [/"out\//g, '"out/docs/']];
+const replacements: readonly (readonly [RegExp, string])[] = [[/\bsteps: \d+/g, "steps: 2"], [/\bwarmup: \d+/g, "warmup: 1"], [/\bmaxNewTokens: \d+/g, "maxNewTokens: 3"], [/\bmaxLength: \d+/g, "maxLength: 32"], [/\bsize: \d+/g, "size: 2"], [/"out\//g, '"out/docs/']];
 /** A slow snippet with fewer steps. */
 export const shorter = (code: string): string => replacements.reduce((c, [from, to]) => c.replaceAll(from, to), code);
