@@ -155,8 +155,12 @@ const figures = (loss: number, bits: number | null): string => `${loss.toFixed(2
 /** Runs and shows. The first Ctrl-C ends the run between two steps with a checkpoint; the second ends the process. */
 async function follow(options: RunOptions, terminal: Terminal, screen: Screen, progress: Progress): Promise<RunResult> {
   const stop = new AbortController();
+  let first = 0;
   const undo = terminal.onInterrupt(() => {
+    // a shell may send the same signal to the process and to its group
+    if (stop.signal.aborted && performance.now() - first < 1000) return;
     if (stop.signal.aborted) process.exit(130);
+    first = performance.now();
     progress.clear();
     screen.note("stopping after this micro-batch; Ctrl-C again ends at once");
     stop.abort(new Error("interrupted"));
