@@ -44,8 +44,8 @@ export class Draw {
 export const floatTypes: readonly DType[] = ["f32", "f32", "f32", "f16", "bf16"];
 /** A formula over the float loads 0..loads-1, uniform 0 (float), affine 0 (i32). */
 export function formula(d: Draw, loads: number, depth: number, extra: readonly Expr[] = []): Expr {
-  const leaves = (): Expr => {
-    const k = d.int(loads + 3 + extra.length);
+  const leaves = (more = extra.length): Expr => {
+    const k = d.int(loads + 3 + more);
     if (k < loads) return leaf("load", k, "float");
     if (k === loads) return leaf("uniform", 0, "float");
     if (k === loads + 1) return leaf("affine", 0, "i32").toF().mul(1 / 64);
@@ -61,11 +61,12 @@ export function formula(d: Draw, loads: number, depth: number, extra: readonly E
     case 3: return a.max(b).min(3);
     case 4: return a.tanh();
     case 5: return a.min(2).max(-2).exp();
-    case 6: return a.lt(b).select(a, b.neg());
+    // jumps stand on values without rounding only: beside a jump, one rounding is another answer
+    case 6: return leaves(0).lt(leaves(0)).select(a, b.neg());
     case 7: return a.abs().add(1).sqrt().add(b);
     case 8: return a.abs().add(0.5).rsqrt();
     case 9: return a.abs().add(0.5).log();
-    case 10: return a.floor().add(b);
+    case 10: return leaves(0).floor().add(b);
     default: return a.erf().add(b.mul(0.125));
   }
 }
