@@ -67,16 +67,18 @@ export interface ColsKernel extends Common {
   readonly stores: readonly StoreTo[];
 }
 
+/** Σ_k a[batch, m, k]·b[batch, k, n]: `a` has strides over [batch..., m, k] and `b` over [batch..., k, n]. */
+export interface Product { readonly k: number; readonly a: View; readonly b: View }
+
 /**
- * shape = [batch..., m, n]; leaf `acc` = Σ_k a[batch, m, k]·b[batch, k, n] in f32 (f64 for f64). `a` has strides over
- * [batch..., m, k] and `b` over [batch..., k, n], any dtype of float (half precision is widened while packing).
+ * shape = [batch..., m, n]; leaf `acc` = the product of a and b, plus those of `more` (x Wᵀ + (x Aᵀ) Bᵀ is one kernel),
+ * in f32 (f64 for f64); operands of any dtype of float (half precision is widened while packing).
  * The stores are the epilogue over `shape`.
  */
-export interface ContractKernel extends Common {
+export interface ContractKernel extends Common, Product {
   readonly kind: "contract";
-  readonly k: number;
-  readonly a: View;
-  readonly b: View;
+  /** further products over the same batch, m and n, each with its own k; only where the backend says `products` > 1 */
+  readonly more?: readonly Product[];
   readonly stores: readonly StoreTo[];
 }
 
@@ -117,14 +119,18 @@ export interface DeviceBuffer { readonly dtype: DType; readonly length: number }
 /** The numbers of one run. */
 export interface Bindings {
   readonly stores: readonly DeviceBuffer[];
-  readonly inputs: readonly TypedArray[];
+  /** host numbers, or an answer of an earlier run that has stayed on the device */
+  readonly inputs: readonly (TypedArray | DeviceBuffer)[];
   readonly uniforms: readonly number[];
 }
 
-/** Results of one run, in the order of the plan's outputs. A CPU backend has them at once. */
+/**
+ * Results of one run, in the order of the plan's outputs. A device that can be read at once has `readSync`; another one
+ * has `take`: the answer as a buffer on the device that the caller owns, reads, binds as an input and frees.
+ */
 export interface RunResult {
-  read(position: number): Promise<TypedArray>;
   readSync?(position: number): TypedArray;
+  take?(position: number): DeviceBuffer;
 }
 
 /** Monotone or level counters; a steady-state step moves none of them. */
@@ -147,6 +153,8 @@ export interface Backend {
   readonly threads: number;
   /** whether dataSync works */
   readonly sync: boolean;
+  /** how many products one contract kernel can add up (ContractKernel.more); 1 where absent */
+  readonly products?: number;
   readonly counters: Counters;
   alloc(dtype: DType, length: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;
@@ -156,6 +164,8 @@ export interface Backend {
   prepare(plan: PlanSpec): Prepared;
   /** Queued; a CPU backend runs it before it returns. */
   run(prepared: Prepared, bindings: Bindings): RunResult;
+  /** Resolves when at most `queued` runs are unfinished; devices that finish a run before `run` returns have none. */
+  pace?(queued: number): Promise<void>;
   /** Gives code and argument memory of an evicted plan back. */
   release(prepared: Prepared): void;
   /** Readable source of a kernel for explain. */
