@@ -1,7 +1,12 @@
-/** Tests run on source (the `@adjoint/source` condition), one forked process a file: native bindings and thread pools dislike workers. */
+/**
+ * Tests run on source (the `@adjoint/source` condition), one forked process a file: native bindings and thread pools dislike
+ * workers. The forks inherit an environment in which WebGPU finds a software GPU, unless one was chosen (VK_DRIVER_FILES).
+ */
 import { defineConfig } from "vitest/config";
+import { swiftshader } from "./scripts/gpu.mjs";
 
 const conditions = ["@adjoint/source", "module", "node", "development|production"];
+if (process.env["VK_DRIVER_FILES"] === undefined) Object.assign(process.env, swiftshader());
 
 export default defineConfig({
   resolve: { conditions },

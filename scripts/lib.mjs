@@ -1,7 +1,7 @@
 /** Small helpers of the scripts: where the checkout is, how to start npm without a shell, how to say what happens. */
 import { spawn } from "node:child_process";
-import { existsSync, readdirSync, readFileSync, realpathSync, statSync } from "node:fs";
-import { basename, delimiter, dirname, join, resolve } from "node:path";
+import { existsSync, readdirSync, readFileSync, realpathSync, rmSync, statSync } from "node:fs";
+import { basename, delimiter, dirname, join, relative, resolve } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export const root = resolve(dirname(fileURLToPath(import.meta.url)), "..");
@@ -82,4 +82,54 @@ export function requireNode() {
     say(`adjoint needs Node 20.19 or newer; this is ${process.version}. Install a newer one from https://nodejs.org`);
     process.exit(1);
   }
+}
+
+/**
+ * Collects what a command ran: `group(name, work)` runs work, which resolves with { code, output? } or { skipped: why }, prints
+ * its line at once, and `end()` prints the table with seconds by group and sets the exit code.
+ */
+export function groups() {
+  const begun = performance.now(), rows = [], skipped = [];
+  return {
+    /** adds a line to the table under the group before it */
+    add: (name, time, ok) => void rows.push({ name: `  ${name}`, time: `${time.toFixed(1)} s`, ok }),
+    skip: (line) => void skipped.push(line),
+    async group(name, work) {
+      const start = performance.now();
+      const { code = 0, output = "", skipped: why } = await work().catch((error) => ({ code: 1, output: error.message }));
+      const ok = code === 0, word = why !== undefined ? "-   " : ok ? "ok  " : "FAIL";
+      rows.push({ name, time: seconds(start), ok, word });
+      if (why !== undefined) skipped.push(`${name}: ${why}`);
+      say(`${word}  ${name}  ${why === undefined ? seconds(start) : `not run: ${why}`}`);
+      if (!ok && output !== "") say(output.trim());
+      return ok;
+    },
+    end() {
+      const failed = rows.filter(({ name, ok }) => !ok && !name.startsWith(" "));
+      say("");
+      for (const { name, time, ok, word } of rows) say(`${word ?? (ok ? "ok  " : "FAIL")}  ${name.padEnd(34)} ${time.padStart(9)}`);
+      if (skipped.length > 0) say(`not run on ${process.platform}-${process.arch}, Node ${process.version}:\n${skipped.map((each) => `  ${each}`).join("\n")}`);
+      say(`${failed.length === 0 ? "all passed" : `failed: ${failed.map(({ name }) => name).join(", ")}`} in ${seconds(begun)}`);
+      process.exitCode = failed.length === 0 ? 0 : 1;
+    },
+  };
+}
+
+/** The test runner's results by package into the table, and the names of tests that were skipped. */
+export function reportSuite(file, { add, skip }) {
+  if (!existsSync(file)) return;
+  const byPackage = new Map();
+  for (const { name, startTime, endTime, assertionResults } of readJson(file).testResults) {
+    const [top, second] = relative(root, name).split(/[\\/]/), key = top === "packages" ? second : top;
+    const sum = byPackage.get(key) ?? { time: 0, tests: 0, failed: 0 };
+    sum.time += (endTime - startTime) / 1000;
+    for (const { status, fullName } of assertionResults) {
+      if (status === "passed" || status === "failed") sum.tests++;
+      else skip(`${key}: ${fullName}`);
+      if (status === "failed") sum.failed++;
+    }
+    byPackage.set(key, sum);
+  }
+  for (const [key, { time, tests, failed }] of [...byPackage].sort()) add(`${key} (${tests} tests)`, time, failed === 0);
+  rmSync(file, { force: true });
 }

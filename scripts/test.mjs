@@ -1,16 +1,15 @@
 /**
  * `npm test`: set-up, then types, lint, import directions and the whole suite, from a checkout with nothing but Node and npm.
  * `npm test -- packages/io` runs the suite of one part only. Prints seconds by group and, by name, what was not run.
+ * WebGPU tests get a software GPU (scripts/gpu.mjs); the line "adapters" says which one, and fails in CI if there is none.
  */
-import { existsSync, rmSync } from "node:fs";
-import { join, relative } from "node:path";
-import { node, readJson, requireNode, root, say, seconds } from "./lib.mjs";
+import { join } from "node:path";
+import { adapters, missing, swiftshader } from "./gpu.mjs";
+import { groups, node, reportSuite, requireNode, root, say } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 requireNode();
-const begun = performance.now();
 const only = process.argv.slice(2);
-const groups = [];
 const bin = (...path) => join(root, "node_modules", ...path);
 const results = join(root, ".cache", `vitest-${process.pid}.json`);
 
@@ -21,61 +20,31 @@ if (!supported) {
   process.exit(0);
 }
 
-async function group(name, work) {
-  const start = performance.now();
-  const { code, output } = await work();
-  groups.push({ name, time: seconds(start), ok: code === 0 });
-  say(`${code === 0 ? "ok  " : "FAIL"}  ${name}  ${seconds(start)}`);
-  if (code !== 0 && output !== undefined && output !== "") say(output.trim());
-  return code === 0;
+/** The line about adapters: which one the WebGPU tests run on. */
+async function adapter() {
+  const { found, reason } = await adapters(swiftshader());
+  if (found.length > 0) say(`      WebGPU tests run on ${found.join(", ")}`);
+  const none = missing() ?? reason;
+  return found.length > 0 ? {} : missing() === undefined && (process.env.CI ?? "") !== "" ? { code: 1, output: none } : { skipped: none };
 }
 
 async function main() {
-  await group("set-up", async () => {
-    await setup("test");
-    return { code: 0 };
-  });
-  const checks =
-    only.length > 0
-      ? []
-      : [
-          group("types", () => node([bin("typescript", "bin", "tsc"), "-p", root, "--pretty", "false"], { quiet: true })),
-          group("lint", () => node([bin("eslint", "bin", "eslint.js"), ".", "--max-warnings=0"], { quiet: true })),
-          group("import directions", () => node([join(root, "scripts", "deps.mjs")], { quiet: true })),
-        ];
+  const all = groups(), { group } = all;
+  await group("set-up", () => setup("test").then(() => ({})));
+  const checks = [group("adapters", adapter)];
+  if (only.length === 0) {
+    checks.push(
+      group("types", () => node([bin("typescript", "bin", "tsc"), "-p", root, "--pretty", "false"], { quiet: true })),
+      group("lint", () => node([bin("eslint", "bin", "eslint.js"), ".", "--max-warnings=0"], { quiet: true })),
+      group("import directions", () => node([join(root, "scripts", "deps.mjs")], { quiet: true })),
+    );
+  }
   await Promise.all(checks);
   await group("suite", () =>
     node([bin("vitest", "vitest.mjs"), "run", "--reporter=default", "--reporter=json", `--outputFile.json=${results}`, ...only], { inherit: true }),
   );
-  const skipped = report();
-  const failed = groups.filter((each) => !each.ok && !each.name.startsWith(" "));
-  say("");
-  for (const { name, time, ok } of groups) say(`${ok ? "ok  " : "FAIL"}  ${name.padEnd(28)} ${time.padStart(9)}`);
-  if (skipped.length > 0) say(`not run on ${process.platform}-${process.arch}, Node ${process.version}:\n${skipped.map((each) => `  ${each}`).join("\n")}`);
-  say(`${failed.length === 0 ? "all passed" : `failed: ${failed.map((each) => each.name).join(", ")}`} in ${seconds(begun)}`);
-  process.exitCode = failed.length === 0 ? 0 : 1;
-}
-
-/** Adds the suite's seconds by package to the table, and returns the names of skipped tests. */
-function report() {
-  if (!existsSync(results)) return [];
-  const byPackage = new Map();
-  const skipped = [];
-  for (const { name, startTime, endTime, assertionResults } of readJson(results).testResults) {
-    const [top, second] = relative(root, name).split(/[\\/]/);
-    const key = top === "packages" ? second : top;
-    const sum = byPackage.get(key) ?? { time: 0, tests: 0, failed: 0 };
-    sum.time += (endTime - startTime) / 1000;
-    for (const { status, fullName } of assertionResults) {
-      if (status === "passed" || status === "failed") sum.tests++;
-      else skipped.push(`${key}: ${fullName}`);
-      if (status === "failed") sum.failed++;
-    }
-    byPackage.set(key, sum);
-  }
-  for (const [key, { time, tests, failed }] of [...byPackage].sort()) groups.push({ name: `  ${key} (${tests} tests)`, time: `${time.toFixed(1)} s`, ok: failed === 0 });
-  rmSync(results, { force: true });
-  return skipped;
+  reportSuite(results, all);
+  all.end();
 }
 
 try {
