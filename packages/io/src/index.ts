@@ -5,6 +5,7 @@ export { appendLine, incompletePath, writeFileAtomic, writeFileResumable } from 
 export type { Bytes, Content, WriteOptions } from "./files.ts";
 export { recoverDirectory, writeDirectoryAtomic } from "./directories.ts";
 export type { WriteDirectoryOptions } from "./directories.ts";
+export { isRecord, parseJson, parseJsonObject } from "./json.ts";
 export { blobSource, bytesSource, fileSource, readText } from "./source.ts";
 export type { ByteSource } from "./source.ts";
 export { openSafetensors, parseSafetensors, safetensorsParts, saveSafetensors, serializeSafetensors } from "./safetensors.ts";

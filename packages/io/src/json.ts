@@ -1,5 +1,24 @@
-/** JSON from files, strict: valid UTF-8, no duplicate key anywhere, errors that name the file. */
+/** JSON from files, with errors that name the file; tensor files strictly: valid UTF-8, no key twice anywhere. */
 import { FormatError } from "@adjoint/tensor";
+
+/** Whether a JSON value is an object. */
+export const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> => typeof value === "object" && value !== null && !Array.isArray(value);
+
+/** Parses the text of a JSON file. @throws FormatError naming the file and what to do */
+export function parseJson(text: string, file: string, fix = "get the file again: it is cut or damaged"): unknown {
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new FormatError(`${file}: not JSON: ${cause instanceof Error ? cause.message : String(cause)}`, { file, fix, cause });
+  }
+}
+
+/** The same for a file that holds one object. @throws FormatError naming the file and what to do */
+export function parseJsonObject(text: string, file: string, fix?: string): Readonly<Record<string, unknown>> {
+  const value = parseJson(text, file, fix);
+  if (!isRecord(value)) throw new FormatError(`${file}: not a JSON object`, { file, value, fix: fix ?? "take the file that came with the model" });
+  return value;
+}
 
 /** Parses bytes as JSON; FormatError if they are not, or if an object has a key twice. */
 export function parseUniqueJson(bytes: Uint8Array, label: string): unknown {

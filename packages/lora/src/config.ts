@@ -1,5 +1,6 @@
 /** `LoraConfig` and its file `adapter_config.json`: defaults, strict reading, reproducible writing. */
-import { ConfigError, FormatError } from "@adjoint/tensor";
+import { isRecord, parseJsonObject } from "@adjoint/io";
+import { ConfigError } from "@adjoint/tensor";
 import { fileDefaults, inertKeys, type JsonValue, refusedInits, refusedKeys, taskTypes } from "./config-keys.ts";
 import { nearest } from "./nearest.ts";
 import type { Scaling } from "./scaling.ts";
@@ -59,7 +60,6 @@ export const defaultConfig: LoraConfig = {
 export const snakeCase = (key: string): string => key.replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
 export const camelCase = (key: string): string => key.replaceAll(/_([a-z])/g, (_, c: string) => c.toUpperCase());
 
-const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
 const isText = (v: unknown): v is string => typeof v === "string";
 const isTexts = (v: unknown): v is readonly string[] => Array.isArray(v) && v.every(isText);
 const isIndex = (v: unknown): v is number => Number.isInteger(v) && Number(v) >= 0;
@@ -173,13 +173,7 @@ const neutral = (value: unknown, allowed: readonly JsonValue[]): boolean => allo
  * known keys that adjoint does not implement throw ConfigError unless neutral; FormatError when it is not a JSON object.
  */
 export function readLoraConfig(text: string, file = "adapter_config.json"): ReadConfig {
-  let json: unknown;
-  try {
-    json = JSON.parse(text);
-  } catch (cause) {
-    throw new FormatError(`${file} is not JSON`, { file, cause, fix: "copy the file again from where the adapter was saved" });
-  }
-  if (!isRecord(json)) throw new FormatError(`${file} does not hold a JSON object`, { file, value: json, fix: "copy the file again from where the adapter was saved" });
+  const json = parseJsonObject(text, file, "copy the file again from where the adapter was saved");
   if (json["peft_type"] !== "LORA") {
     refuse("peft_type", json["peft_type"] ?? null, "is not an adapter that adjoint reads", 'only "LORA" (LoRA and rsLoRA) is; is this the directory of an adapter?', file);
   }

@@ -1,4 +1,5 @@
 /** config.json of the Llama family: what is understood is read and checked, what would change numbers and is not implemented is refused by name. */
+import { isRecord } from "@adjoint/io";
 import type { RopeScaling } from "@adjoint/nn";
 import { ConfigError } from "@adjoint/tensor";
 
@@ -40,7 +41,6 @@ export interface ModelConfig {
   readonly json: ConfigJson;
 }
 
-const isObject = (x: unknown): x is ConfigJson => typeof x === "object" && x !== null && !Array.isArray(x);
 const isModelType = (x: unknown): x is ModelType => modelTypes.some((t) => t === x);
 
 /** Typed access to a JSON object with errors that name file, key and value. */
@@ -90,7 +90,7 @@ export function parseConfig(json: ConfigJson, file = "config.json"): ModelConfig
   if (!isModelType(type)) throw r.bad("model_type", `models of this type are not implemented`, `use one of ${modelTypes.join(", ")}`);
   const architectures = json["architectures"];
   if (Array.isArray(architectures) && architectures.length > 0 && !architectures.some((a) => typeof a === "string" && a.endsWith("ForCausalLM"))) throw r.bad("architectures", "not a causal language model", "use a checkpoint saved from a ...ForCausalLM class");
-  if (isObject(json["quantization_config"])) throw r.bad("quantization_config", "quantized weights are not implemented", "use the unquantized model");
+  if (isRecord(json["quantization_config"])) throw r.bad("quantization_config", "quantized weights are not implemented", "use the unquantized model");
   r.only("hidden_act", ["silu", "swish"], "this activation");
   r.only("partial_rotary_factor", [1], "partial rotary embedding");
   r.only("use_sliding_window", [false], "a sliding window on some layers");
@@ -119,8 +119,8 @@ function refuseLayerTypes(r: Reader): void {
 
 /** Base and scaling of rotary embedding, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before). */
 function readRope(r: Reader): { ropeTheta: number; ropeScaling: RopeScaling } {
-  const key = isObject(r.json["rope_parameters"]) ? "rope_parameters" : "rope_scaling", given = r.json[key];
-  const p = new Reader(isObject(given) ? given : {}, r.file, `${key}.`), ropeTheta = p.number("rope_theta", r.number("rope_theta", 10000));
+  const key = isRecord(r.json["rope_parameters"]) ? "rope_parameters" : "rope_scaling", given = r.json[key];
+  const p = new Reader(isRecord(given) ? given : {}, r.file, `${key}.`), ropeTheta = p.number("rope_theta", r.number("rope_theta", 10000));
   p.only("partial_rotary_factor", [1], "partial rotary embedding");
   const typeKey = p.json["rope_type"] === undefined ? "type" : "rope_type", type = p.json[typeKey] ?? "default";
   if (type === "default") return { ropeTheta, ropeScaling: { type } };

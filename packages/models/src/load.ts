@@ -1,6 +1,6 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
 import { defaultDevice } from "./device.ts";
-import { type SafetensorsFile, node, openModelFolder, readText } from "@adjoint/io";
+import { type SafetensorsFile, node, openModelFolder, parseJsonObject, readText } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
 import { ConfigError, type DType, FormatError, type HostArray, Store, convertArray, isFloat, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
@@ -74,18 +74,7 @@ async function readConfig(folder: string): Promise<ConfigJson> {
   const eos = (await has(generation)) ? (await readJson(generation))["eos_token_id"] : undefined;    // chat models list more ends there
   return eos === undefined || eos === null ? config : { ...config, eos_token_id: eos };
 }
-async function readJson(file: string): Promise<ConfigJson> {
-  const text = await readText(file);
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(`${file}: not JSON: ${error instanceof Error ? error.message : String(error)}`, { file, fix: "get the file again: it is cut or damaged", cause: error });
-  }
-  if (!isObject(value)) throw new FormatError(`${file}: not a JSON object`, { file, fix: "take the file that came with the model" });
-  return value;
-}
-const isObject = (x: unknown): x is ConfigJson => typeof x === "object" && x !== null && !Array.isArray(x);
+const readJson = async (file: string): Promise<ConfigJson> => parseJsonObject(await readText(file), file);
 
 async function readParameters(config: ModelConfig, file: SafetensorsFile, dtype: ModelDType, strict: boolean): Promise<Map<string, HostArray>> {
   check(config, new Map([...file.entries].map(([name, { shape }]) => [name, shape])), file.label, strict);

@@ -30,7 +30,9 @@ for (const device of [createReference({ name: "fused", fuse: true, arena: true }
     expect(memory().plansMade - before).toBe(4);                                  // the prompt; capacities 64, 128, 256
     const { buffers, bufferBytes } = memory();
     expect(await generateIds(model, [1, 2, 3], { maxNewTokens: 200, seed: 5 })).toEqual(first);
-    expect(memory()).toMatchObject({ buffers, bufferBytes });                      // the caches of the first one serve again
+    const after = memory();                                                       // the caches of the first one serve again; other tests' buffers may be collected
+    expect(after.buffers).toBeLessThanOrEqual(buffers);
+    expect(after.bufferBytes).toBeLessThanOrEqual(bufferBytes);
     expect(memory().plansMade - before).toBe(4);
   });
 });

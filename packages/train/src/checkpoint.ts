@@ -1,5 +1,5 @@
 /** Checkpoint folders: written whole or not at all, enough to go on bit for bit, the weights readable by PEFT or transformers. */
-import { type Content, fileSystem, node, openSafetensors, readText, recoverDirectory, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
+import { type Content, fileSystem, isRecord, node, openSafetensors, parseJsonObject, readText, recoverDirectory, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
 import { ConfigError, FormatError, getDevice, type HostArray } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { Training } from "./loop.ts";
@@ -104,18 +104,10 @@ export interface CheckpointInfo {
   readonly state: Readonly<Record<string, unknown>>;
 }
 
-const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
-
 async function readJson(folder: string, name: string): Promise<Readonly<Record<string, unknown>>> {
-  const file = node().path.join(folder, name);
-  let value: unknown;
-  try {
-    value = JSON.parse(await readText(file));
-  } catch (cause) {
-    throw new FormatError(`${file} is missing or not JSON`, { file, cause, fix: `${folder} is not a checkpoint of adjoint: use a folder named checkpoint-N` });
-  }
-  if (!isRecord(value)) throw new FormatError(`${file} does not hold an object`, { file, value, fix: "use another checkpoint" });
-  return value;
+  const file = node().path.join(folder, name), fix = `${folder} is not a checkpoint of adjoint: use a folder named checkpoint-N`;
+  const text = await readText(file).catch((cause: unknown) => { throw new FormatError(`${file} cannot be read`, { file, cause, fix }); });
+  return parseJsonObject(text, file, fix);
 }
 
 /** Reads what a checkpoint says about itself. @throws FormatError */

@@ -2,7 +2,7 @@
 import { checkpoint, gradients } from "@adjoint/autograd";
 import type { Context } from "@adjoint/nn";
 import { Accumulator, type BoundOptimizer, type Optimizer, type Schedule } from "@adjoint/optim";
-import { breathe, compile, ConfigError, concat, counter, type Counter, live, type Store, type Tensor } from "@adjoint/tensor";
+import { compile, ConfigError, concat, counter, type Counter, live, pace, type Store, type Tensor } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
 import { type Batch, toTensors } from "./data/tensors.ts";
@@ -102,7 +102,7 @@ export class Training {
         for (const batch of group) {
           signal?.throwIfAborted();
           this.#add(toTensors(batch));
-          await breathe();
+          await pace();
         }
         signal?.throwIfAborted();
       } catch (error) {

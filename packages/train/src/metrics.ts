@@ -1,6 +1,5 @@
 /** The schema of `metrics.jsonl`: one line per optimizer step, written as it happens. */
-import { appendLine, node, writeFileAtomic } from "@adjoint/io";
-import { FormatError } from "@adjoint/tensor";
+import { appendLine, node, parseJsonObject, writeFileAtomic } from "@adjoint/io";
 
 /** One optimizer step. Numbers that are not finite are null in the file. */
 export interface StepMetrics {
@@ -70,14 +69,8 @@ async function readLines(folder: string, name: string): Promise<Readonly<Record<
   let text: string;
   try { text = await fs.readFile(file, "utf8"); } catch { return []; }
   const whole = text.slice(0, text.lastIndexOf("\n") + 1);
-  return whole.split("\n").filter((line) => line !== "").map((line, i) => {
-    let value: unknown;
-    try { value = JSON.parse(line); } catch (cause) { throw new FormatError(`${file}: line ${i + 1} is not JSON`, { file, key: `line ${i + 1}`, cause, fix: "remove the line" }); }
-    if (!isRecord(value)) throw new FormatError(`${file}: line ${i + 1} is not an object`, { file, key: `line ${i + 1}`, fix: "remove the line" });
-    return value;
-  });
+  return whole.split("\n").filter((line) => line !== "").map((line, i) => parseJsonObject(line, `${file}, line ${i + 1}`, "remove the line"));
 }
-const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
 const text = (v: unknown): string => (typeof v === "string" ? v : "");
 const num = (v: unknown): number => (typeof v === "number" ? v : Number.NaN);
 

@@ -1,5 +1,5 @@
 /** Recipes: YAML files and flags, read against one table of keys; what is wrong is named by file, key, value and fix. */
-import { node } from "@adjoint/io";
+import { isRecord, node } from "@adjoint/io";
 import { nearest } from "@adjoint/lora";
 import { ConfigError } from "@adjoint/tensor";
 import { parseDocument } from "yaml";
@@ -15,7 +15,6 @@ export interface RecipeLayer {
 }
 
 const isKey = (key: string): key is keyof Recipe => Object.hasOwn(fields, key);
-const isRecord = (v: unknown): v is Readonly<Record<string, unknown>> => typeof v === "object" && v !== null && !Array.isArray(v);
 const aliasOf: ReadonlyMap<string, keyof Recipe> = new Map(Object.entries(fields).flatMap(([key, { aliases }]) => (isKey(key) ? (aliases ?? []).map((a) => [a, key] as const) : [])));
 const show = (v: unknown): string => JSON.stringify(v) ?? String(v);
 

@@ -1,5 +1,6 @@
 /** Builds `@huggingface/tokenizers`' Tokenizer from file contents, with unpublished regular expressions put under a watch. */
 import { SplitPreTokenizer, Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
+import { isRecord } from "@adjoint/io";
 import { FormatError } from "@adjoint/tensor";
 import type { TokenizerConfig, TokenizerJson } from "./format.ts";
 import { isPublished } from "./patterns.ts";
@@ -23,7 +24,7 @@ export function buildTokenizer(json: TokenizerJson, config: TokenizerConfig, fil
   const hidden = new Map<string, string>();
   const hide = (value: unknown): unknown => {
     if (Array.isArray(value)) return value.map(hide);
-    if (!isObject(value)) return value;
+    if (!isRecord(value)) return value;
     return Object.fromEntries(Object.entries(value).map(([key, item]) => {
       if (key !== "Regex" || typeof item !== "string" || isPublished(item)) return [key, hide(item)];
       const placeholder = `\uE000${hidden.size}\uE001`;
@@ -64,8 +65,8 @@ function* parts(component: unknown): Generator<object> {
 
 function placeholderOf(component: object): string {
   const config: unknown = Reflect.get(component, "config");
-  const pattern = isObject(config) ? config["pattern"] : undefined;
-  const regex = isObject(pattern) ? pattern["Regex"] : undefined;
+  const pattern = isRecord(config) ? config["pattern"] : undefined;
+  const regex = isRecord(pattern) ? pattern["Regex"] : undefined;
   return typeof regex === "string" ? regex : "";
 }
 
@@ -77,6 +78,3 @@ function attempt<T>(file: string, build: () => T): T {
     throw new FormatError(`${file}: not a tokenizer that can be built: ${reason}`, { file, fix: "take the tokenizer.json that came with the model", cause: error });
   }
 }
-
-/** Whether a value is a plain JSON object. */
-export const isObject = (value: unknown): value is Readonly<Record<string, unknown>> => typeof value === "object" && value !== null && !Array.isArray(value);

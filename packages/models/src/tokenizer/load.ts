@@ -1,7 +1,6 @@
 /** Loads a tokenizer from a Hugging Face folder or from the contents of its files. */
-import { readText } from "@adjoint/io";
+import { isRecord, parseJsonObject, readText } from "@adjoint/io";
 import { FormatError } from "@adjoint/tensor";
-import { isObject } from "./build.ts";
 import type { TokenizerConfig, TokenizerJson } from "./format.ts";
 import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
 
@@ -24,9 +23,9 @@ export async function loadTokenizer(source: TokenizerSource, options: LoadTokeni
   if (typeof source === "object" && "tokenizerJson" in source) return createTokenizer(source.tokenizerJson, source.config ?? {}, "tokenizer.json", options.patternLimit);
   const at = (name: string): string | URL => (typeof source === "string" ? `${source.replace(/\/$/, "")}/${name}` : new URL(name, source.href.endsWith("/") ? source : `${source.href}/`));
   const file = String(at("tokenizer.json"));
-  const json = checkTokenizer(parse(await readText(at("tokenizer.json")), file), file);
+  const json = checkTokenizer(parseJsonObject(await readText(at("tokenizer.json")), file), file);
   const configText = await readText(at("tokenizer_config.json")).catch(missing);
-  const config = configText === undefined ? {} : parse(configText, String(at("tokenizer_config.json")));
+  const config = configText === undefined ? {} : parseJsonObject(configText, String(at("tokenizer_config.json")));
   const template = await readText(at("chat_template.jinja")).catch(missing);
   return createTokenizer(json, template === undefined ? config : { ...config, chat_template: template }, file, options.patternLimit);
 }
@@ -37,27 +36,16 @@ function missing(error: unknown): undefined {
   if (code !== "ENOENT") throw error;
 }
 
-function parse(text: string, file: string): Readonly<Record<string, unknown>> {
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(`${file}: not JSON: ${error instanceof Error ? error.message : String(error)}`, { file, fix: "get the file again: it is cut or damaged", cause: error });
-  }
-  if (!isObject(value)) throw new FormatError(`${file}: not a JSON object`, { file, fix: "take the file that came with the model" });
-  return value;
-}
-
 function checkTokenizer(json: Readonly<Record<string, unknown>>, file: string): TokenizerJson {
   const lacks = (key: string): FormatError => new FormatError(`${file}: lacks "${key}"`, { file, key, fix: "take the tokenizer.json that came with the model (the older vocab.json and merges.txt are not read)" });
   const { model, added_tokens: added = [] } = json;
-  if (!isObject(model)) throw lacks("model");
-  if (!isObject(model["vocab"]) && !Array.isArray(model["vocab"])) throw lacks("model.vocab");
-  if (!Array.isArray(added) || !added.every((token) => isObject(token) && Number.isInteger(token["id"]) && typeof token["content"] === "string")) throw lacks("added_tokens[].id and .content");
+  if (!isRecord(model)) throw lacks("model");
+  if (!isRecord(model["vocab"]) && !Array.isArray(model["vocab"])) throw lacks("model.vocab");
+  if (!Array.isArray(added) || !added.every((token) => isRecord(token) && Number.isInteger(token["id"]) && typeof token["content"] === "string")) throw lacks("added_tokens[].id and .content");
   const whole: unknown = { version: "1.0", truncation: null, padding: null, normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json, added_tokens: added };
   if (!isTokenizerJson(whole)) throw lacks("model.merges");
   return whole;
 }
 
 /** The keys were checked one by one; the components' own keys are checked where they are built. */
-const isTokenizerJson = (value: unknown): value is TokenizerJson => isObject(value) && isObject(value["model"]);
+const isTokenizerJson = (value: unknown): value is TokenizerJson => isRecord(value) && isRecord(value["model"]);

@@ -1,5 +1,5 @@
 /** A data set: samples in memory, and batches as a pure function of the step. */
-import { breathe, ConfigError, permutation } from "@adjoint/tensor";
+import { ConfigError, pace, permutation } from "@adjoint/tensor";
 import { collate, predictedTokens, type HostBatch, type Sample } from "./sample.ts";
 import { Batch } from "./tensors.ts";
 
@@ -88,13 +88,13 @@ export class DataSet {
     return batches;
   }
 
-  /** Groups of batches, one group an optimizer step; the loop gets a turn to breathe between two. */
+  /** Groups of batches, one group an optimizer step; between two, the device catches up (`pace`) and the page gets a turn. */
   async *groups(options: GroupOptions): AsyncGenerator<HostBatch[], void, undefined> {
     const { start = 0, epochs = 1 } = options;
     const steps = options.steps ?? Math.ceil(epochs * this.stepsPerEpoch(options));
     for (let step = start; step < steps; step++) {
       yield this.group(step, options);
-      await breathe();
+      await pace();
     }
   }
 

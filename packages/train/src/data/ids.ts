@@ -1,5 +1,5 @@
 /** Pre-tokenised data: a JSON file with an array of rows of token ids; no tokenizer is needed. */
-import { readText } from "@adjoint/io";
+import { parseJson, readText } from "@adjoint/io";
 import { FormatError } from "@adjoint/tensor";
 import { DataSet } from "./dataset.ts";
 
@@ -19,13 +19,7 @@ export interface IdsOptions {
  */
 export async function idsData(file: string | URL, options: IdsOptions = {}): Promise<DataSet> {
   const name = String(file);
-  const text = await readText(file);
-  let value: unknown;
-  try {
-    value = JSON.parse(text);
-  } catch (error) {
-    throw new FormatError(`${name}: not JSON (${error instanceof Error ? error.message : "syntax"})`, { file: name, fix: "write an array of rows of token ids: [[1, 5, 9], [2, 7]]", cause: error });
-  }
+  const value = parseJson(await readText(file), name, "write an array of rows of token ids: [[1, 5, 9], [2, 7]]");
   return idsRows(value, name, options);
 }
 

@@ -1,5 +1,5 @@
 /** Reads training data as people write it: .txt and .jsonl with `text`, `prompt` + `completion`, or `messages`. */
-import { readText } from "@adjoint/io";
+import { isRecord, readText } from "@adjoint/io";
 import type { Message } from "@adjoint/models";
 import { FormatError } from "@adjoint/tensor";
 
@@ -116,7 +116,6 @@ function parseRow(line: string, file: string, number: number): Row {
   return row;
 }
 
-const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> => typeof value === "object" && value !== null && !Array.isArray(value);
 
 const isMessage = (value: unknown): value is Message => isRecord(value) && typeof value["role"] === "string" && typeof value["content"] === "string";
 
