@@ -7,6 +7,7 @@ import {
   slice, softmax, softplus, sqrt, squeeze, stack, stopGradient, sub, sum, tanh, transpose, unsqueeze, update, scalar, variance, where,
 } from "@adjoint/tensor";
 import { checkpoint, customGradient } from "@adjoint/autograd";
+import { attentionSubjects } from "./attention.ts";
 import { axisSizes, draws, ids, narrowed, orders, shapes } from "./arbitraries.ts";
 import { type Sample, type Subject, type Testable, sample } from "./subjects.ts";
 
@@ -65,6 +66,7 @@ export const tensorSubjects: readonly Testable[] = [
   subject("rmsNorm", someShape.chain((s) => fc.tuple(draws(s), draws(s.slice(-1), positive))).map((xs) => sample("rmsNorm", xs, ([x, w]) => rmsNorm(x, w, 0.1)))),
   subject("layerNorm", someShape.chain((s) => fc.tuple(draws(s), draws(s.slice(-1), positive), draws(s.slice(-1)))).map((xs) => sample("layerNorm", xs, ([x, w, b]) => layerNorm(x, w, b, 0.1)))),
   subject("crossEntropy", someShape.chain((s) => fc.tuple(draws([...s.slice(0, 3), 5]), draws(s.slice(0, 3), { low: -2, high: 4, integer: true, dtype: "i32" }))).map((xs) => sample("crossEntropy", xs, ([x, labels]) => crossEntropy(x, labels)))),
+  ...attentionSubjects,
   // products
   subject("matmul", matrices.map((xs) => sample("matmul", xs, ([a, b]) => matmul(a, b)))),
   subject("matmul a bᵀ", sizes.chain(([m, k, n]) => fc.tuple(draws([m, k]), draws([n, k]))).map((xs) => sample("matmul a bᵀ", xs, ([a, b]) => matmul(a, b.T)))),

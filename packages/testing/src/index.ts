@@ -2,8 +2,9 @@
 export * from "./arbitraries.ts";
 export * from "./bounds.ts";
 export { conform, forward, unfused, disguise, type Conformance, type ConformOptions, type Law, type Layout } from "./conform.ts";
+export { attentionSubjects, largeAttentionSubjects } from "./attention.ts";
 export { tensorSubjects } from "./core.ts";
-export { evaluate, record, type Recording } from "./evaluate.ts";
+export { answer, evaluate, record, type Recording } from "./evaluate.ts";
 export { checkGradient, type CheckOptions, type Checked } from "./gradient.ts";
 export { interpret, programs, rootsOf, showProgram, steps, type Program, type Word } from "./graphs.ts";
 export { largeSubjects } from "./large.ts";

@@ -1,6 +1,7 @@
 /** Subjects of odd and larger sizes: around vector widths, tiles, blocks of 256 terms and chunks of 64 rows. */
 import fc from "fast-check";
 import { add, amax, concat, crossEntropy, exp, gather, layerNorm, matmul, mean, permute, reshape, scatterAdd, slice, softmax, sum, tanh } from "@adjoint/tensor";
+import { largeAttentionSubjects } from "./attention.ts";
 import { type Draw, bulk, orders } from "./arbitraries.ts";
 import { type Sample, type Subject, sample } from "./subjects.ts";
 
@@ -44,4 +45,5 @@ export const largeSubjects: readonly Subject[] = [
   subject("concat of slices", tables.filter(([, c]) => c > 1).chain((s) => bulk([...s])).map((x) => sample("concat", [x], ([t]) => concat([slice(t, 1, 1), t, slice(t, 1, 0, 1)], 1)))),
   subject("gather", fc.tuple(edges, edges, long).chain(([rows, width, n]) => fc.tuple(bulk([rows, width]), bulk([n], { low: 0, high: rows - 1, integer: true, dtype: "i32" }))).map((xs) => sample("gather", xs, ([t, i]) => gather(t, i)))),
   subject("scatterAdd", fc.tuple(edges, edges, long).chain(([rows, width, n]) => fc.tuple(bulk([n, width]), bulk([n], { low: 0, high: rows - 1, integer: true, dtype: "i32" }), fc.constant(rows))).map(([x, i, rows]) => sample("scatterAdd", [x, i], ([t, at]) => scatterAdd(t, at, rows)))),
+  ...largeAttentionSubjects,
 ];
