@@ -60,6 +60,8 @@ export class Shader {
     this.#bindings.push({ buffer, access, cell, name });
     return name;
   }
+  /** The cell type with which a buffer has been bound. */
+  cell(buffer: number): Cell | undefined { return this.#bindings.find((b) => b.buffer === buffer)?.cell; }
   /** How many storage bindings are taken. */
   get bound(): number { return this.#bindings.length; }
   kind(buffer: number): BufferSpec["kind"] | "scratch" { return buffer < this.#plan.buffers.length ? this.#plan.buffers[buffer].kind : "scratch"; }
