@@ -85,7 +85,7 @@ export function requireNode() {
 }
 
 /**
- * Collects what a command ran: `group(name, work)` runs work, which resolves with { code, output? } or { skipped: why }, prints
+ * Collects what a command ran: `group(name, work)` runs work, which resolves with { code, output?, parts? } or { skipped: why }, prints
  * its line at once, and `end()` prints the table with seconds by group and sets the exit code.
  */
 export function groups() {
@@ -96,9 +96,10 @@ export function groups() {
     skip: (line) => void skipped.push(line),
     async group(name, work) {
       const start = performance.now();
-      const { code = 0, output = "", skipped: why } = await work().catch((error) => ({ code: 1, output: error.message }));
+      const { code = 0, output = "", parts = [], skipped: why } = await work().catch((error) => ({ code: 1, output: error.message }));
       const ok = code === 0, word = why !== undefined ? "-   " : ok ? "ok  " : "FAIL";
       rows.push({ name, time: seconds(start), ok, word });
+      for (const part of parts) this.add(part.name, part.time, part.ok);
       if (why !== undefined) skipped.push(`${name}: ${why}`);
       say(`${word}  ${name}  ${why === undefined ? seconds(start) : `not run: ${why}`}`);
       if (!ok && output !== "") say(output.trim());
@@ -107,7 +108,7 @@ export function groups() {
     end() {
       const failed = rows.filter(({ name, ok }) => !ok && !name.startsWith(" "));
       say("");
-      for (const { name, time, ok, word } of rows) say(`${word ?? (ok ? "ok  " : "FAIL")}  ${name.padEnd(34)} ${time.padStart(9)}`);
+      for (const { name, time, ok, word } of rows) say(`${word ?? (ok ? "ok  " : "FAIL")}  ${name.padEnd(52)} ${time.padStart(9)}`);
       if (skipped.length > 0) say(`not run on ${process.platform}-${process.arch}, Node ${process.version}:\n${skipped.map((each) => `  ${each}`).join("\n")}`);
       say(`${failed.length === 0 ? "all passed" : `failed: ${failed.map(({ name }) => name).join(", ")}`} in ${seconds(begun)}`);
       process.exitCode = failed.length === 0 ? 0 : 1;

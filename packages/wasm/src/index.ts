@@ -61,3 +61,4 @@ export async function wasm(options: WasmOptions = {}): Promise<WasmBackend> {
 export type { WasmBackend } from "./backend.ts";
 export { checkWide, type WideCheck } from "./wide.ts";
 export { hasRelaxed } from "./engine.ts";
+export { hasThreads } from "./spawn.ts";

@@ -11,7 +11,7 @@ import { type Compiler, type Loaded, MAX_PHASES } from "./compile.ts";
 import { MESSAGE_BYTES, PROGRAM_WORDS, SPIN_MICROSECONDS, step, word } from "./control.ts";
 import { type Call, type Executor, trapped } from "./executor.ts";
 import type { LinearMemory } from "./memory.ts";
-import type { Spawn, Thread } from "./spawn.ts";
+import type { Spawner, Thread } from "./spawn.ts";
 
 /** Milliseconds that a thread may be late. */
 const PATIENCE = 1000, START_PATIENCE = 15000;
@@ -23,7 +23,7 @@ export class Pool implements Executor {
   messages = 0;
   readonly #memory: LinearMemory;
   readonly #compiler: Compiler;
-  readonly #spawn: Spawn;
+  readonly #spawner: Spawner;
   readonly #threads: number;
   readonly #control: Int32Array;
   readonly #plans = new WeakMap<readonly Call[], readonly Segment[]>();
@@ -32,11 +32,13 @@ export class Pool implements Executor {
   #loads: Loaded[] = [];
   #forget: number[] = [];
   #closed = false;
+  /** false while threads start that need our event loop */
+  #listening = true;
 
-  constructor(memory: LinearMemory, compiler: Compiler, spawn: Spawn, threads: number) {
+  constructor(memory: LinearMemory, compiler: Compiler, spawner: Spawner, threads: number) {
     this.#memory = memory;
     this.#compiler = compiler;
-    this.#spawn = spawn;
+    this.#spawner = spawner;
     this.#threads = threads;
     this.#control = new Int32Array(memory.buffer, 0, word.end);
     this.#start();
@@ -58,6 +60,7 @@ export class Pool implements Executor {
       this.#rewind(s.calls);
       if (s.program === undefined) { for (const c of s.calls) this.#alone(c); continue; }
       if (this.#alive < this.#threads - 1) this.#restart();
+      if (!this.#listening && !(this.#listening = this.#allDone())) throw new DeviceError("wasm: the worker threads are starting again", { fix: "give them a moment (await setTimeout), then run the step again" });
       if (this.#loads.length > 0 || this.#forget.length > 0) this.#share();
       this.#publish(s.program);
       this.#walk(s.calls);
@@ -198,7 +201,7 @@ export class Pool implements Executor {
     this.#alive = this.#threads - 1;
     const mine: Thread[] = this.#workers;
     for (let t = 1; t < this.#threads; t++) {
-      mine.push(this.#spawn(this.#memory.memory, t, this.#threads, () => { if (this.#workers === mine) this.#alive--; }));
+      mine.push(this.#spawner.start(this.#memory.memory, t, this.#threads, () => { if (this.#workers === mine) this.#alive--; }));
       this.messages++;
     }
     this.#loads = [{ bytes: this.#compiler.libraryBytes, ids: [] }, ...this.#compiler.alive()];
@@ -211,7 +214,8 @@ export class Pool implements Executor {
     Atomics.notify(c, word.generation);
     for (const w of this.#workers) void w.end();
     this.#start();
-    this.#waitDone(START_PATIENCE);
+    this.#listening = !this.#spawner.late;
+    if (this.#listening) this.#waitDone(START_PATIENCE);
   }
 }
 
