@@ -132,6 +132,17 @@ describe("merge, inspect, explain, data", () => {
     expect(parts[0].kernels).toBeLessThan(parts[1].kernels);
     expect(parts[1].kernels).toBeLessThan(parts[2].kernels);
   });
+  test("explain shows what gradient checkpointing costs and saves", async () => {
+    const whole = async (...more: string[]): Promise<{ kernels: number; flops: number; arena: number }> => {
+      const { code, out, err } = await adjoint(["explain", "--model", model, "--max-length", "64", "--per-device-train-batch-size", "2", "--json", ...more, ...exact]);
+      expect(code, err).toBe(0);
+      return (JSON.parse(out) as { parts: { kernels: number; flops: number; arena: number }[] }).parts[2];
+    };
+    const kept = await whole(), again = await whole("--gradient-checkpointing");
+    expect(again.kernels).toBeGreaterThan(kept.kernels);
+    expect(again.flops).toBeGreaterThan(kept.flops);
+    expect(again.arena).toBeLessThan(kept.arena);
+  });
   test("data shows rows and tokens", async () => {
     const file = join(temporary(), "rows.jsonl");
     writeFileSync(file, '{"prompt": "two plus two ->", "completion": " 4"}\n{"prompt": "one plus two ->", "completion": " 3"}\n');

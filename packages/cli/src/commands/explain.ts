@@ -1,7 +1,7 @@
 /** `adjoint explain`: the kernels and the memory of one training step, from the plan that would run. */
-import { gradients } from "@adjoint/autograd";
+import { checkpoint, gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
-import { bytesMoved, ConfigError, explain, flatten, operationsOf, Tensor } from "@adjoint/tensor";
+import { bytesMoved, explain, flatten, operationsOf, Tensor } from "@adjoint/tensor";
 import { adapterTrainee, collate, defaultRecipe, fullTrainee, loraOptions, mergeRecipe, optimizerFor, type Recipe, toTensors } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
@@ -15,12 +15,11 @@ const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
 async function run(args: Arguments): Promise<Answer> {
   const recipe = mergeRecipe({ max_length: 256 }, args.recipe);
-  if (recipe.gradient_checkpointing) throw new ConfigError("explain: gradient_checkpointing is not shown here", { key: "gradient_checkpointing", value: true, fix: "remove the flag" });
   await openDevice(recipe);
   const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, dtype: recipe.use_peft ? "auto" : "f32" });
   const trainee = recipe.use_peft ? adapterTrainee(lora(model, { ...loraOptions(recipe, null), seed: recipe.seed })) : fullTrainee(model);
   const ids = Array.from({ length: recipe.max_length }, (_, i) => i % model.config.vocabSize), { per_device_train_batch_size: rows } = recipe;
-  const { total, count: n } = trainee.lossSum(toTensors(collate(Array.from({ length: rows }, () => ({ ids, labels: ids })), 0, 0)), { train: false });
+  const { total, count: n } = trainee.lossSum(toTensors(collate(Array.from({ length: rows }, () => ({ ids, labels: ids })), 0, 0)), { train: false, ...(recipe.gradient_checkpointing ? { checkpoint } : {}) });
   const loss = total.div(n.maximum(1)), forward = explain(loss);
   // the step: gradients, clipping, optimizer, as assignments to the stores that train
   const optimizer = optimizerFor(recipe, () => recipe.learning_rate).for(trainee.trainable);
@@ -35,7 +34,7 @@ async function run(args: Arguments): Promise<Answer> {
     return { name, kernels: plan.kernels.length, kinds, flops: plan.kernels.reduce((s, k) => s + operationsOf(k), 0), bytes: plan.kernels.reduce((s, k) => s + bytesMoved(k, plan), 0), arena: plan.arenaBytes };
   });
   const tokens = rows * recipe.max_length;
-  const lines = [`${path}: one step of ${rows} rows of ${recipe.max_length} tokens, ${recipe.use_peft ? "adapter" : "all weights"}`, ...rowsOf.map((r) =>
+  const lines = [`${path}: one step of ${rows} rows of ${recipe.max_length} tokens, ${recipe.use_peft ? "adapter" : "all weights"}${recipe.gradient_checkpointing ? ", layers computed again in the backward pass" : ""}`, ...rowsOf.map((r) =>
     `  ${r.name.padEnd(21)} ${String(r.kernels).padStart(5)} kernels (${Object.entries(r.kinds).map(([k, c]) => `${c} ${k}`).join(", ")})  ${(r.flops / 1e9).toFixed(2)} GFLOP  ${bytes(r.bytes)} moved  arena ${bytes(r.arena)}`),
   `  ${count(rowsOf[2].flops / tokens)} operations a token`];
   const more = (["graph", "kernels", "memory", "source"] as const).filter((part) => args.flag(part)).map((part) => `\n${step[part]}`);
@@ -49,7 +48,7 @@ export const explainCommand: Command = {
       kernels: { kind: "flag", help: "every kernel with its formula, bytes and operations" }, memory: { kind: "flag", help: "every buffer with its place" },
       graph: { kind: "flag", help: "every recorded node" }, source: { kind: "flag", help: "the device's source of every kernel" },
     },
-    examples: ["adjoint explain", "adjoint explain --kernels --per-device-train-batch-size 1"],
+    examples: ["adjoint explain", "adjoint explain --gradient-checkpointing", "adjoint explain --kernels --per-device-train-batch-size 1"],
   },
   defaults: { ...defaultRecipe, max_length: 256 },
   run,
