@@ -2,6 +2,7 @@
 export * from "./data/index.ts";
 export * from "./metrics.ts";
 export * from "./recipe.ts";
+export { type Course, type Estimate, estimateSeconds, Estimator } from "./estimate.ts";
 export { evaluate, type EvaluateOptions, type Evaluation, type Scorer } from "./evaluate.ts";
 export { adapterTrainee, fullTrainee, type Trainee } from "./trainee.ts";
 export { memoryBytes, Training, type TrainingOptions } from "./loop.ts";

@@ -137,7 +137,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   save_dtype: { kind: "text", choices: ["float32", "float16", "bfloat16"], group: "run", help: "element type of a fully trained model's file" },
   sample_prompt: { kind: "text", nullable: true, group: "run", aliases: ["prompt"], help: "prompt of the sample shown before and after" },
   sample_max_new_tokens: { kind: "integer", min: 1, group: "run", help: "length of the sample" },
-  device: { kind: "text", choices: ["wasm", "reference"], group: "machine", help: "wasm, or reference: slow, exact, for tests" },
+  device: { kind: "text", group: "machine", help: "auto: the GPU where there is one, else the CPU; cpu (or wasm); webgpu, or webgpu:PART of an adapter's name; reference: slow, exact, for tests" },
   threads: { kind: "integer", min: 0, group: "machine", help: "threads of the wasm device; 0: as many as cores, at most 8" },
   wide: { kind: "flag", group: "machine", help: "V8's 256-bit path where a check finds it right and faster (Node 24 and newer, x64)" },
 };
@@ -152,7 +152,7 @@ export const defaultRecipe: Recipe = {
   adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
   use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
-  save_dtype: "float32", sample_prompt: null, sample_max_new_tokens: 40, device: "wasm", threads: 0, wide: true,
+  save_dtype: "float32", sample_prompt: null, sample_max_new_tokens: 40, device: "auto", threads: 0, wide: true,
 };
 
 /** Keys of the same families that say nothing here: accepted with these values, which are reported as having no effect. */

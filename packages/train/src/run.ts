@@ -3,6 +3,7 @@ import { appendLine, fileSystem, node, readText, writeDirectoryAtomic, writeFile
 import { ConfigError, getDevice } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import { dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
+import { type Estimate, Estimator } from "./estimate.ts";
 import { evaluate, type Evaluation } from "./evaluate.ts";
 import { Training } from "./loop.ts";
 import { EVALUATIONS_FILE, METRICS_FILE, readEvaluations, readMetrics, type StepMetrics, trimMetrics, writeEvaluation, writeMetrics } from "./metrics.ts";
@@ -45,6 +46,7 @@ export type RunEvent =
   | { readonly type: "evaluating"; readonly name: string; readonly step: number }
   | { readonly type: "evaluation"; readonly name: string; readonly role: "new" | "old"; readonly step: number; readonly result: Evaluation }
   | { readonly type: "step"; readonly metrics: StepMetrics; readonly steps: number }
+  | { readonly type: "estimate"; readonly estimate: Estimate }
   | { readonly type: "checkpoint"; readonly folder: string };
 
 /** One line of the table at the end. */
@@ -96,10 +98,13 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
   const training = new Training(trainee, trainingOptions(recipe, data)), steps = training.options.steps;
   const history: StepMetrics[] = [], results = new Map<string, { before: Evaluation | null; after: Evaluation | null }>();
   const samples: SampleText[] = [];
-  let saved: string | null = null;
+  let saved: string | null = null, estimate: Estimate | null = null;
+  /** seconds of the last evaluation of everything, and of the last sample; null before there is one */
+  let measuring: number | null = null, sampling = 0;
+  const since = (start: number): number => (performance.now() - start) / 1000;
 
   async function* measure(): AsyncGenerator<RunEvent, void, undefined> {
-    const { step } = training;
+    const { step } = training, start = performance.now();
     for (const { name, role, data: rows } of measured) {
       yield { type: "evaluating", name, step };
       const result = await evaluate(trainee, rows, { batchSize: recipe.per_device_eval_batch_size, ...(signal ? { signal } : {}) });
@@ -108,20 +113,28 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       results.set(name, step === 0 ? { before: result, after: both.after } : { before: both.before, after: result });
       yield { type: "evaluation", name, role, step, result };
     }
+    measuring = since(start);
   }
   const take = async (): Promise<void> => {
     const prompt = recipe.sample_prompt;
     if (sample === null || prompt === null) return;
-    const made = { step: training.step, prompt, text: await sample(prompt) };
+    const start = performance.now(), made = { step: training.step, prompt, text: await sample(prompt) };
     samples.push(made);
     await appendLine(node().path.join(folder, SAMPLES_FILE), JSON.stringify(made));
+    sampling = since(start);
+  };
+  const tokensOfStep = data.predicted / training.stepsPerEpoch, measuredTokens = measured.reduce((n, m) => n + m.data.predicted, 0);
+  /** Evaluations and the sample that are still to come, in seconds: as long as those before, else by their tokens: a forward pass is about half of an adapter's step and a third of a full one. */
+  const otherSeconds = (secondsPerToken: number): number => {
+    const times = 1 + (recipe.eval_steps > 0 ? Math.floor((steps - 1) / recipe.eval_steps) - Math.floor(training.step / recipe.eval_steps) : 0);
+    return times * (measuring ?? (measuredTokens * secondsPerToken) / (trainee.kind === "adapter" ? 2 : 3)) + sampling;
   };
   const checkpointNow = async (): Promise<string> => {
     saved = await saveCheckpoint(training, { folder, recipe, history, limit: recipe.save_total_limit });
     return saved;
   };
   const finish = (status: RunResult["status"], output: string | null): RunResult => ({
-    status, steps: training.step, samples, metrics: history, output, checkpoint: saved, folder, seconds: (performance.now() - begun) / 1000,
+    status, steps: training.step, samples, metrics: history, output, checkpoint: saved, folder, seconds: since(begun),
     comparisons: measured.flatMap(({ name, role }) => { const r = results.get(name); return r?.after ? [{ name, role, before: r.before, after: r.after }] : []; }),
   });
   const describe = async (status: string, output: string | null): Promise<void> => {
@@ -129,7 +142,7 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
     await writeFileAtomic(node().path.join(folder, RUN_FILE), `${JSON.stringify({
       format: "adjoint-run", format_version: 1, command: options.command, status, recipe: compactRecipe(recipe), ...options.about, device: getDevice().name,
       data: { name: data.name, rows: data.samples.length, tokens: data.tokens, predicted: data.predicted, sha256: dataHash(data) },
-      steps: o.steps, steps_done: training.step, seconds: Math.round(finish("done", output).seconds * 10) / 10, output,
+      steps: o.steps, steps_done: training.step, seconds: Math.round(finish("done", output).seconds * 10) / 10, ...(estimate === null ? {} : { estimated_seconds: Math.round(estimate.seconds) }), output,
       results: finish("done", output).comparisons.map((c) => ({ name: c.name, role: c.role, before: c.before, after: c.after })),
     }, null, 2)}\n`);
   };
@@ -153,11 +166,14 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       yield* measure();
       await take();
     }
+    const estimator = new Estimator();
     for await (const metrics of training.run(signal)) {
       history.push(metrics);
       await writeMetrics(folder, metrics);
       yield { type: "step", metrics, steps };
       const { step } = metrics, last = step === steps;
+      const told = estimator.step(metrics, { steps, elapsed: since(begun), tokensLeft: (steps - step) * tokensOfStep, otherSeconds });
+      if (told !== null) yield { type: "estimate", estimate: (estimate = told) };
       if (recipe.save_steps > 0 && step % recipe.save_steps === 0 && !last) yield { type: "checkpoint", folder: await checkpointNow() };
       if (recipe.eval_steps > 0 && step % recipe.eval_steps === 0 && !last) yield* measure();
     }

@@ -181,6 +181,7 @@ async function follow(options: RunOptions, terminal: Terminal, screen: Screen, p
         else if (step < stepsOf(options.recipe, options.data)) screen.line(`step ${step}`, text);
         if (step === 0 && before.length === options.measured.length) { screen.gap(); screen.line("before", before.join("    ")); screen.gap(); }
       } else if (event.type === "step") progress.step(event.metrics, event.steps);
+      else if (event.type === "estimate") { progress.clear(); screen.line("estimate", `${duration(event.estimate.seconds)}  ${count(event.estimate.memory / 1e6)} MB`); }
       else if (event.type === "checkpoint") { progress.clear(); screen.line("saved", event.folder); }
       else event satisfies never;
     }
