@@ -2,9 +2,10 @@
 import type { Backend } from "./backend.ts";
 import { roundTo } from "./dtype.ts";
 import { ConfigError } from "./errors.ts";
-import { type Bound, bind, deliver, engineState, execute, flushAll, flushWith, numberOf } from "./engine.ts";
+import { boundTo } from "./answer.ts";
+import { type Bound, bind, compute, deliver, engineState, execute, flushAll, flushWith, leafValues, numberOf, retire, scalarValues } from "./engine.ts";
 import { type Counter, Store, liveNumbers, onTick } from "./store.ts";
-import { Tensor, fromHost, leafOp } from "./tensor.ts";
+import { Tensor, fromHost, hasNumbers, leafOp } from "./tensor.ts";
 import { flatten, mapTree } from "./tree.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
@@ -50,7 +51,7 @@ export function compile<A extends readonly unknown[], R>(step: (...args: A) => R
   return (...args: A): R => {
     if (engineState.compiling) return step(...args);
     const inputs = flatten(args, isTensor).leaves.filter((t) => !(t instanceof Store));
-    for (const t of inputs) if (!t.value) t.dataSync();
+    for (const t of inputs) compute(t);
     const key = `${structure}|${signature(args, inputs)}`;
     const found = recordings.get(key);
     if (found && found.device === engineState.device) return replay<R>(found, inputs);
@@ -71,11 +72,11 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   if (promiseLike(result)) throw new ConfigError("compile: the step returned a promise; recording is synchronous", { op: "compile", fix: "return tensors and await their data outside" });
   const starts = new Map<Counter, number>();
   for (const c of ticked) starts.set(c, (starts.get(c) ?? c.value) - 1);
-  const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && (!t.value || liveNumbers.has(t) || inputs.includes(t)));
+  const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && (!hasNumbers(t) || liveNumbers.has(t) || inputs.includes(t)));
   const bound = bind([...new Set(outputs)], [...engineState.pending]);
   const before = bound.writes.map(({ store }) => store.current);
-  const done = execute(bound, bound.leaves.map((t) => t.value!.data), bound.scalars.map(numberOf));
-  bound.writes.forEach(({ store }, i) => { if (before[i].op !== leafOp) { before[i].alias = store.current; before[i].inputs = []; before[i].computed = true; } });
+  const done = execute(bound, leafValues(bound), scalarValues(bound.scalars));
+  retire(bound, before);
   deliver(bound, done);
   // the recording keeps no numbers of this call but its constants
   const index = new Map(inputs.map((t, i) => [t, i]));
@@ -97,7 +98,7 @@ const isSlot = (x: unknown): x is Slot => x instanceof Slot;
 function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
   flushAll();
   const { bound } = r;
-  const data = bound.leaves.map((t, i) => (r.arguments[i] === null ? t : inputs[r.arguments[i]]).value!.data);
+  const data = bound.leaves.map((t, i) => boundTo(r.arguments[i] === null ? t : inputs[r.arguments[i]], r.device));
   const now = new Map([...r.starts.keys()].map((c) => [c, c.value]));
   const uniforms = bound.scalars.map((t) => {
     const l = liveNumbers.get(t);

@@ -1,13 +1,14 @@
 /** The engine: what is pending, when it is flushed, and where numbers live. */
-import type { Backend, Bindings } from "./backend.ts";
-import { type TypedArray, decode } from "./dtype.ts";
+import { boundTo, receive } from "./answer.ts";
+import type { Backend, Bindings, RunResult } from "./backend.ts";
+import { type HostArray, decode } from "./dtype.ts";
 import { ConfigError, DeviceError } from "./errors.ts";
 import { type GNode, type Graph, buildGraph, dependencies, postorder } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
 import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
 import { referenceBackend } from "./reference/index.ts";
 import { type Store, readOp, storeHooks, type ReadAttrs } from "./store.ts";
-import { type Tensor, copyOp, hooks, leafOp, record, scalarOp } from "./tensor.ts";
+import { type Tensor, copyOp, hasNumbers, hooks, leafOp, record, scalarOp } from "./tensor.ts";
 
 const SMALL_BYTES = 256;
 const MAX_PENDING = 20_000;
@@ -86,7 +87,7 @@ export interface Bound {
   readonly checks: readonly { readonly leaf: number; readonly limit: number; readonly op: string }[];
 }
 
-const needsCopy = (t: Tensor): boolean => t.op === readOp || t.op === scalarOp || t.op === leafOp || t.op.kind === "view" || t.value !== null;
+const needsCopy = (t: Tensor): boolean => t.op === readOp || t.op === scalarOp || t.op === leafOp || t.op.kind === "view" || hasNumbers(t);
 
 /** Builds (or finds) the plan of these outputs and assignments. */
 export function bind(outputs: readonly Tensor[], stores: readonly Store[]): Bound {
@@ -133,8 +134,8 @@ export function place(store: Store, device: Backend): void {
   const { cell } = store;
   if (cell.device === device && cell.buffer) return;
   if (cell.device && cell.buffer) {
-    if (!cell.device.readSync) throw new DeviceError(`store ${store.name} lives on ${cell.device.name}, which cannot be read at once`, { op: "place", key: store.name, fix: "await store.data() first" });
-    cell.host = { dtype: store.dtype, shape: store.shape, data: cell.device.readSync(cell.buffer) };
+    if (cell.device.readSync) cell.host = { dtype: store.dtype, shape: store.shape, data: cell.device.readSync(cell.buffer) };
+    if (!cell.host) throw new DeviceError(`store ${store.name} lives on ${cell.device.name}, which cannot be read at once; it is wanted on ${device.name}`, { op: "place", key: store.name, fix: "await store.data() first" });
     cell.device.free(cell.buffer);
     registry.unregister(cell);
   }
@@ -146,9 +147,12 @@ export function place(store: Store, device: Backend): void {
 const registry = new FinalizationRegistry<{ device: Backend; buffer: Parameters<Backend["free"]>[0] }>(({ device, buffer }) => { device.free(buffer); });
 
 /** Runs a bound plan with these numbers; returns the outputs in plan order. */
-export function execute(b: Bound, inputs: readonly TypedArray[], uniforms: readonly number[]): { read(i: number): Promise<TypedArray>; readSync?(i: number): TypedArray } {
+export function execute(b: Bound, inputs: Bindings["inputs"], uniforms: readonly number[]): RunResult {
   const { device } = b.plan;
-  for (const c of b.checks) checkIds(c.op, inputs[c.leaf], c.limit);
+  for (const c of b.checks) {
+    const ids = inputs[c.leaf];
+    if (ArrayBuffer.isView(ids)) checkIds(c.op, ids, c.limit);        // ids that were made on the device are clamped there
+  }
   for (const s of b.stores) place(s, device);
   const bindings: Bindings = { stores: b.stores.map((s) => s.cell.buffer!), inputs, uniforms };
   state.flushes++;
@@ -165,29 +169,27 @@ export function execute(b: Bound, inputs: readonly TypedArray[], uniforms: reado
 /** A scalar as a number: half-precision scalars are stored as bits. */
 export const numberOf = (t: Tensor): number => decode(t.dtype, t.value!.data[0]);
 export const scalarValues = (scalars: readonly Tensor[]): number[] => scalars.map(numberOf);
-
-/** Values under way on an asynchronous device. */
-const arriving = new WeakMap<Tensor, Promise<void>>();
+/** The leaves of a plan as its device wants them. */
+export const leafValues = (b: Bound): Bindings["inputs"] => b.leaves.map((t) => boundTo(t, b.plan.device));
 
 function run(b: Bound): void {
   const before = b.writes.map(({ store }) => store.current);
-  const result = execute(b, b.leaves.map((t) => t.value!.data), scalarValues(b.scalars));
-  b.writes.forEach(({ store }, i) => {
-    const t = before[i];
-    if (t.op !== leafOp && t.op !== scalarOp && !t.value) { t.alias = store.current; t.inputs = []; t.computed = true; }
-  });
+  const result = execute(b, leafValues(b), scalarValues(b.scalars));
+  retire(b, before);
   deliver(b, result);
 }
-/** Gives each output its numbers and lets its recipe go. */
-export function deliver(b: Pick<Bound, "outputs" | "positions">, result: ReturnType<typeof execute>, into: readonly Tensor[] = b.outputs): void {
-  into.forEach((t, i) => {
-    const position = b.positions[i];
-    const set = (data: TypedArray): void => { t.value = { dtype: t.dtype, shape: t.shape, data }; };
-    if (result.readSync) set(result.readSync(position));
-    else arriving.set(t, result.read(position).then(set));
-    t.inputs = [];
-    t.computed = true;
+/** What was assigned is the store's new value from now on. */
+export function retire(b: Bound, before: readonly Tensor[]): void {
+  b.writes.forEach(({ store }, i) => {
+    const t = before[i];
+    if (t.op !== leafOp && t.op !== scalarOp && !hasNumbers(t)) { t.alias = store.current; t.inputs = []; t.computed = true; }
   });
+}
+/** Gives each output its numbers, or the device's buffer that holds them, and lets its recipe go. */
+export function deliver(b: Bound, result: RunResult, into: readonly Tensor[] = b.outputs): void {
+  if (result.readSync) for (let i = 0; i < into.length; i++) into[i].value = { dtype: into[i].dtype, shape: into[i].shape, data: result.readSync(b.positions[i]) };
+  else receive(b.plan.device, result, into, b.positions);
+  for (const t of into) { t.inputs = []; t.computed = true; }
 }
 
 /**
@@ -224,7 +226,7 @@ function companions(wanted: readonly Tensor[], chosen: Set<Store>): void {
     }
   }
 }
-const isComputation = (t: Tensor): boolean => !t.value && !t.alias && t.op !== readOp && t.op !== leafOp && t.op !== scalarOp;
+const isComputation = (t: Tensor): boolean => !hasNumbers(t) && !t.alias && t.op !== readOp && t.op !== leafOp && t.op !== scalarOp;
 
 /** Small values of the user's whose larger inputs the plan computes anyway. */
 function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tensor[] {
@@ -244,7 +246,7 @@ function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tenso
   };
   const isPending = new Set([...state.pending].map((s) => s.current)), asked = new Set(wanted);
   for (const t of state.small) {
-    if (t.value || t.alias || t.computed || asked.has(t) || isPending.has(t)) continue;
+    if (hasNumbers(t) || t.alias || t.computed || asked.has(t) || isPending.has(t)) continue;
     const touches = state.kept.has(t) || dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
     if (touches && cheap(t)) { taken.push(t); continue; }
     const age = (state.age.get(t) ?? 0) + 1;
@@ -259,7 +261,7 @@ function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tenso
 function flush(wanted: readonly Tensor[], stores: Iterable<Store>): void {
   const chosen = new Set(stores);
   companions(wanted, chosen);
-  const outs = [...new Set(wanted)].filter((t) => !t.value);
+  const outs = [...new Set(wanted)].filter((t) => !hasNumbers(t));
   const all = [...outs, ...smallOnes(outs, chosen)];
   if (all.length === 0 && chosen.size === 0) return;
   state.recorded = 0;
@@ -290,15 +292,29 @@ const refuse = (): void => {
 };
 hooks.materialiseSync = (ts) => {
   refuse();
-  if (!state.device.sync) throw new DeviceError(`${state.device.name} can only be read asynchronously`, { op: "dataSync", fix: "await t.data()" });
+  const far = ts.find((t) => t.resident)?.resident?.device ?? (state.device.sync ? null : state.device);
+  if (far) throw new DeviceError(`${far.name} can only be read asynchronously`, { op: "dataSync", fix: "await t.data()" });
   flush(ts, []);
 };
 hooks.materialise = async (ts) => {
   refuse();
-  if (ts.some((t) => !t.value && !arriving.has(t))) flush(ts.filter((t) => !arriving.has(t)), []);
-  for (const t of ts) await arriving.get(t);
+  if (!ts.every(hasNumbers)) flush(ts, []);
+  for (const t of ts) await t.resident?.arrive();
   await breathe();
 };
+/** Computes a value without reading it: on a device that can be read at once its numbers are here afterwards. */
+export function compute(t: Tensor): void {
+  refuse();
+  if (!hasNumbers(t)) flush([t], []);
+}
+/**
+ * Resolves when at most `queued` runs of the device are unfinished; called once a step, it keeps a loop that reads nothing from
+ * running ahead of the device. Gives timers and pages a turn as `breathe` does.
+ */
+export async function pace(queued = 2): Promise<void> {
+  await state.device.pace?.(queued);
+  await breathe();
+}
 /** Gives timers, signals and pages a turn at least every 50 ms. */
 export async function breathe(): Promise<void> {
   const now = performance.now();
@@ -316,9 +332,13 @@ storeHooks.assigned = (s) => { state.pending.add(s); };
 storeHooks.data = async (s) => {
   refuse();
   settle(s);
+  const { version, cell: { host, device, buffer } } = s;
+  if (host || !device || !buffer) { await breathe(); return host!; }
+  const read: HostArray = { dtype: s.dtype, shape: s.shape, data: await device.read(buffer) };
+  // another device takes the numbers from here
+  if (!device.readSync && s.version === version) s.cell.host = read;
   await breathe();
-  if (!s.cell.host && s.cell.buffer) return { dtype: s.dtype, shape: s.shape, data: await s.cell.device!.read(s.cell.buffer) };
-  return s.cell.host!;
+  return read;
 };
 storeHooks.dataSync = (s) => {
   refuse();
@@ -344,7 +364,7 @@ export function memory(device: Backend = state.device): MemoryReport {
 export function planOf(values: readonly Tensor[]): Plan {
   const chosen = new Set<Store>();
   companions(values, chosen);
-  return bind(values.filter((t) => !t.value), [...chosen]).plan;
+  return bind(values.filter((t) => !hasNumbers(t)), [...chosen]).plan;
 }
 /** Drops all cached plans of a device (tests). */
 export const clearPlans = (device: Backend = state.device): void => { cacheOf(device).clear(); };

@@ -1,12 +1,14 @@
 /** Seeing inside: the graph, the kernels, their source and the memory plan of the very plan that would run. */
-import type { Kernel, PlanSpec } from "./backend.ts";
+import { receive } from "./answer.ts";
+import type { Kernel, PlanSpec, RunResult } from "./backend.ts";
 import { bytesOf, type TypedArray } from "./dtype.ts";
-import { bind, execute, internal, planOf, scalarValues } from "./engine.ts";
+import { type Bound, bind, execute, getDevice, internal, leafValues, planOf, scalarValues } from "./engine.ts";
+import { DeviceError } from "./errors.ts";
 import { showExpr } from "./expr.ts";
 import { dependencies, postorder } from "./graph.ts";
 import { accesses } from "./plan.ts";
 import { show, sizeOf } from "./shape.ts";
-import { type Tensor, copyOp, record } from "./tensor.ts";
+import { Tensor, copyOp, hasNumbers, leafOp, record } from "./tensor.ts";
 
 export interface Explanation {
   /** every node: number, op, inputs, shape, dtype, name */
@@ -73,14 +75,40 @@ function showMemory(spec: PlanSpec): string {
 }
 const human = (n: number): string => (n < 1e4 ? `${n} B` : n < 1e7 ? `${(n / 1e3).toFixed(1)} KB` : `${(n / 1e6).toFixed(1)} MB`);
 
-/** The first op of a recipe that produces NaN (or null): every node is computed and looked at, inputs first. */
-export function explainNaN(t: Tensor): { readonly op: string; readonly shape: readonly number[]; readonly position: number; readonly name: string } | null {
-  const nodes = internal(() => postorder([t], new Set()).filter((x) => !x.value && x.op.kind !== "read" && x.op.kind !== "scalar" && x.op.kind !== "composite" && !x.alias));
-  const bound = bind(internal(() => nodes.map((x) => record(copyOp, [x], null, x.shape, x.dtype))), []);
-  const result = execute(bound, bound.leaves.map((l) => l.value!.data), scalarValues(bound.scalars));
+/** The first op of a recipe that produces NaN. */
+export interface FirstNaN { readonly op: string; readonly shape: readonly number[]; readonly position: number; readonly name: string }
+
+/** The first op of a recipe that produces NaN (or null): every node is computed and looked at, inputs first. Asynchronous devices want `findNaN`. */
+export function explainNaN(t: Tensor): FirstNaN | null {
+  const { name, sync } = getDevice();
+  if (!sync) throw new DeviceError(`${name} can only be read asynchronously`, { op: "explainNaN", fix: "await findNaN(t)" });
+  const { nodes, bound, result } = computeAll(t);
   for (let i = 0; i < nodes.length; i++) {
-    const data: TypedArray = result.readSync!(bound.positions[i]), position = data.findIndex((v) => Number.isNaN(v));
-    if (position >= 0) return { op: nodes[i].op.name, shape: nodes[i].shape, position, name: nodes[i].name };
+    const found = look(nodes[i], result.readSync!(bound.positions[i]));
+    if (found) return found;
   }
   return null;
+}
+/** Like `explainNaN`, on every device. @example console.log(await findNaN(loss)); */
+export async function findNaN(t: Tensor): Promise<FirstNaN | null> {
+  if (getDevice().sync) return explainNaN(t);
+  const { nodes, bound, result } = computeAll(t);
+  // all of them are taken before the first wait: what is not taken belongs to the device's next run
+  const copies = nodes.map((x) => new Tensor(leafOp, [], null, x.shape, x.dtype));
+  receive(bound.plan.device, result, copies, bound.positions);
+  for (let i = 0; i < nodes.length; i++) {
+    const found = look(nodes[i], (await copies[i].host()).data);
+    if (found) return found;
+  }
+  return null;
+}
+/** Every node of a recipe, unfused, as one plan. */
+function computeAll(t: Tensor): { readonly nodes: readonly Tensor[]; readonly bound: Bound; readonly result: RunResult } {
+  const nodes = internal(() => postorder([t], new Set()).filter((x) => !hasNumbers(x) && x.op.kind !== "read" && x.op.kind !== "scalar" && x.op.kind !== "composite" && !x.alias));
+  const bound = bind(internal(() => nodes.map((x) => record(copyOp, [x], null, x.shape, x.dtype))), []);
+  return { nodes, bound, result: execute(bound, leafValues(bound), scalarValues(bound.scalars)) };
+}
+function look({ op, shape, name }: Tensor, data: TypedArray): FirstNaN | null {
+  const position = data.findIndex((v) => Number.isNaN(v));
+  return position < 0 ? null : { op: op.name, shape, position, name };
 }

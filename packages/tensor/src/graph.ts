@@ -4,7 +4,7 @@ import { StaleError } from "./errors.ts";
 import type { Shape } from "./shape.ts";
 import type { DType } from "./dtype.ts";
 import { type ReadAttrs, type Store, readOp } from "./store.ts";
-import { type NodeLike, type Op, type Tensor, leafOp, scalarOp } from "./tensor.ts";
+import { type NodeLike, type Op, type Tensor, hasNumbers, leafOp, scalarOp } from "./tensor.ts";
 import { meanings } from "./op.ts";
 
 /** One value of a graph; `order` is when it was first recorded. */
@@ -51,7 +51,7 @@ const textOf = (attrs: unknown): string => {
 
 /** What a node is computed from: a composite without its own kernel is its definition. */
 export function dependencies(t: Tensor, composites: ReadonlySet<string>): readonly Tensor[] {
-  if (t.value) return [];
+  if (hasNumbers(t)) return [];
   if (t.alias) return [t.alias];
   if (t.op.kind === "composite" && !composites.has(t.op.name)) return [meaningOf(t)];
   return t.inputs;
@@ -91,11 +91,11 @@ export function buildGraph(roots: readonly Tensor[], composites: ReadonlySet<str
     return `region${r}`;                                   // numbered within the graph: equal steps have equal keys
   };
   for (const t of postorder(roots, composites)) {
-    if (!t.value && t.alias) { byTensor.set(t, byTensor.get(t.alias)!); continue; }
-    if (t.op.kind === "composite" && !t.value && !composites.has(t.op.name)) { byTensor.set(t, byTensor.get(meaningOf(t))!); continue; }
+    if (!hasNumbers(t) && t.alias) { byTensor.set(t, byTensor.get(t.alias)!); continue; }
+    if (t.op.kind === "composite" && !hasNumbers(t) && !composites.has(t.op.name)) { byTensor.set(t, byTensor.get(meaningOf(t))!); continue; }
     let key: string, position = 0, op = t.op, inputs: GNode[] = [];
     if (t.op === scalarOp) { key = `s${scalars.length}${t.dtype}`; position = scalars.push(t) - 1; }
-    else if (t.value) { op = leafOp; key = `l${leaves.length}${t.dtype}[${t.shape.join()}]`; position = leaves.push(t) - 1; }
+    else if (hasNumbers(t)) { op = leafOp; key = `l${leaves.length}${t.dtype}[${t.shape.join()}]`; position = leaves.push(t) - 1; }
     else if (t.op === readOp) {
       const { store, version } = t.attrs as ReadAttrs;
       if (version !== store.version) throw stale(t, store, version);

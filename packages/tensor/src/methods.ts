@@ -49,6 +49,7 @@ Object.defineProperty(Tensor.prototype, "T", { get(this: Tensor) { return v.tran
 Object.defineProperty(Tensor.prototype, Symbol.for("nodejs.util.inspect.custom"), {
   value(this: Tensor) {
     const head = `Tensor ${this.dtype} [${this.shape.join(", ")}]${this.name ? ` ${this.name}` : ""}`;
+    if (this.resident) return `${head} on ${this.resident.device.name}`;
     return this.value ? `${head}\n${printArray(this.value)}` : `${head} = ${this.op.name}(${this.inputs.map((x) => `${x.op.name} [${x.shape.join(", ")}]`).join(", ")})`;
   },
   configurable: true,

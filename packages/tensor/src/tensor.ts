@@ -1,4 +1,5 @@
 /** A tensor: a shape, a dtype, and either numbers or the recipe for them. */
+import type { Backend, DeviceBuffer } from "./backend.ts";
 import { type DType, type HostArray, type TypedArray, bytesOf, dtypeOfArray, encode, hostArray } from "./dtype.ts";
 import { ConfigError, DTypeError, ShapeError } from "./errors.ts";
 import type { Expr, ExprType } from "./expr.ts";
@@ -49,6 +50,14 @@ export const hooks: Hooks = {
   materialiseSync: () => { throw new ConfigError("the engine is not loaded", { fix: 'import from "@adjoint/tensor"' }); },
 };
 
+/** An answer on a device that cannot be read at once. */
+export interface Resident {
+  readonly device: Backend;
+  readonly buffer: DeviceBuffer;
+  /** brings the numbers to the host and gives the buffer back */
+  arrive(): Promise<void>;
+}
+
 // eslint-disable-next-line @typescript-eslint/no-unsafe-declaration-merging -- methods.ts installs exactly these
 export interface Tensor extends Methods {}
 
@@ -67,6 +76,8 @@ export class Tensor implements NodeLike {
   readonly dtype: DType;
   /** the numbers, once real (a scalar's value, a leaf's data, a computed answer) */
   value: HostArray | null = null;
+  /** where the numbers are while they have not come to the host (asynchronous devices) */
+  resident: Resident | null = null;
   /** whether a flush has let the recipe go */
   computed = false;
   /** once a flush has stored this value, a read of that store stands for it */
@@ -139,6 +150,9 @@ function f16Table(): Float32Array {
   }
   return table;
 }
+
+/** Whether t's numbers exist, here or on a device: then it is a leaf for every recording. */
+export const hasNumbers = (t: Tensor): boolean => t.value !== null || t.resident !== null;
 
 export const leafOp: Op = { name: "leaf", kind: "leaf" };
 export const scalarOp: Op = { name: "scalar", kind: "scalar" };

@@ -9,7 +9,7 @@ import { type Backend, type Counters, type Tensor, AdjointError, createReference
 import { gradients } from "@adjoint/autograd";
 import { type Draw, distinct, hostOf, orders, shapes } from "./arbitraries.ts";
 import { tensorSubjects } from "./core.ts";
-import { evaluate, record } from "./evaluate.ts";
+import { answer, evaluate, record } from "./evaluate.ts";
 import { checkGradient } from "./gradient.ts";
 import { type Program, interpret, programs, rootsOf } from "./graphs.ts";
 import { compareTraces, drivers, loops, stateful, stateless } from "./loops.ts";
@@ -50,13 +50,14 @@ export function unfused(backend: Backend): Backend {
 }
 /** A plain object that passes everything on; spread it to change a part. */
 export function forward(backend: Backend): Backend {
-  const { readSync, source } = backend;
+  const { readSync, source, pace, products } = backend;
   return {
     name: backend.name, dtypes: backend.dtypes, fuse: backend.fuse, composites: backend.composites, threads: backend.threads, sync: backend.sync,
     get counters() { return backend.counters; },
     alloc: (dtype, length) => backend.alloc(dtype, length), free: (b) => { backend.free(b); }, write: (b, data) => { backend.write(b, data); }, read: (b) => backend.read(b),
     ...(readSync ? { readSync: (b) => readSync.call(backend, b) } : {}),
     prepare: (plan) => backend.prepare(plan), run: (p, b) => backend.run(p, b), release: (p) => { backend.release(p); },
+    ...(pace ? { pace: (queued) => pace.call(backend, queued) } : {}), ...(products === undefined ? {} : { products }),
     ...(source ? { source: (k) => source.call(backend, k) } : {}),
   };
 }
@@ -156,7 +157,7 @@ export function conform(backend: Backend, ops: readonly Testable[] = tensorSubje
     if (roots.length === 0) return;
     await evaluate(roots, backend);                                     // the arena may grow once
     const before: Counters = { ...backend.counters };
-    const { plan, inputs, uniforms } = record(roots, backend), prepared = backend.prepare(plan), run = (): Promise<unknown> => backend.run(prepared, { stores: [], inputs, uniforms }).read(0);
+    const { plan, inputs, uniforms } = record(roots, backend), prepared = backend.prepare(plan), run = (): Promise<unknown> => answer(backend, backend.run(prepared, { stores: [], inputs, uniforms }), 0);
     await run();
     const ready: Counters = { ...backend.counters };
     for (let i = 0; i < 3; i++) await run();

@@ -2,7 +2,7 @@
  * Runs recorded tensors on a given backend as one plan, without the engine's state: nothing is attached to the
  * tensors, so one recording can be run on several backends, fused and unfused, and compared.
  */
-import { type Backend, type PlanSpec, type Tensor, type TypedArray, AdjointError, buildGraph, current, decode, makePlan } from "@adjoint/tensor";
+import { type Backend, type PlanSpec, type RunResult, type Tensor, type TypedArray, AdjointError, buildGraph, current, decode, makePlan } from "@adjoint/tensor";
 
 /** A recording turned into a plan with the numbers it needs. */
 export interface Recording { readonly plan: PlanSpec; readonly inputs: readonly TypedArray[]; readonly uniforms: readonly number[]; readonly outputs: readonly number[] }
@@ -23,6 +23,14 @@ export function record(tensors: readonly Tensor[], backend: Backend, fuse: boole
   };
 }
 
+/** One output of a run, read from whatever device it is on. */
+export async function answer(backend: Backend, run: RunResult, position: number): Promise<TypedArray> {
+  if (run.readSync) return run.readSync(position);
+  const buffer = run.take?.(position);
+  if (!buffer) throw new AdjointError(`${backend.name}: a run has neither readSync nor take`, { op: "run" });
+  try { return await backend.read(buffer); } finally { backend.free(buffer); }
+}
+
 /** Values of tensors, as plain numbers. */
 export async function evaluate(tensors: readonly Tensor[], backend: Backend, fuse: boolean = backend.fuse): Promise<number[][]> {
   const asked = tensors.map(current), real = asked.filter((t) => !t.value);
@@ -31,8 +39,8 @@ export async function evaluate(tensors: readonly Tensor[], backend: Backend, fus
   const { plan, inputs, uniforms, outputs } = record(real, backend, fuse), prepared = backend.prepare(plan);
   try {
     const run = backend.run(prepared, { stores: [], inputs, uniforms });
-    const data = await Promise.all(outputs.map((position) => run.read(position)));
-    return asked.map((t) => widen(t.value ? t.value.data : data[real.indexOf(t)], t));
+    const data = new Map(await Promise.all([...new Set(outputs)].map(async (position) => [position, await answer(backend, run, position)] as const)));
+    return asked.map((t) => widen(t.value ? t.value.data : data.get(outputs[real.indexOf(t)])!, t));
   } finally {
     backend.release(prepared);
   }

@@ -130,7 +130,10 @@ export class WasmBackend implements Backend {
     const ready = this.#ready(prepared), { plan } = ready, memory = this.#memory;
     this.#bind(ready, bindings);
     for (const b of plan.buffers) {
-      if (b.kind === "input") this.#copyIn(b.dtype, b.length, this.#arena + b.offset, bindings.inputs[b.position], `input ${b.position}`);
+      if (b.kind !== "input") continue;
+      const data = bindings.inputs[b.position];
+      if (data && !ArrayBuffer.isView(data)) throw new DeviceError("wasm: answers never stay on this device, so no buffer can be an input");
+      this.#copyIn(b.dtype, b.length, this.#arena + b.offset, data, `input ${b.position}`);
     }
     plan.uniforms.forEach((type, i) => {
       if (type === "float") memory.f32[ready.block / 4 + i] = bindings.uniforms[i];
@@ -140,7 +143,7 @@ export class WasmBackend implements Backend {
     const outputs: TypedArray[] = [];
     for (const b of plan.buffers) if (b.kind === "output") outputs[b.position] = this.#copyOut(b.dtype, b.length, this.#arena + b.offset);
     this.counters.messages = this.#executor.messages;
-    return { read: (i) => Promise.resolve(outputs[i]), readSync: (i) => outputs[i] };
+    return { readSync: (i) => outputs[i] };
   }
 
   source(kernel: Kernel): string { return describe(kernel, recipeOf(kernel, this.#target)); }

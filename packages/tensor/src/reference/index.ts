@@ -19,14 +19,17 @@ export interface ReferenceOptions {
   readonly fuse?: boolean;
   /** slots lie at the plan's offsets in one arena that is filled with NaN before each run, which exposes a wrong memory plan; default false */
   readonly arena?: boolean;
+  /** false: answers stay on the device and are read later, as on a GPU; default true */
+  readonly sync?: boolean;
 }
+const turn = (): Promise<void> => new Promise((resolve) => { setTimeout(resolve, 0); });
 
 class Cell implements DeviceBuffer {
   readonly dtype: DType;
   readonly length: number;
   data: TypedArray;
   alive = true;
-  constructor(dtype: DType, length: number) { this.dtype = dtype; this.length = length; this.data = hostArray(dtype, length); }
+  constructor(dtype: DType, length: number, data: TypedArray = hostArray(dtype, length)) { this.dtype = dtype; this.length = length; this.data = data; }
   get bytes(): number { return bytesOf(this.dtype) * this.length; }
 }
 
@@ -46,8 +49,10 @@ class ReadyPlan implements Prepared {
   }
 }
 
+const outputDType = (plan: PlanSpec, position: number): DType => plan.buffers.find((b) => b.kind === "output" && b.position === position)!.dtype;
+
 /** Makes a reference backend; `referenceBackend` is the plain one. */
-export function createReference({ name = "reference", fuse = false, arena = false }: ReferenceOptions = {}): Backend {
+export function createReference({ name = "reference", fuse = false, arena = false, sync = true }: ReferenceOptions = {}): Backend {
   const counters: Counters = { arenaBytes: 0, bufferBytes: 0, buffers: 0, pages: 0, modules: 0, messages: 0 };
 
   const cell = (buffer: DeviceBuffer): Cell => {
@@ -60,15 +65,15 @@ export function createReference({ name = "reference", fuse = false, arena = fals
     return data;
   };
 
+  const own = (made: Cell): Cell => { counters.buffers++; counters.bufferBytes += made.bytes; return made; };
+  /** runs that an asynchronous device would still be busy with, oldest first */
+  const unfinished: Promise<void>[] = [];
+
   return {
-    name, fuse, counters, threads: 1, sync: true,
+    name, fuse, counters, threads: 1, sync,
     dtypes: new Set(dtypes),
     composites: new Set<string>(),
-    alloc(dtype, length) {
-      const made = new Cell(dtype, length);
-      counters.buffers++; counters.bufferBytes += made.bytes;
-      return made;
-    },
+    alloc: (dtype, length) => own(new Cell(dtype, length)),
     free(buffer) {
       const old = cell(buffer);
       old.alive = false; old.data = hostArray(old.dtype, 0);
@@ -79,8 +84,14 @@ export function createReference({ name = "reference", fuse = false, arena = fals
       if (data.length !== length) throw new DeviceError(`${name}: ${data.length} elements written to a buffer of ${length}`);
       to.set(data);
     },
-    read: async (buffer) => cell(buffer).data.slice(),
-    readSync: (buffer) => cell(buffer).data.slice(),
+    async read(buffer) {
+      const data = cell(buffer).data.slice();
+      if (!sync) await turn();
+      return data;
+    },
+    ...(sync ? { readSync: (buffer: DeviceBuffer): TypedArray => cell(buffer).data.slice() } : {
+      async pace(queued: number): Promise<void> { while (unfinished.length > queued) await unfinished[0]; },
+    }),
     prepare(plan) {
       const ready = new ReadyPlan(plan, arena);
       counters.arenaBytes += ready.bytes;
@@ -93,7 +104,7 @@ export function createReference({ name = "reference", fuse = false, arena = fals
       const memory = plan.buffers.map((b, i): TypedArray => {
         switch (b.kind) {
           case "slot": return slots[i] ?? hostArray(b.dtype, b.length);
-          case "input": return checked(bindings.inputs[b.position], b);
+          case "input": { const from = bindings.inputs[b.position]; return checked(ArrayBuffer.isView(from) ? from : cell(from).data, b); }
           case "store": return checked(cell(bindings.stores[b.position]).data, b);
           case "output": return (outputs[b.position] = hostArray(b.dtype, b.length));
           default: return b.kind satisfies never;
@@ -103,7 +114,9 @@ export function createReference({ name = "reference", fuse = false, arena = fals
         const uniforms = kernel.kind === "gather" || kernel.kind === "scatterAdd" ? bindings.uniforms : kernel.uniforms.map((u) => bindings.uniforms[u]);
         runners[i]({ memory, uniforms });
       });
-      return { read: async (position) => outputs[position], readSync: (position) => outputs[position] };
+      if (sync) return { readSync: (position) => outputs[position] };
+      unfinished.push(turn().then(() => { void unfinished.shift(); }));
+      return { take: (position) => own(new Cell(outputDType(plan, position), outputs[position].length, outputs[position])) };
     },
     release(prepared) {
       if (prepared instanceof ReadyPlan) counters.arenaBytes -= prepared.bytes;
