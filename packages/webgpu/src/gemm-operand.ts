@@ -1,0 +1,44 @@
+/** Reading an operand of a product from its buffer: addresses, widening of halves, four elements at once where they lie together. */
+import type { Operand } from "./gemm-problem.ts";
+import type { Cell, Shader } from "./shader.ts";
+
+/** An operand bound to a shader. Addresses count units of `unit` elements. */
+export interface Source {
+  readonly operand: Operand;
+  readonly unit: 1 | 4;
+  /** lines that define `${name}o`, the address of this batch's first element, from batch coordinates `z0`, `z1`, ... */
+  readonly begin: readonly string[];
+  readonly origin: string;
+  /** strides in units; the one along the contiguous axis is 0 or "1" only by meaning, never used where unit is 4 */
+  readonly across: string;
+  readonly along: string;
+  /** the vec4<f32> at an address (unit 4), or the f32 (unit 1) */
+  read(address: string): string;
+}
+
+const WIDEN_BF16 = "fn widenBf16(w: vec2<u32>) -> vec4<f32> { return bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u)); }";
+const WIDEN_F16 = "fn widenF16(w: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }";
+
+/** `scalar` keeps to single elements although the operand allows more (a buffer that another reader needs by elements). */
+export function source(shader: Shader, operand: Operand, name: string, uniforms: readonly number[], scalar = false): Source {
+  const { view } = operand, unit = operand.width === 1 || scalar ? 1 : 4, native = view.dtype === "f16" && shader.target.f16;
+  if (native) shader.enable("f16");
+  const cell: Cell = unit === 4 ? (view.dtype === "f32" ? "vec4f" : native ? "vec4h" : "vec2u") : view.dtype === "f32" ? "f32" : native ? "f16" : "u32";
+  const b = shader.bind(view.buffer, cell), origin = `${name}o`;
+  const terms = [shader.param(view.offset / unit), ...operand.batch.flatMap((s, i) => (s === 0 ? [] : [`z${i} * ${shader.param(s / unit)}`]))];
+  if (view.at !== undefined) terms.push(`${shader.number(uniforms[view.at.uniform], "u32")} * ${shader.param(view.at.stride / unit)}`);
+  if (unit === 4 && !native && view.dtype === "bf16") shader.use("widenBf16", WIDEN_BF16);
+  if (unit === 4 && !native && view.dtype === "f16") shader.use("widenF16", WIDEN_F16);
+  if (unit === 1 && !native && view.dtype !== "f32") {
+    // two halves a word, the first one low
+    shader.use(`half_${b}`, view.dtype === "bf16"
+      ? `fn half_${b}(i: u32) -> f32 { return bitcast<f32>(select(${b}[i >> 1u] << 16u, ${b}[i >> 1u] & 0xffff0000u, (i & 1u) == 1u)); }`
+      : `fn half_${b}(i: u32) -> f32 { return unpack2x16float(${b}[i >> 1u] >> ((i & 1u) * 16u)).x; }`);
+  }
+  const read = (i: string): string => {
+    if (unit === 4) return view.dtype === "f32" ? `${b}[${i}]` : native ? `vec4<f32>(${b}[${i}])` : view.dtype === "bf16" ? `widenBf16(${b}[${i}])` : `widenF16(${b}[${i}])`;
+    return view.dtype === "f32" ? `${b}[${i}]` : native ? `f32(${b}[${i}])` : `half_${b}(${i})`;
+  };
+  const step = (s: number, contiguous: boolean): string => (unit === 4 && contiguous ? "1u" : shader.param(s / unit));
+  return { operand, unit, begin: [`let ${origin} = ${terms.join(" + ")};`], origin, across: step(operand.across, operand.order === "across"), along: step(operand.along, operand.order === "along"), read };
+}
