@@ -1,1 +1,7 @@
-export {};
+/** @adjoint/webgpu: the GPU backend, in Node through the npm package `webgpu`, in a page through `navigator.gpu`. */
+export { webgpu, WebGpuBackend } from "./backend.ts";
+export { adapters, nameOf, type AdapterReport } from "./adapter.ts";
+export type { WebGpuOptions } from "./gpu.ts";
+export type { Stats } from "./device.ts";
+export type { MemoryByClass } from "./memory.ts";
+export type { MatrixConfig, Target, Dispatch, Program, Binding } from "./program.ts";

@@ -1,0 +1,121 @@
+/** One GPU device: what it can do, its pipelines by text, its layouts by signature, and its errors. */
+import { DeviceError } from "@adjoint/tensor";
+import { type AdapterReport, chooseAdapter, nameOf, requestDevice, targetOf } from "./adapter.ts";
+import { compileError, lostError, messageOf, outOfMemory, reported } from "./errors.ts";
+import { COMPUTE, findGpu, inNode, type WebGpuOptions } from "./gpu.ts";
+import type { Maker } from "./pool.ts";
+import type { Dispatch, Target } from "./program.ts";
+
+/** What was made and done since the backend began; a steady-state step moves only submits, dispatches and uploads. */
+export interface Stats {
+  buffersCreated: number; bindGroupsCreated: number; pipelines: number; readbacksCreated: number;
+  submits: number; dispatches: number; uploads: number; plans: number; devices: number;
+}
+export const newStats = (): Stats => ({ buffersCreated: 0, bindGroupsCreated: 0, pipelines: 0, readbacksCreated: 0, submits: 0, dispatches: 0, uploads: 0, plans: 0, devices: 0 });
+
+/** A pipeline on its way; `ready` never rejects. */
+export interface Pipeline { value: GPUComputePipeline | null; error: DeviceError | null; readonly ready: Promise<void>; readonly layout: GPUBindGroupLayout }
+
+/** Buffers from this size on are watched for running out of memory. */
+const WATCHED = 2 ** 20;
+
+export class Device implements Maker {
+  readonly gpu: GPUDevice;
+  readonly report: AdapterReport;
+  readonly target: Target;
+  readonly validated: boolean;
+  readonly stats: Stats;
+  readonly generation: number;
+  /** why the device is gone */
+  gone: DeviceError | null = null;
+  /** errors of the device that no call was there to receive */
+  onError: (error: DeviceError) => void = () => {};
+  onLost: (error: DeviceError) => void = () => {};
+  memoryReport: () => string = () => "";
+  readonly #layouts = new Map<string, { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout }>();
+  readonly #pipelines = new Map<string, Pipeline>();
+  readonly #watched = new Set<Promise<void>>();
+  readonly #hoping = new Set<(error: unknown) => void>();
+
+  constructor(gpu: GPUDevice, report: AdapterReport, target: Target, validated: boolean, stats: Stats, generation: number) {
+    this.gpu = gpu; this.report = report; this.target = target; this.validated = validated; this.stats = stats; this.generation = generation;
+    stats.devices++;
+    gpu.onuncapturederror = (event) => { this.onError(reported(event.error, "the device reports", () => this.memoryReport())); };
+    void gpu.lost.then((info) => { this.lose(lostError(info?.reason ?? "unknown", info?.message ?? "")); }, (e: unknown) => { this.lose(lostError("unknown", messageOf(e))); });
+  }
+  static async open(o: WebGpuOptions, stats: Stats, generation: number): Promise<Device> {
+    const gpu = await findGpu(o), { adapter, report } = await chooseAdapter(gpu, o), device = await requestDevice(adapter, report);
+    if (report.software && o.allowSoftware !== true && o.backend !== "null" && generation === 1) {
+      console.warn(`webgpu: ${nameOf(report)} is a program on the CPU: right, but much slower than the wasm backend (allowSoftware: true hides this line)`);
+    }
+    return new Device(device, report, targetOf(device, report, o), o.mode === "safe" || !inNode, stats, generation);
+  }
+  lose(error: DeviceError): void {
+    if (this.gone !== null) return;
+    this.gone = error;
+    for (const reject of [...this.#hoping]) reject(error);
+    this.#hoping.clear();
+    this.onLost(error);
+  }
+  /** A promise of this device that also ends when the device does. */
+  guard<T>(promise: Promise<T>): Promise<T> {
+    if (this.gone !== null) return Promise.reject(this.gone);
+    return new Promise<T>((resolve, reject) => {
+      this.#hoping.add(reject);
+      promise.then((v) => { this.#hoping.delete(reject); resolve(v); }, (e: unknown) => { this.#hoping.delete(reject); reject(e); });
+    });
+  }
+
+  get limit(): number { return this.gpu.limits.maxBufferSize; }
+  create(size: number, usage: number, label: string): GPUBuffer {
+    if (size > this.limit) throw new DeviceError(`webgpu: a buffer of ${size} bytes (${label}); this device allows ${this.limit}`, { key: "maxBufferSize", value: size, fix: "use shorter sequences, smaller batches, or half precision" });
+    this.stats.buffersCreated++;
+    if (size < WATCHED) return this.gpu.createBuffer({ label, size, usage });
+    this.gpu.pushErrorScope("out-of-memory");
+    const buffer = this.gpu.createBuffer({ label, size, usage });
+    const watch: Promise<void> = this.guard(this.gpu.popErrorScope()).then((error) => {
+      if (error !== null) this.onError(outOfMemory(`${label}, ${size} bytes: ${error.message}`, this.memoryReport()));
+    }, () => {}).finally(() => { this.#watched.delete(watch); });
+    this.#watched.add(watch);
+    return buffer;
+  }
+  /** Resolves when it is known whether the buffers created so far exist; null where nothing is in doubt. */
+  get doubts(): Promise<unknown> | null { return this.#watched.size === 0 ? null : Promise.all(this.#watched); }
+
+  /** The pipeline of a dispatch, compiled once for each text. */
+  pipeline(d: Dispatch): Pipeline {
+    const found = this.#pipelines.get(d.code);
+    if (found !== undefined) return found;
+    const layout = this.#layout(d), { gpu } = this;
+    this.stats.pipelines++;
+    const compile = async (): Promise<void> => {
+      gpu.pushErrorScope("validation");
+      let made: Promise<GPUComputePipeline>, module: GPUShaderModule, refused: Promise<GPUError | null>;
+      try {
+        module = gpu.createShaderModule({ label: d.label, code: d.code });
+        made = gpu.createComputePipelineAsync({ label: d.label, layout: layout.pipeline, compute: { module, entryPoint: "main" } });
+      } finally { refused = gpu.popErrorScope(); refused.catch(() => {}); }
+      try {
+        pipeline.value = await this.guard(made);
+      } catch (error) {
+        if (this.gone !== null) { pipeline.error = this.gone; return; }
+        const info = await this.guard(module.getCompilationInfo()).catch(() => ({ messages: [] }));
+        pipeline.error = compileError(d.label, d.code, info.messages, messageOf(error));
+      }
+    };
+    const pipeline: Pipeline = { value: null, error: null, layout: layout.group, ready: Promise.resolve().then(compile).catch((e: unknown) => { pipeline.error ??= e instanceof DeviceError ? e : compileError(d.label, d.code, [], messageOf(e)); }) };
+    this.#pipelines.set(d.code, pipeline);
+    return pipeline;
+  }
+  #layout(d: Dispatch): { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout } {
+    const key = `${d.numbers ? "n" : ""}${d.bindings.map((b) => (b.access === "read" ? "r" : "w")).join("")}`, found = this.#layouts.get(key);
+    if (found !== undefined) return found;
+    const entries: GPUBindGroupLayoutEntry[] = [{ binding: 0, visibility: COMPUTE, buffer: { type: "uniform" } }];
+    if (d.numbers) entries.push({ binding: 1, visibility: COMPUTE, buffer: { type: "uniform" } });
+    d.bindings.forEach((b, i) => entries.push({ binding: i + 2, visibility: COMPUTE, buffer: { type: b.access === "read" ? "read-only-storage" : "storage" } }));
+    const group = this.gpu.createBindGroupLayout({ label: key, entries });
+    const made = { group, pipeline: this.gpu.createPipelineLayout({ label: key, bindGroupLayouts: [group] }) };
+    this.#layouts.set(key, made);
+    return made;
+  }
+}

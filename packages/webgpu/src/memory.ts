@@ -1,0 +1,107 @@
+/** Device memory by class: stores and answers as cells, step values, uniforms and staging. */
+import { bytesOf, type DeviceBuffer, DeviceError, type DType } from "@adjoint/tensor";
+import type { Device } from "./device.ts";
+import { LOST_FIX } from "./errors.ts";
+import { deviceBytes } from "./plan.ts";
+import { BufferPool, Pages, type Region, Workspace } from "./pool.ts";
+import { Staging } from "./staging.ts";
+
+/** Stores below this size share pages. */
+const PAGED = 2 ** 20;
+
+/** A buffer that outlives a run: a store's numbers, or the answer of a run. */
+export class Cell implements DeviceBuffer {
+  readonly dtype: DType;
+  readonly length: number;
+  readonly kind: "store" | "answer";
+  /** where the numbers are; null until first use */
+  region: Region | null = null;
+  /** the device that has them */
+  generation = 0;
+  /** zeros are owed: nothing has been written yet */
+  blank = true;
+  /** a plan writes it: state rather than parameter */
+  state = false;
+  freed = false;
+  /** the numbers of a small answer, on their way to the host */
+  host: Promise<ArrayBuffer> | null = null;
+  /** why the numbers never came */
+  failed: unknown = null;
+  constructor(dtype: DType, length: number, kind: "store" | "answer") { this.dtype = dtype; this.length = length; this.kind = kind; }
+  get bytes(): number { return this.length * bytesOf(this.dtype); }
+}
+
+export interface MemoryByClass {
+  /** stores that plans only read, stores that they write (adapters, moments), answers that are still held */
+  readonly parameters: number; readonly state: number; readonly answers: number;
+  /** step values: one set for all plans */
+  readonly activations: number;
+  readonly uniforms: number; readonly staging: number;
+}
+
+/** The memory of one device. */
+export class DeviceMemory {
+  readonly device: Device;
+  readonly workspace: Workspace;
+  readonly staging: Staging;
+  readonly #pages: Pages;
+  readonly #answers: Pages;
+  readonly #large: BufferPool;
+  uniforms = 0;
+  #state = 0;
+  #stores = 0;
+  #held = 0;
+
+  constructor(device: Device) {
+    this.device = device;
+    this.workspace = new Workspace(device);
+    this.staging = new Staging(device);
+    this.#pages = new Pages(device, "adjoint stores");
+    this.#answers = new Pages(device, "adjoint answers");
+    this.#large = new BufferPool(device, "adjoint values", 2 ** 28);
+  }
+
+  /** Gives a cell its place; false where it had one. */
+  place(cell: Cell): boolean {
+    if (cell.region !== null && cell.generation === this.device.generation) return false;
+    const bytes = deviceBytes(cell.dtype, cell.length), { bindingBytes } = this.device.target.limits;
+    if (bytes > bindingBytes) {
+      throw new DeviceError(`webgpu: a buffer of ${cell.length} ${cell.dtype} takes ${bytes} bytes; this device binds at most ${bindingBytes}`, { key: "maxStorageBufferBindingSize", value: bytes, fix: "store it in half precision, or split it by rows" });
+    }
+    cell.region = (bytes >= PAGED || (cell.kind === "answer" && bytes > 1024) ? this.#large : cell.kind === "store" ? this.#pages : this.#answers).take(bytes);
+    cell.generation = this.device.generation;
+    cell.blank = true;
+    if (cell.kind === "store") { this.#stores += cell.region.bytes; if (cell.state) this.#state += cell.region.bytes; } else this.#held += cell.region.bytes;
+    return true;
+  }
+  /** A plan writes this store. */
+  mark(cell: Cell): void {
+    if (cell.state) return;
+    cell.state = true;
+    if (cell.region !== null) this.#state += cell.region.bytes;
+  }
+  release(cell: Cell): void {
+    const { region } = cell;
+    if (region === null || cell.generation !== this.device.generation) { cell.region = null; return; }
+    const bytes = deviceBytes(cell.dtype, cell.length);
+    (bytes >= PAGED || (cell.kind === "answer" && bytes > 1024) ? this.#large : cell.kind === "store" ? this.#pages : this.#answers).give(region);
+    if (cell.kind === "store") { this.#stores -= region.bytes; if (cell.state) this.#state -= region.bytes; } else this.#held -= region.bytes;
+    cell.region = null;
+  }
+  /** Drops buffers that are kept for later. */
+  trim(): void { this.#large.trim(); this.staging.trim(); }
+  get byClass(): MemoryByClass {
+    return { parameters: this.#stores - this.#state, state: this.#state, answers: this.#held, activations: this.workspace.bytes, uniforms: this.uniforms, staging: this.staging.bytes };
+  }
+}
+
+/** A cell whose device is gone. */
+export const deadCell = (cell: Cell, name: string): DeviceError => new DeviceError(`webgpu: ${name} (${cell.length} ${cell.dtype}) was lost with its device`, { key: "lost", fix: LOST_FIX });
+
+export function showMemory(m: MemoryByClass): string {
+  const line = (what: string, n: number): string => `  ${what.padEnd(34)} ${(n / 2 ** 20).toFixed(1).padStart(10)} MiB`;
+  return [
+    line("parameters (stores only read)", m.parameters), line("state (stores that plans write)", m.state), line("activations and gradients (a step)", m.activations),
+    line("answers still held", m.answers), line("uniforms", m.uniforms), line("staging for reads", m.staging),
+  ].join("\n");
+}

@@ -1,0 +1,49 @@
+/** Reading back: mappable buffers that take turns. */
+import { DeviceError } from "@adjoint/tensor";
+import type { Device } from "./device.ts";
+import { messageOf } from "./errors.ts";
+import { MAP_READ, USAGE } from "./gpu.ts";
+import { sizeClass } from "./pool.ts";
+
+/** Larger read-back buffers are not kept. */
+const KEPT = 2 ** 25;
+
+export interface Landing { readonly buffer: GPUBuffer; readonly bytes: number }
+
+export class Staging {
+  readonly #device: Device;
+  readonly #free = new Map<number, Landing[]>();
+  bytes = 0;
+  constructor(device: Device) { this.#device = device; }
+
+  take(bytes: number): Landing {
+    const size = sizeClass(Math.max(bytes, 4096), this.#device.limit), found = this.#free.get(size)?.pop();
+    if (found !== undefined) return found;
+    this.#device.stats.readbacksCreated++;
+    this.bytes += size;
+    return { buffer: this.#device.create(size, USAGE.mapRead | USAGE.copyTarget, "adjoint read"), bytes: size };
+  }
+  /** After the submit that fills it: the first `bytes` bytes, once they are there. */
+  async land(landing: Landing, bytes: number): Promise<ArrayBuffer> {
+    try {
+      await this.#device.guard(landing.buffer.mapAsync(MAP_READ, 0, bytes));
+      const copy = landing.buffer.getMappedRange(0, bytes).slice(0);
+      landing.buffer.unmap();
+      this.#give(landing);
+      return copy;
+    } catch (cause) {
+      this.bytes -= landing.bytes;
+      try { landing.buffer.destroy(); } catch { /* a lost device has nothing to give back */ }
+      throw this.#device.gone ?? new DeviceError(`webgpu: reading back failed: ${messageOf(cause)}`, { cause });
+    }
+  }
+  #give(landing: Landing): void {
+    if (landing.bytes > KEPT) { this.bytes -= landing.bytes; landing.buffer.destroy(); return; }
+    const list = this.#free.get(landing.bytes);
+    if (list === undefined) this.#free.set(landing.bytes, [landing]); else list.push(landing);
+  }
+  trim(): void {
+    for (const list of this.#free.values()) for (const l of list) { this.bytes -= l.bytes; l.buffer.destroy(); }
+    this.#free.clear();
+  }
+}
