@@ -7,6 +7,7 @@ export type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
 export { LlamaForCausalLM, parameterShapes } from "./llama.ts";
 export { KVCache } from "./kv-cache.ts";
 export { type LoadModelOptions, type ModelDType, initModel, loadModel, modelFrom } from "./load.ts";
+export type { ModelFiles } from "./origin.ts";
 export { type SaveModelOptions, saveModel } from "./save.ts";
 export { type GenerateOptions, type Generator, Session, generate, generateIds } from "./generate.ts";
 export { type SampleOptions, distribution, sample } from "./sample.ts";

@@ -1,13 +1,15 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
 import { defaultDevice } from "./device.ts";
-import { type SafetensorsFile, node, openModelFolder, parseJsonObject, readText } from "@adjoint/io";
+import { type SafetensorsFile, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
 import { ConfigError, type DType, FormatError, type HostArray, Store, convertArray, isFloat, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
 import { type ResolveModelOptions, resolveModel } from "./hub.ts";
 import { LlamaForCausalLM, parameterShapes } from "./llama.ts";
-import { type Tokenizer, loadTokenizer } from "./tokenizer/index.ts";
+import { type ModelFiles, type Origin, filesOrigin, folderOrigin, isModelFiles } from "./origin.ts";
+import { tokenizerFrom } from "./tokenizer/load.ts";
+import type { Tokenizer } from "./tokenizer/index.ts";
 
 /** Element type of the parameters in memory; "auto" keeps each as it is stored. */
 export type ModelDType = "f32" | "f16" | "bf16" | "auto";
@@ -24,27 +26,26 @@ export interface LoadModelOptions extends ResolveModelOptions {
 const dtypes: readonly unknown[] = ["f32", "f16", "bf16", "auto"];
 
 /**
- * Loads a model from a folder (path or file: URL), a hub id ("organisation/name") or an address of the hub.
+ * Loads a model from a folder (path or file: URL), a hub id ("organisation/name"), an address of the hub, or files by name, as pages have them.
  *
  * Half-precision weights stay so in memory unless `dtype` says otherwise; products widen them.
  * @throws ConfigError for a model or option that is not implemented; FormatError naming file, tensor, expected and found shape; FileError for what is not there
  * @example const model = await loadModel("HuggingFaceTB/SmolLM2-135M");
  */
-export async function loadModel(source: string | URL, options: LoadModelOptions = {}): Promise<CausalLM> {
+export async function loadModel(source: string | URL | ModelFiles, options: LoadModelOptions = {}): Promise<CausalLM> {
   const { dtype = "auto", tokenizer = "auto", strict = true, ...transfer } = options;
   if (!dtypes.includes(dtype)) throw new ConfigError(`loadModel: dtype ${String(dtype)} is not one of ${dtypes.join(", ")}`, { op: "loadModel", key: "dtype", value: dtype, fix: 'leave it out, or use "f32"' });
   await defaultDevice();
-  const folder = await resolveModel(source, transfer), { join } = node().path;
-  const config = parseConfig(await readConfig(folder), join(folder, "config.json")), file = await openModelFolder(folder);
+  const origin = isModelFiles(source) ? filesOrigin(source) : folderOrigin(await resolveModel(source, transfer));
+  const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = await origin.weights();
   try {
     const arrays = await readParameters(config, file, dtype, strict);
-    const own = tokenizer === "auto" ? await has(join(folder, "tokenizer.json")) : tokenizer;
-    return modelFrom(config, arrays, own === true ? await loadTokenizer(folder) : own === false ? null : own);
+    const own = tokenizer === "auto" ? await origin.has("tokenizer.json") : tokenizer;
+    return modelFrom(config, arrays, own === true ? await tokenizerFrom(origin) : own === false ? null : own);
   } finally {
     await file.close();
   }
 }
-const has = (file: string): Promise<boolean> => node().fs.access(file).then(() => true, () => false);
 
 /** A model over arrays by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
 export function modelFrom(config: ModelConfig, arrays: ReadonlyMap<string, HostArray>, tokenizer: Tokenizer | null = null): CausalLM {
@@ -68,13 +69,12 @@ export function initModel(json: ConfigJson, seed: number, options: { readonly to
   return new LlamaForCausalLM(config, (name) => stores.get(name)!, options.tokenizer ?? null);
 }
 
-async function readConfig(folder: string): Promise<ConfigJson> {
-  const file = node().path.join(folder, "config.json"), config = await readJson(file);
-  const generation = node().path.join(folder, "generation_config.json");
-  const eos = (await has(generation)) ? (await readJson(generation))["eos_token_id"] : undefined;    // chat models list more ends there
+async function readConfig(origin: Origin): Promise<ConfigJson> {
+  const read = async (name: string): Promise<ConfigJson> => parseJsonObject(await origin.text(name), origin.label(name));
+  const config = await read("config.json"), generation = "generation_config.json";
+  const eos = (await origin.has(generation)) ? (await read(generation))["eos_token_id"] : undefined;    // chat models list more ends there
   return eos === undefined || eos === null ? config : { ...config, eos_token_id: eos };
 }
-const readJson = async (file: string): Promise<ConfigJson> => parseJsonObject(await readText(file), file);
 
 async function readParameters(config: ModelConfig, file: SafetensorsFile, dtype: ModelDType, strict: boolean): Promise<Map<string, HostArray>> {
   check(config, new Map([...file.entries].map(([name, { shape }]) => [name, shape])), file.label, strict);

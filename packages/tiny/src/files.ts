@@ -3,6 +3,14 @@
 /** The folder of the bundled base model: config.json, model.safetensors, tokenizer.json, tokenizer_config.json, README.md. */
 export const model: URL = new URL("../model/", import.meta.url);
 
+/** The same files by name, as a page loads them: written so that bundlers find them and give each an address. */
+export const modelFiles: Readonly<Record<string, URL>> = {
+  "config.json": new URL("../model/config.json", import.meta.url),
+  "model.safetensors": new URL("../model/model.safetensors", import.meta.url),
+  "tokenizer.json": new URL("../model/tokenizer.json", import.meta.url),
+  "tokenizer_config.json": new URL("../model/tokenizer_config.json", import.meta.url),
+};
+
 /** One text of a collection. */
 export interface Text {
   readonly name: string;

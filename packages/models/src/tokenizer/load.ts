@@ -1,6 +1,7 @@
 /** Loads a tokenizer from a Hugging Face folder or from the contents of its files. */
 import { isRecord, parseJsonObject, readText } from "@adjoint/io";
 import { FormatError } from "@adjoint/tensor";
+import type { Origin } from "../origin.ts";
 import type { TokenizerConfig, TokenizerJson } from "./format.ts";
 import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
 
@@ -22,12 +23,17 @@ export interface LoadTokenizerOptions {
 export async function loadTokenizer(source: TokenizerSource, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
   if (typeof source === "object" && "tokenizerJson" in source) return createTokenizer(source.tokenizerJson, source.config ?? {}, "tokenizer.json", options.patternLimit);
   const at = (name: string): string | URL => (typeof source === "string" ? `${source.replace(/\/$/, "")}/${name}` : new URL(name, source.href.endsWith("/") ? source : `${source.href}/`));
-  const file = String(at("tokenizer.json"));
-  const json = checkTokenizer(parseJsonObject(await readText(at("tokenizer.json")), file), file);
-  const configText = await readText(at("tokenizer_config.json")).catch(missing);
-  const config = configText === undefined ? {} : parseJsonObject(configText, String(at("tokenizer_config.json")));
-  const template = await readText(at("chat_template.jinja")).catch(missing);
-  return createTokenizer(json, template === undefined ? config : { ...config, chat_template: template }, file, options.patternLimit);
+  const texts = new Map<string, string | undefined>([["tokenizer.json", await readText(at("tokenizer.json"))]]);
+  for (const name of ["tokenizer_config.json", "chat_template.jinja"]) texts.set(name, await readText(at(name)).catch(missing));
+  return tokenizerFrom({ label: (name) => String(at(name)), has: async (name) => texts.get(name) !== undefined, text: async (name) => texts.get(name) ?? "" }, options.patternLimit);
+}
+
+/** The same from files by name, wherever they are. */
+export async function tokenizerFrom({ label, has, text }: Pick<Origin, "label" | "has" | "text">, patternLimit?: number): Promise<Tokenizer> {
+  const file = label("tokenizer.json"), json = checkTokenizer(parseJsonObject(await text("tokenizer.json"), file), file);
+  const config = (await has("tokenizer_config.json")) ? parseJsonObject(await text("tokenizer_config.json"), label("tokenizer_config.json")) : {};
+  const template = (await has("chat_template.jinja")) ? { chat_template: await text("chat_template.jinja") } : {};
+  return createTokenizer(json, { ...config, ...template }, file, patternLimit);
 }
 
 /** A file that is not there is no error; anything else is. */
