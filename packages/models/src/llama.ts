@@ -1,5 +1,5 @@
 /** The Llama family (Llama, Mistral, Qwen2, Qwen3): fields are the paths in Hugging Face's files. */
-import { type Context, Embedding, Linear, RMSNorm, type RopeTables, allOf, attention, causalMask, paddingMask, rope, ropeFrequencies, ropeTables, segmentMask, within } from "@adjoint/nn";
+import { CausalMask, type Context, Embedding, Linear, RMSNorm, type RopeTables, attention, rope, ropeFrequencies, ropeTables, within } from "@adjoint/nn";
 import { ConfigError, DTypeError, ShapeError, type Store, type Tensor, gather, iota, show, silu } from "@adjoint/tensor";
 import type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
 import { chunkedLossSum } from "./chunked-loss.ts";
@@ -33,7 +33,7 @@ export function parameterShapes(c: ModelConfig): ReadonlyMap<string, readonly nu
 }
 
 /** What all layers of one pass share. */
-interface Frame { readonly pass: Pass; readonly cos: Tensor; readonly sin: Tensor; readonly mask: Tensor | null }
+interface Frame { readonly pass: Pass; readonly cos: Tensor; readonly sin: Tensor; readonly mask: CausalMask }
 
 const linear = (take: Take, path: string, bias: boolean): Linear => new Linear(take(`${path}.weight`), bias ? take(`${path}.bias`) : null);
 
@@ -153,7 +153,7 @@ export class LlamaForCausalLM implements CausalLM {
   lossSum({ inputIds, labels, ...rest }: Batch, context: Context = {}): { total: Tensor; count: Tensor } {
     checkLabels(labels, inputIds);
     const h = this.hidden(inputIds, { ...context, ...layoutOf(rest) });
-    return chunkedLossSum(h, labels, this.config.vocabSize, (part, own) => this.head(part, own), context);
+    return chunkedLossSum(h, labels, this.config.vocabSize, (part, own) => this.head(part, own), context, undefined, this.lm_head);
   }
   loss(batch: Batch, context: Context = {}): Tensor {
     const { total, count } = this.lossSum(batch, context);
@@ -194,8 +194,8 @@ export class LlamaForCausalLM implements CausalLM {
     if (cache && (cache.batch !== B || T > cache.capacity)) throw new ShapeError(`the cache holds [${cache.batch}, ${cache.capacity}] positions, the ids are ${show([B, T])}`, { op: "logits", shapes: [[B, T], [cache.batch, cache.capacity]] });
     const S = cache ? cache.capacity : T, ids = positionIds ?? (position ? iota([1, T]).add(position) : null), table = this.table(Math.max(S, longest(positionIds)));
     const rows = (t: Tensor): Tensor => (ids ? gather(t, ids) : t.slice(0, 0, T).unsqueeze(0));
-    const causal = causalMask(T, S, { ...(position ? { offset: position } : {}), ...(window === undefined || window >= S ? {} : { window }) });
-    return { pass, cos: rows(table.cos), sin: rows(table.sin), mask: allOf([causal, segmentIds ? segmentMask(segmentIds) : null, attentionMask ? paddingMask(attentionMask) : null]) };
+    const mask = new CausalMask({ queries: T, keys: S, offset: position ?? null, window: window === undefined || window >= S ? null : window, segments: segmentIds ?? null, padding: attentionMask ?? null });
+    return { pass, cos: rows(table.cos), sin: rows(table.sin), mask };
   }
   /** cos and sin for at least this many positions: one table a power of two. */
   private table(length: number): RopeTables {

@@ -110,11 +110,11 @@ export function composedAttention(q: Tensor, k: Tensor, v: Tensor, { scale, caus
   const attrs: AttentionAttrs = { scale: scale ?? 1 / Math.sqrt(q.shape[3]), causal, window, marks: marks !== null, offset: offset !== null, keys };
   const xs = [q, k, v].map(current), rest = [...(marks ? [marks.queries, marks.keys] : []), ...(offset ? [offset] : [])], n = sizeOf(q.shape);
   const done = internal(() => forward([...xs, ...rest], attrs));
-  return withGradient(internal(() => done.slice(0, 0, n).reshape(q.shape)), xs, (g) => {
-    const all = backward([...xs, done, g, ...rest], attrs);
+  return withGradient(internal(() => done.slice(0, 0, n)), xs, (g) => {
+    const all = backward([...xs, done, g.reshape(q.shape), ...rest], attrs);
     let at = 0;
     return xs.map((x) => all.slice(0, at, (at += sizeOf(x.shape))).reshape(x.shape));
-  });
+  }).reshape(q.shape);                                    // the reshape comes last: further ones fold into it
 }
 
 function check(q: Tensor, k: Tensor, v: Tensor, keys: AttentionAttrs["keys"], marks: ComposedAttention["marks"], offset: Tensor | null): void {

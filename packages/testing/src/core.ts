@@ -4,7 +4,7 @@ import {
   type DType, type Tensor,
   add, abs, amax, amin, bitAnd, bitOr, bitXor, cast, concat, cos, crossEntropy, div, dropout, eq, erf, exp, expand, floor, gather, ge, gelu, geluTanh, gt, iota, layerNorm, le,
   linearIndex, log, logSoftmax, logSumExp, lt, matmul, maximum, mean, minimum, mul, ne, neg, not, pad, permute, pow, relu, reshape, rmsNorm, rsqrt, scatterAdd, sigmoid, silu, sin,
-  slice, softmax, softplus, sqrt, squeeze, stack, stopGradient, sub, sum, tanh, transpose, unsqueeze, update, scalar, variance, where,
+  slice, softmax, softplus, sqrt, squeeze, stack, stopGradient, stored, sub, sum, tanh, transpose, unsqueeze, update, scalar, variance, where,
 } from "@adjoint/tensor";
 import { checkpoint, customGradient } from "@adjoint/autograd";
 import { attentionSubjects } from "./attention.ts";
@@ -57,6 +57,7 @@ export const tensorSubjects: readonly Testable[] = [
     .map(([x, axis, start, end]) => sample("slice", [x], ([t]) => slice(t, axis, start, end), `axis ${axis} from ${start} to ${end}`))),
   subject("pad", someShape.chain((s) => fc.tuple(draws(s), fc.nat(s.length - 1), fc.nat(2), fc.nat(2))).map(([x, axis, a, b]) => sample("pad", [x], ([t]) => pad(t, axis, a, b), `axis ${axis} by ${a}, ${b}`))),
   along("unsqueeze then squeeze", (x, axis) => squeeze(unsqueeze(x, axis), axis)),
+  of("stored", (x) => stored(stored(x.mul(x)).add(x)).mul(stored(x))),
   of("stopGradient", (x) => stopGradient(x).mul(x), false),
   // reductions and what is made of them
   over("sum", sum), over("amax", amax), over("amin", amin), over("mean", mean), over("variance", variance),

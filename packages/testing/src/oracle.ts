@@ -123,7 +123,7 @@ function view(t: Tensor, x: Judged): Judged {
   eachIndex(t.shape, (p, index) => {
     let q = p;
     switch (t.op.name) {
-      case "reshape": case "stopGradient": case "after": case "checkpoint": case "customGradient": break;
+      case "reshape": case "stopGradient": case "after": case "checkpoint": case "customGradient": case "stored": break;
       case "expand": q = x.shape.reduce((s, d, a) => s + (d === 1 ? 0 : index[a + lead] * from[a]), 0); break;
       case "permute": q = index.reduce((s, i, a) => s + i * from[axes[a]], 0); break;
       case "slice": q = index.reduce((s, i, a) => s + (i + start[a]) * from[a], 0); break;

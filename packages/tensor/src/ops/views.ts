@@ -26,6 +26,9 @@ export const stopOp: Op = { name: "stopGradient", kind: "view", vjp: () => [null
 /** The same numbers, recorded after another value exists (and never merged with other copies of the recipe). */
 export const afterOp: Op = { name: "after", kind: "view", vjp: (g) => [g, null] };
 
+/** The same numbers, in memory as soon as they exist: readers are never fused with what made them. */
+export const storedOp: Op = { name: "stored", kind: "view", vjp: (g) => [g] };
+
 const invert = (axes: readonly number[]): number[] => axes.map((_, i) => axes.indexOf(i));
 
 /** x repeated to `shape`; every axis of x is 1 or already equal. */
@@ -91,3 +94,5 @@ export function squeeze(x: Tensor, axis: number): Tensor {
 export const stopGradient = (x: Tensor): Tensor => record(stopOp, [x], null, x.shape, x.dtype);
 /** x, ordered after g: recomputation that must not be merged with the first computation starts here. */
 export const after = (x: Tensor, g: Tensor, region: number): Tensor => record(afterOp, [x, g], { region }, x.shape, x.dtype);
+/** x in memory: for sums that grow chunk by chunk, where fusion would keep every chunk until the end. */
+export const stored = (x: Tensor): Tensor => record(storedOp, [x], null, x.shape, x.dtype);
