@@ -1,5 +1,6 @@
 /** From clusters to kernels: formulas are built by walking members, loads by composing index maps with strides. */
 import type { Affine, BufferSpec, Kernel, View } from "./backend.ts";
+import { type Cluster, colInput, flatIdentity } from "./clusters.ts";
 import { isHalf } from "./dtype.ts";
 import { type Expr, leaf } from "./expr.ts";
 import type { GNode } from "./graph.ts";
@@ -7,7 +8,7 @@ import { type IndexMap, identityMap, linear, mapKey, throughView } from "./index
 import { castOp, rounded } from "./ops/pointwise.ts";
 import type { LimitAttrs, UpdateAttrs } from "./ops/indexing.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
-import { type Cluster, type Schedule, flatIdentity } from "./schedule.ts";
+import type { Schedule } from "./schedule.ts";
 import { rowMajor, sizeOf } from "./shape.ts";
 import { exprType } from "./tensor.ts";
 
@@ -138,8 +139,8 @@ class Lowering {
       case "map": return collapse({ ...common, kind: "map", stores: stores.map(({ view, value }) => ({ view, value })) }, []);
       case "rows": return collapse({ ...common, kind: "rows", rowAxes, stats: this.stats, stores }, [this.rank - rowAxes]);
       case "cols": {
-        const { reduce } = c.main!.attrs as ReduceAttrs, x = c.main!.inputs[0];
-        const value = this.value(x, colMap(c, x));
+        const { axes, reduce } = c.main!.attrs as ReduceAttrs, x = c.main!.inputs[0];
+        const value = this.value(x, colInput(x, axes, c));
         return collapse({ ...common, kind: "cols", outerAxes: c.outerAxes, reducedAxes: c.reducedAxes, op: reduce, value, stores: stores.map(({ view, value: v }) => ({ view, value: v })) }, [c.outerAxes, c.outerAxes + c.reducedAxes]);
       }
       case "contract": return this.contract(stores, label);
@@ -188,12 +189,6 @@ class Lowering {
     const l = linear(map, v.shape, t.shape.length);
     return { buffer: this.memory.bufferOf(v), dtype: v.dtype, offset: l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
   }
-}
-
-function colMap(c: Cluster, x: GNode): IndexMap {
-  const { axes } = c.main!.attrs as ReduceAttrs, last = Math.max(...axes), kept = (i: number): boolean => !axes.includes(i);
-  const order = [...x.shape.keys()].filter((i) => kept(i) && i < last).concat(axes, [...x.shape.keys()].filter((i) => kept(i) && i > last));
-  return { offset: x.shape.map(() => 0), coef: x.shape.map((d, i) => c.space.map((_, s) => (order[s] === i && d > 1 ? 1 : 0))) };
 }
 
 /** Re-expresses strides over `space` as strides over `shape` (same row-major order), or null if some view cannot. */

@@ -1,10 +1,11 @@
 /** A plan: kernels in order over buffers with places; made once per structure and kept while it is used. */
 import type { Backend, BufferSpec, Kernel, PlanSpec, Prepared, View } from "./backend.ts";
+import type { Cluster } from "./clusters.ts";
 import { bytesOf } from "./dtype.ts";
 import { leaf } from "./expr.ts";
 import type { GNode, Graph } from "./graph.ts";
 import { type Draft, lower } from "./lower.ts";
-import { type Cluster, schedule } from "./schedule.ts";
+import { schedule } from "./schedule.ts";
 import { sizeOf } from "./shape.ts";
 import { exprType } from "./tensor.ts";
 

@@ -31,6 +31,7 @@ const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow"
 /** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel. */
 export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean): Schedule {
   const clusters = new Clusters(roots), { demands, readers, forced } = clusters, cheap = cheapNodes(graph);
+  for (const t of graph.nodes) if (t.op.name === "stored") forced.add(t);
   for (let i = graph.nodes.length - 1; i >= 0; i--) {
     const t = graph.nodes[i];
     if (inMemory(t) && roots.has(t)) continue;
