@@ -1,15 +1,15 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory` and `-- findings`: see benchmarks/README.md. Bundles the
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings` and `-- gpu`: see benchmarks/README.md. Bundles the
  * benchmark (Node 20 runs no TypeScript) and, for `speed`, installs the rivals from benchmarks/rivals, which nothing else needs.
  */
-import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"] };
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"] };
 
 /** npm installs the rivals from their own lock file, once. */
 async function installRivals() {
@@ -40,7 +40,7 @@ async function bundle(kind) {
   await build({
     entryPoints: kinds[kind].map((file) => join(folder, file)), outdir: made, bundle: true, format: "esm", platform: "node", target: "node20.19",
     conditions: ["@adjoint/source"], sourcemap: "inline", sourcesContent: false, legalComments: "none", logLevel: "error",
-    external: ["@huggingface/hub"], plugins: [ownAddress],
+    external: ["@huggingface/hub", "webgpu"], plugins: [ownAddress],
     banner: { js: `import { createRequire as __createRequire } from "node:module"; const require = __createRequire(import.meta.url);` },
   });
   writeFileSync(join(made, "package.json"), '{ "type": "module" }\n');
@@ -55,7 +55,17 @@ async function main() {
   if (kind === "speed" && /jax|tfjs/.test(systems)) await installRivals();
   const made = await bundle(kind);
   try {
-    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : [];
+    if (kind === "gpu") {
+      copyFileSync(join(folder, "gpu", "torch_child.py"), join(made, "torch_child.py"));
+      const at = args.indexOf("--pack");
+      if (at >= 0) {
+        if (args[at + 1] === undefined) throw new Error("--pack wants a folder");
+        const { pack } = await import("../benchmarks/gpu/pack.mjs");
+        pack(made, args[at + 1], { from: root, vulkan: join(root, ".cache", "swiftshader", "libvulkan.so.1"), say });
+        return;
+      }
+    }
+    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : kind === "gpu" ? ["--children", made] : [];
     // memory: garbage is collected before a look, V8's nursery, which it sizes by mood, keeps one size, and what compiler threads
     // freed goes back to one arena of the C library instead of one for each thread
     const memory = kind === "memory", flags = memory ? ["--expose-gc", "--max-semi-space-size=1"] : ["--enable-source-maps"];

@@ -4,6 +4,7 @@ import { nearest } from "@adjoint/lora";
 import { globalFlags, help, parseArguments } from "./arguments.ts";
 import type { Command } from "./command.ts";
 import { data } from "./commands/data.ts";
+import { doctor } from "./commands/doctor.ts";
 import { evaluateCommand } from "./commands/eval.ts";
 import { explainCommand } from "./commands/explain.ts";
 import { finetune, pretrain } from "./commands/finetune.ts";
@@ -14,12 +15,12 @@ import { paint, type Terminal } from "./terminal.ts";
 import { version } from "./version.ts";
 
 export const commands: Readonly<Record<string, Command>> = {
-  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data,
+  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data, doctor,
 };
 
 function overview(): string {
   const lines = Object.entries(commands).map(([name, { grammar }]) => `  ${name.padEnd(10)} ${grammar.summary}`);
-  return `adjoint ${version}: fine-tunes language models on the CPU\n\nusage: adjoint COMMAND [flags]\n\n${lines.join("\n")}\n\nadjoint COMMAND --help tells the rest.\n`;
+  return `adjoint ${version}: fine-tunes language models on the CPU and the GPU\n\nusage: adjoint COMMAND [flags]\n\n${lines.join("\n")}\n\nadjoint COMMAND --help tells the rest.\n`;
 }
 
 /** One clear message: what is wrong, where, and what to do; the stack only when asked for. */

@@ -2,30 +2,16 @@
 import { node } from "@adjoint/io";
 import { loadLora, type Tuned } from "@adjoint/lora";
 import { type CausalLM, loadModel, loadTokenizer, type Tokenizer } from "@adjoint/models";
-import { ConfigError, getDevice, referenceBackend, setDevice } from "@adjoint/tensor";
+import { ConfigError, getDevice, setDevice } from "@adjoint/tensor";
+import { type DeviceChoice, chooseDevice } from "./devices.ts";
 import * as tiny from "@adjoint/tiny";
 import { type DataSet, type DataSource, firstBytes, idsData, measured, numbers, type Recipe, type Row, readRows, textData, type TextData, type TextDataOptions } from "@adjoint/train";
 
-/** How many threads there are without asking for a number. */
-export const defaultThreads = (): number => Math.min(node().os.availableParallelism(), 8);
-
-/**
- * Makes the recipe's device the default one. Returns how it is called on the screen.
- *
- * The 256-bit path is an engine flag of the whole process, so only a command may set it; results are the same bits with it.
- */
-export async function openDevice({ device, threads, wide }: Pick<Recipe, "device" | "threads" | "wide">): Promise<string> {
-  if (device === "reference") {
-    setDevice(referenceBackend);
-    return "reference";
-  }
-  const { wasm, checkWide } = await import("@adjoint/wasm"), n = threads === 0 ? defaultThreads() : threads;
-  const able = wide && process.arch === "x64" && Number(process.versions.node.split(".")[0]) >= 24;
-  if (able) process.getBuiltinModule("node:v8").setFlagsFromString("--experimental-wasm-revectorize");
-  const check = able ? checkWide() : null, use = check !== null && check.sound && check.speedup > 1.1;
-  if (able && !use) process.getBuiltinModule("node:v8").setFlagsFromString("--no-experimental-wasm-revectorize");
-  setDevice(await wasm({ threads: n, wide: use }));
-  return `wasm: ${use ? "256-bit, " : ""}${n} ${n === 1 ? "thread" : "threads"}`;
+/** Makes the recipe's device the default one. Returns how it is called on the screen. */
+export async function openDevice(choice: DeviceChoice): Promise<string> {
+  const { device, name } = await chooseDevice(choice);
+  setDevice(device);
+  return name;
 }
 export const deviceName = (): string => getDevice().name;
 
