@@ -16,8 +16,8 @@ export interface Source {
   read(address: string): string;
 }
 
-const WIDEN_BF16 = "fn widenBf16(w: vec2<u32>) -> vec4<f32> { return bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u)); }";
-const WIDEN_F16 = "fn widenF16(w: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }";
+const BF16 = "fn gemmBf16(w: vec2<u32>) -> vec4<f32> { return bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u)); }";
+const F16 = "fn gemmF16(w: vec2<u32>) -> vec4<f32> { return vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y)); }";
 
 /** `scalar` keeps to single elements although the operand allows more (a buffer that another reader needs by elements). */
 export function source(shader: Shader, operand: Operand, name: string, uniforms: readonly number[], scalar = false): Source {
@@ -27,8 +27,8 @@ export function source(shader: Shader, operand: Operand, name: string, uniforms:
   const b = shader.bind(view.buffer, cell), origin = `${name}o`;
   const terms = [shader.param(view.offset / unit), ...operand.batch.flatMap((s, i) => (s === 0 ? [] : [`z${i} * ${shader.param(s / unit)}`]))];
   if (view.at !== undefined) terms.push(`${shader.number(uniforms[view.at.uniform], "u32")} * ${shader.param(view.at.stride / unit)}`);
-  if (unit === 4 && !native && view.dtype === "bf16") shader.use("widenBf16", WIDEN_BF16);
-  if (unit === 4 && !native && view.dtype === "f16") shader.use("widenF16", WIDEN_F16);
+  if (unit === 4 && !native && view.dtype === "bf16") shader.use("gemmBf16", BF16);
+  if (unit === 4 && !native && view.dtype === "f16") shader.use("gemmF16", F16);
   if (unit === 1 && !native && view.dtype !== "f32") {
     // two halves a word, the first one low
     shader.use(`half_${b}`, view.dtype === "bf16"
@@ -36,7 +36,7 @@ export function source(shader: Shader, operand: Operand, name: string, uniforms:
       : `fn half_${b}(i: u32) -> f32 { return unpack2x16float(${b}[i >> 1u] >> ((i & 1u) * 16u)).x; }`);
   }
   const read = (i: string): string => {
-    if (unit === 4) return view.dtype === "f32" ? `${b}[${i}]` : native ? `vec4<f32>(${b}[${i}])` : view.dtype === "bf16" ? `widenBf16(${b}[${i}])` : `widenF16(${b}[${i}])`;
+    if (unit === 4) return view.dtype === "f32" ? `${b}[${i}]` : native ? `vec4<f32>(${b}[${i}])` : view.dtype === "bf16" ? `gemmBf16(${b}[${i}])` : `gemmF16(${b}[${i}])`;
     return view.dtype === "f32" ? `${b}[${i}]` : native ? `f32(${b}[${i}])` : `half_${b}(${i})`;
   };
   const step = (s: number, contiguous: boolean): string => (unit === 4 && contiguous ? "1u" : shader.param(s / unit));

@@ -1,6 +1,5 @@
 /** Register-tiled products: every thread keeps TM x TN sums in vec4 registers and reads both operands as vec4 from workgroup memory. */
-import { source } from "./gemm-operand.ts";
-import type { Problem } from "./gemm-problem.ts";
+import type { Source } from "./gemm-operand.ts";
 import { stage } from "./gemm-stage.ts";
 import type { Shader } from "./shader.ts";
 import type { TileVariant } from "./tiles.ts";
@@ -13,6 +12,8 @@ export interface Place {
   /** lines that define `kb` and `ke`, the range of k of this workgroup, for product i */
   readonly range: (product: number) => readonly string[];
 }
+/** The operands of one product. */
+export interface Pair { readonly a: Source; readonly b: Source }
 /** What the sums become: one call for four neighbours of a row; `acc` is a vec4<f32>, `n` a multiple of 4; guards are the callee's. */
 export type Emit = (m: string, n: string, acc: string) => string;
 
@@ -20,7 +21,7 @@ export const threadsOf = (v: TileVariant): number => (v.BM / v.TM) * (v.BN / v.T
 /** Bytes of workgroup memory; rows are padded by 16 bytes against bank conflicts of transposed stores. */
 export const tileBytes = (v: TileVariant): number => 16 * v.BK * (v.BM / 4 + 1 + v.BN / 4 + 1);
 
-export function tileBody(shader: Shader, problem: Problem, v: TileVariant, place: Place, uniforms: readonly number[], scalar: (buffer: number) => boolean, emit: Emit): string {
+export function tileBody(shader: Shader, sources: readonly Pair[], v: TileVariant, place: Place, emit: Emit): string {
   const { BM, BN, BK, TM, TN } = v, threads = threadsOf(v), tx = BN / TN, ty = BM / TM, rowA = BM / 4 + 1, rowB = BN / 4 + 1;
   shader.workgroup("As", `array<vec4<f32>, ${BK * rowA}>`);
   shader.workgroup("Bs", `array<vec4<f32>, ${BK * rowB}>`);
@@ -31,11 +32,10 @@ export function tileBody(shader: Shader, problem: Problem, v: TileVariant, place
   for (let j = 0; j < TN / 4; j++) compute.push(`let b${j} = Bs[k * ${rowB}u + tx + ${j * tx}u];`);
   for (let i = 0; i < TM; i++) for (let j = 0; j < TN / 4; j++) compute.push(`c${i}_${j} = fma(vec4<f32>(a${i >> 2}.${"xyzw"[i & 3]}), b${j}, c${i}_${j});`);
   compute.push("}");
-  problem.products.forEach(({ a, b }, i) => {
-    const sa = source(shader, a, `a${i}_`, uniforms, scalar(a.view.buffer)), sb = source(shader, b, `b${i}_`, uniforms, scalar(b.view.buffer));
-    const A = stage(sa, `a${i}_`, { BX: BM, BK, threads, memory: "As", row: rowA, start: place.m0, extent: place.M, end: "ke" });
-    const B = stage(sb, `b${i}_`, { BX: BN, BK, threads, memory: "Bs", row: rowB, start: place.n0, extent: place.N, end: "ke" });
-    lines.push("{", ...place.range(i), ...sa.begin, ...sb.begin, ...A.setup, ...B.setup);
+  sources.forEach(({ a, b }, i) => {
+    const A = stage(a, `a${i}_`, { BX: BM, BK, threads, memory: "As", row: rowA, start: place.m0, extent: place.M, end: "ke" });
+    const B = stage(b, `b${i}_`, { BX: BN, BK, threads, memory: "Bs", row: rowB, start: place.n0, extent: place.N, end: "ke" });
+    lines.push("{", ...place.range(i), ...a.begin, ...b.begin, ...A.setup, ...B.setup);
     if (v.prefetch) {
       // the next tile is on its way while this one is multiplied
       lines.push("for (var k0 = kb; ; ) {", "if (k0 < ke) {", ...A.fetch("k0"), ...B.fetch("k0"), "}", "if (k0 > kb) {", ...compute, "}",

@@ -1,68 +1,94 @@
 /** The frame of a product kernel: which tile of which batch a workgroup computes, over which part of k, and where the sums go. */
 import type { ContractKernel, PlanSpec } from "@adjoint/tensor";
 import { bytesOf } from "@adjoint/tensor";
+import { epilogue, loadsOf, type Sink, toScratch } from "./gemm-epilogue.ts";
+import { source } from "./gemm-operand.ts";
 import { type Problem, product } from "./gemm-problem.ts";
-import { type Emit, type Place, threadsOf, tileBody } from "./gemm-tile.ts";
+import { type Pair, type Place, threadsOf, tileBody } from "./gemm-tile.ts";
 import type { Dispatch, Target } from "./program.ts";
 import { Shader, spread } from "./shader.ts";
-import type { Choice, TileVariant } from "./tiles.ts";
+import type { Choice } from "./tiles.ts";
 
 /** Rows of tiles that are walked together, so that their columns of b stay in the cache. */
 const GROUP = 8;
 
-/** Sums of one part of k go to scratch as [part, batch, m, n rounded up to 4]. */
-export interface Partial4 { readonly columns: number; readonly words: number }
-export const partial = (p: Problem, splits: number): Partial4 => {
-  const columns = Math.ceil(p.n / 4);
-  return { columns, words: splits * product(p.batch) * p.m * columns * 4 };
-};
-
 export const flopsOf = (p: Problem): number => p.products.reduce((t, { k }) => t + 2 * p.m * p.n * k * product(p.batch), 0);
+/** Words of scratch for the sums of all parts: [part, batch, m, n rounded up to 4]. */
+export const scratchWords = (p: Problem, splits: number): number => splits * product(p.batch) * p.m * Math.ceil(p.n / 4) * 4;
 /** Each operand once, where it is not repeated over a batch. */
-export function operandBytes(p: Problem): number {
+function operandBytes(p: Problem): number {
   let bytes = 0;
   for (const { k, a, b } of p.products) for (const [x, extent] of [[a, p.m], [b, p.n]] as const) bytes += bytesOf(x.view.dtype) * k * extent * product(p.batch.filter((_, i) => x.batch[i] !== 0));
   return bytes;
 }
-
-/** Text that writes the sums, printed into a shader; `emit` is one call of it. */
-export interface Sink { readonly lines: readonly string[]; readonly emit: Emit }
-
-export interface Frame {
-  readonly kernel: ContractKernel; readonly plan: PlanSpec; readonly target: Target; readonly problem: Problem; readonly choice: Choice;
-  /** buffers that must be read by elements */
-  readonly scalar: (buffer: number) => boolean;
-  readonly writes: ReadonlySet<number>;
-  readonly sink: (shader: Shader, place: Place, zz: string) => Sink;
-  readonly bytes: number;
+function epilogueBytes(kernel: ContractKernel): number {
+  const views = [...kernel.stores.map((s) => s.view), ...[...loadsOf(kernel)].map((i) => kernel.loads[i])];
+  return views.reduce((t, v) => t + bytesOf(v.dtype) * product(kernel.shape.filter((_, i) => v.strides[i] !== 0)), 0);
 }
 
-export function tileDispatch(f: Frame, v: TileVariant): Dispatch {
-  const { problem: p, target, choice } = f, shader = new Shader(f.plan, target, { writes: f.writes });
-  const tilesM = Math.ceil(p.m / v.BM), tilesN = Math.ceil(p.n / v.BN), batches = product(p.batch), per = tilesM * tilesN, total = per * batches * choice.splits;
+/** A kernel on its way to text. */
+export interface Job { readonly kernel: ContractKernel; readonly plan: PlanSpec; readonly target: Target; readonly problem: Problem; readonly choice: Choice }
+
+/** Batch coordinates `z0`... of the linear batch number. */
+function unravel(shader: Shader, batch: readonly number[], z: string): string[] {
   const lines: string[] = [];
-  const num = (name: string, value: number): string => { lines.push(`let ${name} = ${shader.param(value)};`); return name; };
-  const per_ = num("per", per), tm = num("tilesM", tilesM), tn = num("tilesN", tilesN);
-  lines.push(`let g = wg.y * nwg.x + wg.x;`, `if (g >= ${shader.param(total)}) { return; }`, `let zz = g / ${per_}; let t = g % ${per_};`);
-  // tiles in groups of rows
-  lines.push(`let band = t / (${GROUP}u * ${tn}); let bandM = band * ${GROUP}u; let bandRows = min(${tm} - bandM, ${GROUP}u); let inBand = t - bandM * ${tn};`);
+  let rest = z;
+  for (let i = batch.length - 1; i > 0; i--) {
+    const size = shader.param(batch[i]);
+    lines.push(`let z${i} = ${rest} % ${size}; let rest${i} = ${rest} / ${size};`);
+    rest = `rest${i}`;
+  }
+  if (batch.length > 0) lines.push(`let z0 = ${rest};`);
+  return lines;
+}
+
+/** The tiles of all batches and parts of k; results go through the formulas, or to `scratch` as they are. */
+export function productDispatch({ kernel, plan, target, problem: p, choice }: Job, scratch: number | null): Dispatch {
+  const v = choice.variant;
+  if (v.kind !== "tile") throw new Error("not here yet");
+  const shader = new Shader(plan, target, { writes: new Set(scratch === null ? kernel.stores.map((s) => s.view.buffer) : [scratch]) });
+  const tilesM = Math.ceil(p.m / v.BM), tilesN = Math.ceil(p.n / v.BN), batches = product(p.batch), total = tilesM * tilesN * batches * choice.splits;
+  const units = new Map<number, Set<boolean>>();
+  for (const { a, b } of p.products) for (const { view, width } of [a, b]) units.set(view.buffer, (units.get(view.buffer) ?? new Set()).add(width === 1));
+  // a buffer has one cell type: by elements if one of its readers must
+  const scalar = (buffer: number): boolean => (units.get(buffer)?.size ?? 0) > 1;
+  const sources = p.products.map(({ a, b }, i): Pair => ({ a: source(shader, a, `a${i}_`, kernel.uniforms, scalar(a.view.buffer)), b: source(shader, b, `b${i}_`, kernel.uniforms, scalar(b.view.buffer)) }));
+  const per = shader.param(tilesM * tilesN), tm = shader.param(tilesM), tn = shader.param(tilesN), parts = choice.splits > 1;
   const place: Place = {
-    M: num("M", p.m), N: num("N", p.n), m0: "m0", n0: "n0",
+    M: shader.param(p.m), N: shader.param(p.n), m0: "m0", n0: "n0",
     range: (i) => {
-      const { k } = p.products[i];
-      if (choice.splits === 1) return [`let kb = 0u; let ke = ${shader.param(k)};`];
-      const chunk = Math.ceil(k / choice.splits / v.BK) * v.BK;
-      return [`let kb = part * ${shader.param(chunk)}; let ke = min(${shader.param(k)}, kb + ${shader.param(chunk)});`];
+      const { k } = p.products[i], K = shader.param(k);
+      if (!parts) return [`let kb = 0u; let ke = ${K};`];
+      const chunk = shader.param(Math.ceil(k / choice.splits / v.BK) * v.BK);
+      return [`let kb = part * ${chunk}; let ke = min(${K}, kb + ${chunk});`];
     },
   };
-  lines.push(`let m0 = (bandM + inBand % bandRows) * ${v.BM}u; let n0 = (inBand / bandRows) * ${v.BN}u;`);
-  let z = "zz";
-  if (choice.splits > 1) { lines.push(`let part = zz / ${shader.param(batches)}; let z = zz % ${shader.param(batches)};`); z = "z"; }
-  for (let i = p.batch.length - 1, rest = z; i >= 0; i--) {
-    if (i === 0) lines.push(`let z0 = ${rest};`);
-    else { const size = shader.param(p.batch[i]); lines.push(`let z${i} = ${rest} % ${size}; let rest${i} = ${rest} / ${size};`); rest = `rest${i}`; }
-  }
-  const sink = f.sink(shader, place, "zz");
-  lines.push(...sink.lines, tileBody(shader, p, v, place, f.kernel.uniforms, f.scalar, sink.emit));
-  return shader.dispatch(lines.join("\n"), { size: [threadsOf(v), 1, 1], workgroups: spread(total, target).workgroups, label: f.kernel.label, flops: flopsOf(p), bytes: f.bytes });
+  const lines = [
+    "let g = wg.y * nwg.x + wg.x;", `if (g >= ${shader.param(total)}) { return; }`, `let zz = g / ${per}; let t = g % ${per};`,
+    // tiles in bands of rows, columns after columns
+    `let band = (t / (${GROUP}u * ${tn})) * ${GROUP}u; let rows = min(${tm} - band, ${GROUP}u); let i = t - band * ${tn};`,
+    `let m0 = (band + i % rows) * ${v.BM}u; let n0 = (i / rows) * ${v.BN}u;`,
+    ...(parts ? [`let part = zz / ${shader.param(batches)}; let z = zz % ${shader.param(batches)};`] : []),
+    ...unravel(shader, p.batch, parts ? "z" : "zz"),
+  ];
+  const sink: Sink = scratch === null ? epilogue(shader, kernel, plan, p) : toScratch(shader, scratch, p, "zz");
+  lines.push(...sink.lines, tileBody(shader, sources, v, place, sink.emit));
+  const bytes = operandBytes(p) + (scratch === null ? epilogueBytes(kernel) : scratchWords(p, choice.splits) * 4);
+  return shader.dispatch(lines.join("\n"), { size: [threadsOf(v), 1, 1], workgroups: spread(total, target).workgroups, label: kernel.label, flops: flopsOf(p), bytes });
+}
+
+const REDUCE = 64;
+/** Adds the parts in their order and applies the formulas, four neighbours a thread. */
+export function reduceDispatch({ kernel, plan, target, problem: p, choice }: Job, scratch: number): Dispatch {
+  const shader = new Shader(plan, target, { writes: new Set(kernel.stores.map((s) => s.view.buffer)) });
+  const columns = Math.ceil(p.n / 4), count = product(p.batch) * p.m * columns, from = shader.bind(scratch, "vec4f"), { workgroups } = spread(Math.ceil(count / REDUCE), target);
+  const C = shader.param(columns), n = shader.param(count);
+  const lines = [
+    `let i = (wg.y * nwg.x + wg.x) * ${REDUCE}u + li;`, `if (i >= ${n}) { return; }`,
+    `let row = i / ${C}; let zz = row / ${shader.param(p.m)};`, ...unravel(shader, p.batch, "zz"),
+    `var sum = ${from}[i];`, `for (var s = 1u; s < ${shader.param(choice.splits)}; s++) { sum += ${from}[s * ${n} + i]; }`,
+  ];
+  const sink = epilogue(shader, kernel, plan, p);
+  lines.push(...sink.lines, sink.emit(`row % ${shader.param(p.m)}`, `(i % ${C}) * 4u`, "sum"));
+  return shader.dispatch(lines.join("\n"), { size: [REDUCE, 1, 1], workgroups, label: `${kernel.label} (parts)`, flops: count * 4 * choice.splits, bytes: scratchWords(p, choice.splits) * 4 + epilogueBytes(kernel) });
 }

@@ -1,8 +1,11 @@
 /** Matrix products of every layout, type and size against plain loops, on the software GPU. */
+import { type ContractKernel, type DType, type Expr, leaf, literal, type StoreTo, type View } from "@adjoint/tensor";
 import { beforeAll, describe, expect, it } from "vitest";
-import { lowerContract } from "../src/contract.ts";
+import { contractWith, lowerContract } from "../src/contract.ts";
+import { problemOf } from "../src/gemm-problem.ts";
+import type { TileVariant } from "../src/tiles.ts";
 import { type Bench, open } from "./execute.ts";
-import { differences, Draw, plain, planOf } from "./products.ts";
+import { acc, type Case, differences, Draw, plain, planOf, uniforms } from "./products.ts";
 
 let gpu: Bench;
 beforeAll(async () => {
@@ -10,14 +13,94 @@ beforeAll(async () => {
   if (found === null) throw new Error("no WebGPU adapter: run through npm test, which brings a software GPU");
   gpu = found;
 });
+const check = async (c: Case, bench = gpu): Promise<void> => { expect(await differences(bench, c, lowerContract(c.kernel, planOf(c), bench.target)), `${c.kernel.shape.join()} k ${c.kernel.k}`).toBe(""); };
 
 describe("layouts", () => {
   for (const a of ["row", "column", "any"] as const) for (const b of ["row", "column", "any"] as const) {
     it(`a by ${a}, b by ${b}`, async () => {
-      for (const [m, n, k] of [[32, 32, 32], [33, 17, 5], [5, 40, 64], [64, 36, 20]] as const) {
-        const c = plain(new Draw(m + n), [], m, n, k, { a, b });
-        expect(await differences(gpu, c, lowerContract(c.kernel, planOf(c), gpu.target)), `${m} ${n} ${k}`).toBe("");
-      }
+      for (const [m, n, k] of [[32, 32, 32], [33, 17, 5], [5, 40, 64], [64, 36, 20]] as const) await check(plain(new Draw(m + n), [], m, n, k, { a, b }));
     });
   }
+});
+
+describe("types", () => {
+  const halves: readonly DType[] = ["f32", "f16", "bf16"];
+  for (const x of halves) for (const y of halves) if (x !== "f32" || y !== "f32") it(`${x} by ${y}`, async () => {
+    await check(plain(new Draw(1), [], 36, 32, 24, { types: [x, y] }));
+    await check(plain(new Draw(2), [], 9, 19, 33, { types: [x, y], a: "column", b: "column" }));
+  });
+});
+
+/** Two stores of a formula with a bias along n, a residual, a column of m, a step number and a position. */
+function rich(d: Draw, batch: readonly number[], m: number, n: number, k: number, types: readonly DType[], turned = false): Case {
+  const shape = [...batch, m, n], base = plain(d, batch, m, n, k), zeros = batch.map(() => 0);
+  const bias: View = { buffer: d.buffer(types[0], n + 4), dtype: types[0], offset: 4, strides: [...zeros, 0, 1] };
+  const column: View = { buffer: d.buffer("f32", m), dtype: "f32", offset: 0, strides: [...zeros, 1, 0] };
+  const residual = d.view(batch, m, n, types[1], "row", { at: 4 }), odd = d.view(batch, m, n, "f32", "any");
+  const x: Expr = acc.add(leaf("load", 0, "float")).mul(leaf("uniform", 0, "float"));
+  const stores: StoreTo[] = [
+    { view: d.view(batch, m, n, types[2], turned ? "column" : "row", { repeat: false, offset: 4 }), value: x.max(0).add(leaf("load", 1, "float")) },
+    { view: d.view(batch, m, n, types[3], turned ? "column" : "row", { repeat: false }), value: x.mul(leaf("load", 2, "float")).add(leaf("load", 3, "float")).add(leaf("affine", 0, "i32").toF().mul(literal(1 / 64))) },
+  ];
+  const kernel: ContractKernel = { ...base.kernel, shape, loads: [bias, residual, column, odd], affines: [{ offset: 3, strides: [...zeros.map(() => m * n), n, 1] }], stores };
+  return { kernel, buffers: d.buffers, uniforms };
+}
+
+describe("formulas after the product", () => {
+  for (const types of [["f32", "f32", "f32", "f32"], ["bf16", "f16", "f16", "bf16"], ["f32", "bf16", "f32", "f16"]] as const) for (const turned of [false, true]) {
+    it(`${types.join()}${turned ? ", transposed results" : ""}`, async () => {
+      for (const [batch, m, n, k] of [[[], 36, 32, 8], [[], 7, 35, 12], [[2, 3], 9, 12, 8], [[3], 5, 6, 7]] as const) await check(rich(new Draw(m), batch, m, n, k, types, turned));
+    });
+  }
+  it("a result in place of a load", async () => {
+    const d = new Draw(5), c = plain(d, [], 33, 20, 8), out = c.kernel.stores[0].view;
+    await check({ ...c, kernel: { ...c.kernel, loads: [out], stores: [{ view: out, value: acc.add(leaf("load", 0, "float")) }] } });
+  });
+  it("a result in place of an operand", async () => {
+    const d = new Draw(6), c = plain(d, [], 20, 20, 20), out = { ...c.kernel.stores[0].view, buffer: c.kernel.a.buffer };
+    await check({ ...c, kernel: { ...c.kernel, stores: [{ view: out, value: acc }] } });
+  });
+  it("a matrix by itself", async () => {
+    const d = new Draw(7), c = plain(d, [], 20, 20, 20);
+    await check({ ...c, kernel: { ...c.kernel, b: c.kernel.a } });
+    await check({ ...c, kernel: { ...c.kernel, b: { ...c.kernel.a, strides: [1, 20] } } });
+  });
+  it("starts that are data", async () => {
+    const d = new Draw(8), c = plain(d, [], 16, 16, 16);
+    await check({ ...c, kernel: { ...c.kernel, a: d.view([], 16, 16, "f32", "row", { at: 16 }), b: d.view([], 16, 16, "bf16", "row", { at: 3 }) } });
+  });
+  it("more buffers than a dispatch may bind", async () => {
+    const c = rich(new Draw(9), [2], 9, 12, 8, ["f32", "f32", "f32", "f32"]), few = { ...gpu, target: { ...gpu.target, limits: { ...gpu.target.limits, storageBuffers: 7 } } };
+    const program = lowerContract(c.kernel, planOf(c), few.target);
+    expect(program.dispatches.length).toBeGreaterThan(1);
+    expect(Math.max(...program.dispatches.map((x) => x.bindings.length))).toBeLessThanOrEqual(7);
+    await check(c, few);
+  });
+});
+
+describe("batches", () => {
+  it("strided, repeated and of two axes", async () => {
+    for (const [i, batch] of [[2], [3, 2], [2, 1, 3], [1]].entries()) await check(plain(new Draw(40 + i), batch, 10, 12, 9));
+  });
+});
+
+describe("parts of k", () => {
+  const small: TileVariant = { kind: "tile", BM: 16, BN: 16, BK: 8, TM: 4, TN: 4, prefetch: false };
+  for (const splits of [2, 3, 7]) it(`${splits}`, async () => {
+    for (const c of [plain(new Draw(1), [], 20, 12, 90), rich(new Draw(2), [2], 9, 13, 40, ["f32", "f16", "bf16", "f32"])]) {
+      const program = contractWith(c.kernel, planOf(c), gpu.target, problemOf(c.kernel), { variant: small, splits });
+      expect(program.dispatches.length).toBe(2);
+      expect(await differences(gpu, c, program)).toBe("");
+    }
+  });
+});
+
+describe("sums of products", () => {
+  it("of different layouts and lengths", async () => {
+    const d = new Draw(3), c = plain(d, [2], 20, 24, 16);
+    const more = [{ k: 5, a: d.view([2], 20, 5, "f16", "row"), b: d.view([2], 5, 24, "f32", "column") }];
+    await check({ ...c, kernel: { ...c.kernel, more } });
+    const turned = d.view([2], 20, 24, "f32", "column", { repeat: false });
+    await check({ ...c, kernel: { ...c.kernel, more, stores: [{ view: turned, value: acc }] }, buffers: d.buffers });
+  });
 });
