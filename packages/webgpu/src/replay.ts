@@ -1,5 +1,5 @@
 /** A plan on a device: pipelines, parameters and bind groups made once, and one loop that encodes a run. */
-import type { BufferSpec, PlanSpec } from "@adjoint/tensor";
+import type { PlanSpec } from "@adjoint/tensor";
 import type { Device, Pipeline } from "./device.ts";
 import { USAGE } from "./gpu.ts";
 import type { DeviceMemory } from "./memory.ts";
@@ -85,6 +85,9 @@ export class Instance {
     return this.device.doubts;
   }
 
+  /** Its pipelines are not all there, or not known to be. */
+  get unready(): boolean { return this.#waiting !== null || this.#error !== null || this.device.doubts !== null; }
+
   /** Says where a buffer is in the next run; `null` means its own place in the step's memory. */
   bind(buffer: number, region: Region | null): void {
     const now = this.places[buffer], next = region ?? this.#home[buffer];
@@ -114,9 +117,9 @@ export class Instance {
     slot.groups.set(key, slot.group);
   }
 
-  /** Dispatches from..to into a pass. */
-  encode(pass: GPUComputePassEncoder, from: number, to: number): void {
-    const { slots } = this;
+  /** Dispatches from..to as one pass. */
+  encode(encoder: GPUCommandEncoder, from: number, to: number): void {
+    const { slots } = this, pass = encoder.beginComputePass();
     let pipeline: GPUComputePipeline | null = null, group: GPUBindGroup | null = null;
     for (let i = from; i < to; i++) {
       const s = slots[i];
@@ -124,6 +127,7 @@ export class Instance {
       if (s.group !== group) pass.setBindGroup(0, (group = s.group!));
       pass.dispatchWorkgroups(s.x, s.y, s.z);
     }
+    pass.end();
   }
   /** Gives its memory back. */
   release(): void {
@@ -135,4 +139,3 @@ export class Instance {
 
 /** Words of the step-number block of a plan. */
 export const blockOf = (plan: PlanSpec): number => NUMBER_BLOCKS.find((n) => n >= plan.uniforms.length) ?? NUMBER_BLOCKS[NUMBER_BLOCKS.length - 1];
-export const kinds = (plan: PlanSpec, kind: BufferSpec["kind"]): number[] => plan.buffers.flatMap((b, i) => (b.kind === kind ? [i] : []));
