@@ -115,6 +115,7 @@ export class Training {
       done = this.#whole(toTensors(group[0]));
     }
     const [loss, norm, skipped] = Array.from(await done.data(), Number);
+    await pace();             // a compiled step on a CPU has its numbers at once, and reading them gives nobody a turn
     const tokens = group.reduce((n, b) => n + b.predicted, 0), rate = learningRate(this.step);
     this.step++;
     this.tokensSeen += tokens;
