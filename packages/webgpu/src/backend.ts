@@ -104,7 +104,7 @@ export class WebGpuBackend implements Backend {
       if (cell.failed !== null) throw cell.failed;
       if (session.dead(cell)) throw deadCell(cell, cell.kind === "store" ? "a store" : "an answer");
     };
-    whole();
+    if (cell.failed !== null) return Promise.reject(cell.failed as Error);
     return new Promise((resolve, reject) => {
       session.queue.push({
         wait: () => session.waiting,

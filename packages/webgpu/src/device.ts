@@ -35,6 +35,8 @@ export class Device implements Maker {
   readonly #layouts = new Map<string, { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout }>();
   readonly #pipelines = new Map<string, Pipeline>();
   readonly #watched = new Set<Promise<void>>();
+  /** buffers that there was no memory for */
+  readonly #missing = new Map<GPUBuffer, DeviceError>();
   readonly #hoping = new Set<(error: unknown) => void>();
 
   constructor(gpu: GPUDevice, report: AdapterReport, target: Target, validated: boolean, stats: Stats, generation: number) {
@@ -74,10 +76,18 @@ export class Device implements Maker {
     this.gpu.pushErrorScope("out-of-memory");
     const buffer = this.gpu.createBuffer({ label, size, usage });
     const watch: Promise<void> = this.guard(this.gpu.popErrorScope()).then((error) => {
-      if (error !== null) this.onError(outOfMemory(`${label}, ${size} bytes: ${error.message}`, this.memoryReport()));
+      if (error === null) return;
+      const e = outOfMemory(`${label}, ${size} bytes: ${error.message}`, this.memoryReport());
+      this.#missing.set(buffer, e);
+      this.onError(e);
     }, () => {}).finally(() => { this.#watched.delete(watch); });
     this.#watched.add(watch);
     return buffer;
+  }
+  /** Throws where a buffer could not be had. */
+  demand(buffer: GPUBuffer): void {
+    const e = this.#missing.size > 0 ? this.#missing.get(buffer) : undefined;
+    if (e !== undefined) throw e;
   }
   /** Resolves when it is known whether the buffers created so far exist; null where nothing is in doubt. */
   get doubts(): Promise<unknown> | null { return this.#watched.size === 0 ? null : Promise.all(this.#watched); }

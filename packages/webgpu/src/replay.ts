@@ -82,7 +82,9 @@ export class Instance {
   get waiting(): Promise<unknown> | null {
     if (this.#waiting !== null) return this.#waiting;
     if (this.#error !== null) throw this.#error;
-    return this.device.doubts;
+    const { doubts } = this.device;
+    if (doubts === null) for (const r of this.#own) this.device.demand(r.buffer);
+    return doubts;
   }
 
   /** Its pipelines are not all there, or not known to be. */

@@ -59,7 +59,7 @@ export class Run implements Operation {
     this.#stores = ready.stores.map(({ buffer, spec }) => {
       const cell = host.own(bindings.stores[spec.position]);
       if (cell.length < spec.length || cell.dtype !== spec.dtype) throw new ShapeError(`webgpu: store ${spec.position} holds ${cell.length} ${cell.dtype}, the plan wants ${spec.length} ${spec.dtype}`);
-      if (session.dead(cell) && !ready.layout.written.has(buffer)) throw deadCell(cell, `store ${spec.position}`);
+      if (session.queue.idle && session.dead(cell) && !ready.layout.written.has(buffer)) throw deadCell(cell, `store ${spec.position}`);
       return cell;
     });
     this.#inputs = ready.inputs.map(({ spec }) => this.#input(bindings.inputs[spec.position], spec, later));
@@ -83,11 +83,15 @@ export class Run implements Operation {
     const cell = this.#host.own(data);
     if (cell.length !== spec.length || cell.dtype !== spec.dtype) throw wrong(`${cell.length} elements of ${cell.dtype}`);
     if (cell.failed !== null) throw cell.failed;
-    if (this.#host.session.dead(cell)) throw deadCell(cell, `input ${spec.position}`);
+    if (this.#host.session.queue.idle && this.#host.session.dead(cell)) throw deadCell(cell, `input ${spec.position}`);
     return cell;
   }
 
-  wait(): Promise<unknown> | null { return this.#host.session.waiting ?? this.#host.instance(this.#ready).waiting; }
+  wait(): Promise<unknown> | null {
+    const { session } = this.#host, wait = session.waiting ?? this.#host.instance(this.#ready).waiting;
+    if (wait === null && session.unheard !== null) throw session.unheard;       // what it builds on went wrong
+    return wait;
+  }
   fail(error: unknown): void {
     if (this.#over) return;
     this.#over = true;

@@ -94,6 +94,7 @@ export class Session {
   /** Gives a cell a place, and zeros if nothing was written yet. */
   prepare(cell: Cell, encoder: GPUCommandEncoder): void {
     this.memory.place(cell);
+    this.device.demand(cell.region!.buffer);
     if (!cell.blank) return;
     encoder.clearBuffer(cell.region!.buffer, cell.region!.offset, cell.region!.bytes);
     cell.blank = false;
