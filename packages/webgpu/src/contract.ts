@@ -8,7 +8,7 @@ import { type Job, productDispatch, reduceDispatch, scratchWords } from "./gemm.
 import { epilogueBuffers } from "./gemm-epilogue.ts";
 import { problemOf, type Problem, product } from "./gemm-problem.ts";
 import { lowerMap } from "./map.ts";
-import type { Dispatch, Lower, Program, Target } from "./program.ts";
+import type { Lower, Program, Target } from "./program.ts";
 import { type Choice, choose } from "./tiles.ts";
 
 export const lowerContract: Lower<ContractKernel> = (kernel, plan, target) => {
@@ -25,12 +25,12 @@ export function contractWith(kernel: ContractKernel, plan: PlanSpec, target: Tar
   if (direct) return { dispatches: [productDispatch(job, null)], scratch: [] };
   const at = plan.buffers.length;
   if (after.size < most) return { dispatches: [productDispatch(job, at), reduceDispatch(job, at)], scratch: [scratchWords(problem, choice.splits) * 4] };
-  const whole: Job = { ...job, choice: { ...choice, splits: 1 } };
-  return { dispatches: [productDispatch(whole, at), ...mapped(whole, at)], scratch: [scratchWords(problem, 1) * 4] };
+  const whole: Job = { ...job, choice: { ...choice, splits: 1 } }, words = scratchWords(problem, 1), rest = mapped(whole, at, words);
+  return { dispatches: [productDispatch(whole, at), ...rest.dispatches], scratch: [words * 4, ...rest.scratch] };
 }
 
 /** The formulas as a map over the sums. */
-function mapped({ kernel, plan, target, problem }: Job, at: number): readonly Dispatch[] {
+function mapped({ kernel, plan, target, problem }: Job, at: number, words: number): Program {
   const columns = Math.ceil(problem.n / 4) * 4, nb = kernel.shape.length - 2, load = leaf("load", kernel.loads.length, "float"), seen = new Map<Expr, Expr>();
   const put = (e: Expr): Expr => {
     const known = seen.get(e);
@@ -48,8 +48,6 @@ function mapped({ kernel, plan, target, problem }: Job, at: number): readonly Di
     kind: "map", shape: kernel.shape, loads: [...kernel.loads, { buffer: at, dtype: "f32", offset: 0, strides }], affines: kernel.affines, uniforms: kernel.uniforms, label: kernel.label,
     stores: kernel.stores.map((s) => ({ view: s.view, value: put(s.value) })),
   };
-  // the map's own scratch, if any, would be numbered from `at` on too
-  const { dispatches, scratch } = lowerMap(map, plan, target);
-  if (scratch.length > 0) throw new Error("a map over sums wants no scratch of its own");
-  return dispatches;
+  // for the map the sums are one more buffer of the plan
+  return lowerMap(map, { ...plan, buffers: [...plan.buffers, { kind: "slot", dtype: "f32", length: words, offset: 0, position: 0 }] }, target);
 }

@@ -2,7 +2,7 @@
 import type { Source } from "./gemm-operand.ts";
 import { stage } from "./gemm-stage.ts";
 import type { Shader } from "./shader.ts";
-import type { TileVariant } from "./tiles.ts";
+import { threadsOf, type TileVariant } from "./tiles.ts";
 
 /** Where a workgroup stands: names of WGSL values that the frame (gemm.ts) defines. */
 export interface Place {
@@ -17,9 +17,6 @@ export interface Pair { readonly a: Source; readonly b: Source }
 /** What the sums become: one call for four neighbours of a row; `acc` is a vec4<f32>, `n` a multiple of 4; guards are the callee's. */
 export type Emit = (m: string, n: string, acc: string) => string;
 
-export const threadsOf = (v: TileVariant): number => (v.BM / v.TM) * (v.BN / v.TN);
-/** Bytes of workgroup memory; rows are padded by 16 bytes against bank conflicts of transposed stores. */
-export const tileBytes = (v: TileVariant): number => 16 * v.BK * (v.BM / 4 + 1 + v.BN / 4 + 1);
 
 export function tileBody(shader: Shader, sources: readonly Pair[], v: TileVariant, place: Place, emit: Emit): string {
   const { BM, BN, BK, TM, TN } = v, threads = threadsOf(v), tx = BN / TN, ty = BM / TM, rowA = BM / 4 + 1, rowB = BN / 4 + 1;

@@ -3,11 +3,12 @@ import type { ContractKernel, PlanSpec } from "@adjoint/tensor";
 import { bytesOf } from "@adjoint/tensor";
 import { epilogue, loadsOf, type Sink, toScratch } from "./gemm-epilogue.ts";
 import { source } from "./gemm-operand.ts";
-import { type Problem, product } from "./gemm-problem.ts";
-import { type Pair, type Place, threadsOf, tileBody } from "./gemm-tile.ts";
+import { type Factors, type Operand, type Problem, product } from "./gemm-problem.ts";
+import { type Emit, type Pair, type Place, tileBody } from "./gemm-tile.ts";
+import { vecBody, vecColumns, vecNeedsScalarA } from "./matvec.ts";
 import type { Dispatch, Target } from "./program.ts";
 import { Shader, spread } from "./shader.ts";
-import type { Choice } from "./tiles.ts";
+import { type Choice, threadsOf, type Variant } from "./tiles.ts";
 
 /** Rows of tiles that are walked together, so that their columns of b stay in the cache. */
 const GROUP = 8;
@@ -42,24 +43,42 @@ function unravel(shader: Shader, batch: readonly number[], z: string): string[] 
   return lines;
 }
 
+/** What the frame must know of a variant: results a workgroup, threads, the step to which parts of k are rounded. */
+interface Extent { readonly BM: number; readonly BN: number; readonly BK: number; readonly threads: number }
+function extentOf(v: Variant, p: Problem): Extent {
+  switch (v.kind) {
+    case "tile": return { BM: v.BM, BN: v.BN, BK: v.BK, threads: threadsOf(v) };
+    case "vec": return { BM: p.m, BN: vecColumns(v), BK: 4, threads: v.threads };
+    case "matrix": throw new Error("not here yet");
+    default: return v satisfies never;
+  }
+}
+function body(shader: Shader, v: Variant, pairs: readonly Pair[], p: Problem, place: Place, emit: Emit): string {
+  switch (v.kind) {
+    case "tile": return tileBody(shader, pairs, v, place, emit);
+    case "vec": return vecBody(shader, pairs, v, p.m, place, emit);
+    case "matrix": throw new Error("not here yet");
+    default: return v satisfies never;
+  }
+}
+
 /** The tiles of all batches and parts of k; results go through the formulas, or to `scratch` as they are. */
 export function productDispatch({ kernel, plan, target, problem: p, choice }: Job, scratch: number | null): Dispatch {
-  const v = choice.variant;
-  if (v.kind !== "tile") throw new Error("not here yet");
-  const shader = new Shader(plan, target, { writes: new Set(scratch === null ? kernel.stores.map((s) => s.view.buffer) : [scratch]) });
-  const tilesM = Math.ceil(p.m / v.BM), tilesN = Math.ceil(p.n / v.BN), batches = product(p.batch), total = tilesM * tilesN * batches * choice.splits;
+  const v = choice.variant, { BM, BN, BK, threads } = extentOf(v, p), shader = new Shader(plan, target, { writes: new Set(scratch === null ? kernel.stores.map((s) => s.view.buffer) : [scratch]) });
+  const tilesM = Math.ceil(p.m / BM), tilesN = Math.ceil(p.n / BN), batches = product(p.batch), total = tilesM * tilesN * batches * choice.splits;
   const units = new Map<number, Set<boolean>>();
-  for (const { a, b } of p.products) for (const { view, width } of [a, b]) units.set(view.buffer, (units.get(view.buffer) ?? new Set()).add(width === 1));
+  const single = (pair: Factors, x: Operand): boolean => x.width === 1 || (v.kind === "vec" && x === pair.a && vecNeedsScalarA(pair));
+  for (const pair of p.products) for (const x of [pair.a, pair.b]) units.set(x.view.buffer, (units.get(x.view.buffer) ?? new Set()).add(single(pair, x)));
   // a buffer has one cell type: by elements if one of its readers must
-  const scalar = (buffer: number): boolean => (units.get(buffer)?.size ?? 0) > 1;
-  const sources = p.products.map(({ a, b }, i): Pair => ({ a: source(shader, a, `a${i}_`, kernel.uniforms, scalar(a.view.buffer)), b: source(shader, b, `b${i}_`, kernel.uniforms, scalar(b.view.buffer)) }));
+  const scalar = (x: Operand): boolean => units.get(x.view.buffer)?.has(true) === true;
+  const sources = p.products.map(({ a, b }, i): Pair => ({ a: source(shader, a, `a${i}_`, kernel.uniforms, scalar(a)), b: source(shader, b, `b${i}_`, kernel.uniforms, scalar(b)) }));
   const per = shader.param(tilesM * tilesN), tm = shader.param(tilesM), tn = shader.param(tilesN), parts = choice.splits > 1;
   const place: Place = {
     M: shader.param(p.m), N: shader.param(p.n), m0: "m0", n0: "n0",
     range: (i) => {
       const { k } = p.products[i], K = shader.param(k);
       if (!parts) return [`let kb = 0u; let ke = ${K};`];
-      const chunk = shader.param(Math.ceil(k / choice.splits / v.BK) * v.BK);
+      const chunk = shader.param(Math.ceil(k / choice.splits / BK) * BK);
       return [`let kb = part * ${chunk}; let ke = min(${K}, kb + ${chunk});`];
     },
   };
@@ -67,14 +86,14 @@ export function productDispatch({ kernel, plan, target, problem: p, choice }: Jo
     "let g = wg.y * nwg.x + wg.x;", `if (g >= ${shader.param(total)}) { return; }`, `let zz = g / ${per}; let t = g % ${per};`,
     // tiles in bands of rows, columns after columns
     `let band = (t / (${GROUP}u * ${tn})) * ${GROUP}u; let rows = min(${tm} - band, ${GROUP}u); let i = t - band * ${tn};`,
-    `let m0 = (band + i % rows) * ${v.BM}u; let n0 = (i / rows) * ${v.BN}u;`,
+    `let m0 = (band + i % rows) * ${BM}u; let n0 = (i / rows) * ${BN}u;`,
     ...(parts ? [`let part = zz / ${shader.param(batches)}; let z = zz % ${shader.param(batches)};`] : []),
     ...unravel(shader, p.batch, parts ? "z" : "zz"),
   ];
   const sink: Sink = scratch === null ? epilogue(shader, kernel, plan, p) : toScratch(shader, scratch, p, "zz");
-  lines.push(...sink.lines, tileBody(shader, sources, v, place, sink.emit));
+  lines.push(...sink.lines, body(shader, v, sources, p, place, sink.emit));
   const bytes = operandBytes(p) + (scratch === null ? epilogueBytes(kernel) : scratchWords(p, choice.splits) * 4);
-  return shader.dispatch(lines.join("\n"), { size: [threadsOf(v), 1, 1], workgroups: spread(total, target).workgroups, label: kernel.label, flops: flopsOf(p), bytes });
+  return shader.dispatch(lines.join("\n"), { size: [threads, 1, 1], workgroups: spread(total, target).workgroups, label: kernel.label, flops: flopsOf(p), bytes });
 }
 
 const REDUCE = 64;

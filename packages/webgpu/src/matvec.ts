@@ -1,0 +1,50 @@
+/** Products of a few rows (decoding): every element of b is read once, sums of k-parts meet in workgroup memory. */
+import type { Pair, Place } from "./gemm-tile.ts";
+import type { Emit } from "./gemm-tile.ts";
+import type { Shader } from "./shader.ts";
+import type { VecVariant } from "./tiles.ts";
+
+/** Columns of a workgroup: each group of `lanes` threads has four. */
+export const vecColumns = (v: VecVariant): number => (v.threads / v.lanes) * 4;
+
+/**
+ * Neighbouring threads run along k where b is contiguous there (thread = group · lanes + lane), and along n otherwise
+ * (thread = lane · groups + group). A thread has four columns and every `lanes`-th step of k.
+ */
+export function vecBody(shader: Shader, pairs: readonly Pair[], v: VecVariant, rows: number, place: Place, emit: Emit): string {
+  const { lanes, threads } = v, groups = threads / lanes, alongK = pairs.every(({ b }) => b.operand.order === "along");
+  shader.workgroup("sums", `array<vec4<f32>, ${rows * threads}>`);
+  const lines = [alongK ? `let lane = li % ${lanes}u; let group = li / ${lanes}u;` : `let lane = li / ${groups}u; let group = li % ${groups}u;`, `let n = ${place.n0} + group * 4u;`];
+  const all = Array.from({ length: rows }, (_, m) => m), four = [0, 1, 2, 3];
+  for (const m of all) lines.push(`var d${m} = vec4<f32>();`);
+  pairs.forEach(({ a, b }, i) => {
+    const { order } = b.operand, wide = b.unit === 4 && order === "along", step = wide ? 4 : 1;
+    lines.push("{", ...place.range(i), ...a.begin, ...b.begin);
+    for (const m of all) lines.push(`let x${m} = ${a.origin}${m === 0 ? "" : ` + ${m}u * ${a.across}`};`);
+    const column = (c: number): string => `min(n + ${c}u, ${place.N} - 1u)`;
+    if (b.unit === 4 && order === "across") lines.push(`let w = ${b.origin} + min(n / 4u, ${place.N} / 4u - 1u);`);
+    else for (const c of four) lines.push(`let w${c} = ${b.origin} + ${column(c)} * ${b.across};`);
+    lines.push(`for (var k = kb + lane * ${step}u; k < ke; k += ${lanes * step}u) {`);
+    if (wide) {
+      for (const c of four) lines.push(`let y${c} = ${b.read(`w${c} + k / 4u`)};`);
+      for (const m of all) {
+        const x = a.unit === 4 ? a.read(`x${m} + k / 4u`) : `vec4<f32>(${four.map((e) => a.read(`x${m} + (k + ${e}u) * ${a.along}`)).join(", ")})`;
+        lines.push(`let a${m} = ${x}; d${m} += vec4<f32>(${four.map((c) => `dot(a${m}, y${c})`).join(", ")});`);
+      }
+    } else {
+      lines.push(`let y = ${b.unit === 4 ? b.read(`w + k * ${b.along}`) : `vec4<f32>(${four.map((c) => b.read(`w${c} + k * ${b.along}`)).join(", ")})`};`);
+      for (const m of all) lines.push(`d${m} = fma(vec4<f32>(${a.read(`x${m} + k * ${a.along}`)}), y, d${m});`);
+    }
+    lines.push("}", "}");
+  });
+  const stride = alongK ? 1 : groups;
+  for (const m of all) lines.push(`sums[${m * threads}u + li] = d${m};`);
+  lines.push("workgroupBarrier();");
+  for (let h = lanes / 2; h >= 1; h /= 2) {
+    lines.push(`if (lane < ${h}u) { ${all.map((m) => `sums[${m * threads}u + li] += sums[${m * threads}u + li + ${h * stride}u];`).join(" ")} }`, "workgroupBarrier();");
+  }
+  lines.push(`for (var m = lane; m < ${rows}u; m += ${lanes}u) { ${emit("m", "n", `sums[m * ${threads}u + group * ${alongK ? lanes : 1}u]`)} }`);
+  return lines.join("\n");
+}
+/** Whether a must be read by elements: only steps of four along k read it as vectors. */
+export const vecNeedsScalarA = (pair: { readonly b: { readonly order: string; readonly width: number } }): boolean => !(pair.b.order === "along" && pair.b.width > 1);
