@@ -5,6 +5,7 @@
 import type { GNode } from "./graph.ts";
 import { type IndexMap, type Refine, identityMap, refineMap, sameMap, throughView } from "./indexmap.ts";
 import { isHalf } from "./dtype.ts";
+import type { Sums } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
 import type { PermuteAttrs } from "./ops/views.ts";
 import type { ConcatAttrs } from "./ops/concat.ts";
@@ -25,7 +26,7 @@ export interface Cluster {
   readonly members: Set<GNode>;
   /** nodes that this cluster writes to memory */
   readonly outputs: Set<GNode>;
-  /** cols: the reduction; contract: the product; special: the node */
+  /** cols: the reduction; contract: the product (the last recorded of a sum); special: the node */
   main: GNode | null;
   outerAxes: number;
   reducedAxes: number;
@@ -52,7 +53,8 @@ export class Clusters {
   readonly forced: Set<GNode> = new Set();
   private readonly selves = new Map<GNode, Demand>();
   private readonly roots: ReadonlySet<GNode>;
-  constructor(roots: ReadonlySet<GNode>) { this.roots = roots; }
+  private readonly sums: Sums;
+  constructor(roots: ReadonlySet<GNode>, sums: Sums) { this.roots = roots; this.sums = sums; }
 
   private open(kind: ClusterKind, space: Shape, main: GNode | null): Cluster {
     const c: Cluster = { id: this.list.length, kind, space: space.length ? [...space] : [1], members: new Set(), outputs: new Set(), main, outerAxes: 0, reducedAxes: 0, part: null, demands: [], feeds: new Set() };
@@ -70,7 +72,7 @@ export class Clusters {
   reads(t: GNode, c: Cluster): boolean { return this.readers.get(t)?.has(c) ?? false; }
 
   demand(t: GNode, cluster: Cluster, map: IndexMap): void {
-    if (t.op.kind === "scalar") return;
+    if (t.op.kind === "scalar" || this.sums.zeros.has(t)) return;
     let list = this.demands.get(t);
     if (!list) this.demands.set(t, (list = []));
     if (list.some((d) => d.cluster === cluster && sameMap(d.map, map))) return;
@@ -120,7 +122,14 @@ export class Clusters {
     }
     this.readBy(v, reader);
   }
-  contractOperands(t: GNode, c: Cluster): void { this.operand(t.inputs[0], c); this.operand(t.inputs[1], c); }
+  /** c multiplies: t, and what its accumulator adds to it. */
+  multiply(t: GNode, c: Cluster): void {
+    c.main = t;
+    for (const product of this.sums.of(t)) {
+      c.members.add(product);
+      for (const x of product.inputs) this.operand(x, c);
+    }
+  }
   /** An operand that must sit in memory, contiguous. */
   private contiguous(t: GNode, reader: Cluster): void {
     let v = t;
@@ -150,8 +159,7 @@ export class Clusters {
       case "contract": {
         const c = this.open("contract", t.shape, t);
         this.selfDemand(t, c, identityMap(t.shape));
-        c.members.add(t);
-        this.contractOperands(t, c);
+        this.multiply(t, c);
         this.writes(t, c);
         return;
       }

@@ -1,6 +1,6 @@
 /** Seeing inside: the graph, the kernels, their source and the memory plan of the very plan that would run. */
 import { receive } from "./answer.ts";
-import type { Kernel, PlanSpec, RunResult } from "./backend.ts";
+import type { ContractKernel, Kernel, PlanSpec, RunResult } from "./backend.ts";
 import { bytesOf, type TypedArray } from "./dtype.ts";
 import { type Bound, bind, execute, getDevice, internal, leafValues, planOf, scalarValues } from "./engine.ts";
 import { DeviceError } from "./errors.ts";
@@ -40,9 +40,11 @@ function showGraph(values: readonly Tensor[], composites: ReadonlySet<string>): 
   return `graph: ${order.length} nodes\n${lines.join("\n")}`;
 }
 
+/** k of every product that a contract kernel adds up. */
+const depths = (k: ContractKernel): number[] => [k, ...(k.more ?? [])].map((p) => p.k);
 /** Floating-point operations of a kernel: formulas by node count, matmuls as 2·m·n·k. */
 export function operationsOf(k: Kernel): number {
-  if (k.kind === "contract") return 2 * sizeOf(k.shape) * k.k;
+  if (k.kind === "contract") return 2 * sizeOf(k.shape) * depths(k).reduce((a, b) => a + b);
   if (k.kind === "gather" || k.kind === "scatterAdd") return k.rows * k.cols;
   if (k.kind === "composite") return 0;
   const formulas = [...k.stores.map((s) => s.value), ...(k.kind === "rows" ? k.stats.map((s) => s.value) : k.kind === "cols" ? [k.value] : [])];
@@ -60,7 +62,7 @@ export function bytesMoved(k: Kernel, spec: PlanSpec): number {
 function showKernels(spec: PlanSpec): string {
   const lines = spec.kernels.map((k, i) => {
     const { reads, writes } = accesses(k);
-    const what = k.kind === "contract" ? `${show(k.shape)} k=${k.k}` : "shape" in k ? show(k.shape) : `[${k.kind === "composite" ? "" : `${k.rows}, ${k.cols}`}]`;
+    const what = k.kind === "contract" ? `${show(k.shape)} k=${depths(k).join("+")}` : "shape" in k ? show(k.shape) : `[${k.kind === "composite" ? "" : `${k.rows}, ${k.cols}`}]`;
     const to = [...new Set(writes.map((v) => `b${v.buffer}`))].join(" "), from = [...new Set(reads.map((v) => `b${v.buffer}`))].join(" ");
     const formula = "stores" in k ? k.stores.map((s) => { const t = showExpr(s.value); return t.length > 100 ? `${t.slice(0, 97)}...` : t; }).join(" ; ") : "";
     return `  #${i} ${k.kind} ${what}  ${from} -> ${to}  ${human(bytesMoved(k, spec))}, ${(operationsOf(k) / 1e6).toFixed(2)} MFLOP  ${k.label}${formula ? `\n       ${formula}` : ""}`;

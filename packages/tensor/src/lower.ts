@@ -1,5 +1,5 @@
 /** From clusters to kernels: formulas are built by walking members, loads by composing index maps with strides. */
-import type { Affine, BufferSpec, Kernel, View } from "./backend.ts";
+import type { Affine, BufferSpec, Kernel, Product, View } from "./backend.ts";
 import { type Cluster, colInput, flatIdentity } from "./clusters.ts";
 import { isHalf } from "./dtype.ts";
 import { type Expr, leaf } from "./expr.ts";
@@ -87,6 +87,8 @@ class Lowering {
           this.affines.push({ offset: a.offset, strides: this.trim(a.strides) });
           return leaf("affine", this.affines.length - 1, type);
         };
+        const kept = t.inputs.filter((x) => !this.schedule.sums.zeros.has(x));
+        if (kept.length < t.inputs.length) return this.value(kept[0], map);       // x + 0
         return rounded(t.op.forward!(t.inputs.map((x) => this.value(x, map)), t, index), t.dtype);
       }
       case "view": {
@@ -152,11 +154,11 @@ class Lowering {
   }
 
   private contract(stores: { view: View; value: Expr }[], label: string): Kernel | Kernel[] {
-    const { c } = this, t = c.main!, lead = t.shape.length - 2, [m, n] = t.shape.slice(-2), k = t.inputs[0].shape[t.inputs[0].shape.length - 1];
-    const a = this.operand(t.inputs[0]), b = this.operand(t.inputs[1]);
+    const { c } = this, t = c.main!, lead = t.shape.length - 2, [m, n] = t.shape.slice(-2);
+    const [product, ...more] = this.schedule.sums.of(t).map(({ inputs: [a, b] }): Product => ({ k: a.shape[a.shape.length - 1], a: this.operand(a), b: this.operand(b) }));
     const shape = [...t.shape];
     const fit = conform(c.space, shape, [...this.loads, ...this.affines, ...stores.map((s) => s.view)]);
-    const core = { kind: "contract" as const, shape, k, a, b, label };
+    const core = { kind: "contract" as const, shape, ...product, ...(more.length ? { more } : {}), label };
     if (fit) {
       const [loads, affines, views] = [fit.slice(0, this.loads.length), fit.slice(this.loads.length, this.loads.length + this.affines.length), fit.slice(this.loads.length + this.affines.length)];
       return mergeBatch({ ...core, loads: this.loads.map((v, i) => ({ ...v, strides: loads[i] })), affines: this.affines.map((v, i) => ({ ...v, strides: affines[i] })), uniforms: this.uniforms, stores: stores.map((s, i) => ({ value: s.value, view: { ...s.view, strides: views[i] } })) }, lead, m, n);
@@ -245,37 +247,33 @@ function collapse<K extends Collapsible>(k: K, walls: readonly number[]): K {
 }
 
 type Contract = Extract<Kernel, { kind: "contract" }>;
-/** Merges batch axes that every view allows, and folds a batch into the rows when b does not depend on it. */
+/** Merges batch axes that every view allows, and folds a batch into the rows when no b depends on it. */
 function mergeBatch(k: Contract, lead: number, m: number, n: number): Contract {
   let batch = k.shape.slice(0, lead), rows = m;
-  let views = { a: [...k.a.strides], b: [...k.b.strides], rest: [...k.loads, ...k.affines, ...k.stores.map((s) => s.view)].map((v) => [...v.strides]) };
-  const drop = (x: number[], i: number): number[] => [...x.slice(0, i), ...x.slice(i + 1)];
-  const all = (): number[][] => [views.a, views.b, ...views.rest];
-  for (let i = batch.length - 1; i >= 0; i--) {
-    if (batch[i] === 1) {
-      views = { a: drop(views.a, i), b: drop(views.b, i), rest: views.rest.map((v) => drop(v, i)) };
-      batch = drop(batch, i);
-    }
-  }
-  while (batch.length && views.b[batch.length - 1] === 0) {
+  const products: readonly Product[] = [k, ...(k.more ?? [])], wide = [...k.loads, ...k.affines, ...k.stores.map((s) => s.view)];
+  let left = [...products.map((p) => p.a), ...wide].map((v) => v.strides), right = products.map((p) => p.b.strides);
+  const without = (x: readonly number[], i: number): readonly number[] => [...x.slice(0, i), ...x.slice(i + 1)];
+  const drop = (i: number): void => { left = left.map((v) => without(v, i)); right = right.map((v) => without(v, i)); batch = [...without(batch, i)]; };
+  for (let i = batch.length - 1; i >= 0; i--) if (batch[i] === 1) drop(i);
+  while (batch.length) {
     const i = batch.length - 1;
-    if (![views.a, ...views.rest].every((v) => (rows === 1 ? true : v[i] === v[i + 1] * rows))) break;
-    const fold = (v: number[]): number[] => (rows === 1 ? [...v.slice(0, i), v[i], ...v.slice(i + 2)] : drop(v, i));
-    views = { a: fold(views.a), b: drop(views.b, i), rest: views.rest.map(fold) };
+    if (!right.every((v) => v[i] === 0) || (rows > 1 && !left.every((v) => v[i] === v[i + 1] * rows))) break;
+    if (rows === 1) left = left.map((v) => [...v.slice(0, i + 1), v[i], ...v.slice(i + 2)]);      // the rows are the batch
     rows *= batch[i];
-    batch = drop(batch, i);
+    drop(i);
   }
   for (let i = batch.length - 2; i >= 0; i--) {
-    if (!all().every((v) => v[i] === v[i + 1] * batch[i + 1])) continue;
-    views = { a: drop(views.a, i), b: drop(views.b, i), rest: views.rest.map((v) => drop(v, i)) };
-    batch = [...batch.slice(0, i), batch[i] * batch[i + 1], ...batch.slice(i + 2)];
+    if (![...left, ...right].every((v) => v[i] === v[i + 1] * batch[i + 1])) continue;
+    batch[i + 1] *= batch[i];
+    drop(i);
   }
-  let at = 0;
-  const next = (): number[] => views.rest[at++];
+  const at = <V extends Affine>(v: V, strides: readonly number[]): V => ({ ...v, strides });
+  const [first, ...more] = products.map((p, i): Product => ({ k: p.k, a: at(p.a, left[i]), b: at(p.b, right[i]) }));
+  const rest = left.slice(products.length), affines = rest.slice(k.loads.length), stores = affines.slice(k.affines.length);
   return {
-    ...k, shape: [...batch, rows, n], a: { ...k.a, strides: views.a }, b: { ...k.b, strides: views.b },
-    loads: k.loads.map((v) => ({ ...v, strides: next() })), affines: k.affines.map((v) => ({ ...v, strides: next() })),
-    stores: k.stores.map((s) => ({ ...s, view: { ...s.view, strides: next() } })),
+    ...k, shape: [...batch, rows, n], ...first, ...(more.length ? { more } : {}),
+    loads: k.loads.map((v, i) => at(v, rest[i])), affines: k.affines.map((v, i) => at(v, affines[i])),
+    stores: k.stores.map((s, i) => ({ ...s, view: at(s.view, stores[i]) })),
   };
 }
 

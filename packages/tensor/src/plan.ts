@@ -17,7 +17,7 @@ export interface Plan { readonly spec: PlanSpec; readonly prepared: Prepared; re
 export function accesses(k: Kernel): { reads: View[]; writes: View[] } {
   switch (k.kind) {
     case "map": case "rows": case "cols": return { reads: [...k.loads], writes: k.stores.map((s) => s.view) };
-    case "contract": return { reads: [k.a, k.b, ...k.loads], writes: k.stores.map((s) => s.view) };
+    case "contract": return { reads: [...[k, ...(k.more ?? [])].flatMap(({ a, b }) => [a, b]), ...k.loads], writes: k.stores.map((s) => s.view) };
     case "gather": return { reads: [k.table, k.ids], writes: [k.out] };
     case "scatterAdd": return { reads: [k.source, k.ids], writes: [k.out] };
     case "composite": return { reads: [...k.inputs], writes: [...k.outputs] };
@@ -25,10 +25,10 @@ export function accesses(k: Kernel): { reads: View[]; writes: View[] } {
   }
 }
 
-/** Schedules, lowers, orders and places a graph. */
-export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readonly Write[], fuse: boolean): PlanSpec {
+/** Schedules, lowers, orders and places a graph; a contract kernel adds up at most `products` matmuls. */
+export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readonly Write[], fuse: boolean, products = 1): PlanSpec {
   const roots = new Set([...outputs, ...writes.map((w) => w.node)]);
-  const sched = schedule(graph, roots, fuse);
+  const sched = schedule(graph, roots, fuse, products);
   const buffers: Draft[] = [], bufferNumber = new Map<GNode, number>(), storeBuffer = new Map<number, number>();
   const add = (kind: Draft["kind"], t: GNode, position: number): number => buffers.push({ kind, dtype: t.dtype, length: Math.max(1, sizeOf(t.shape)), offset: 0, position }) - 1;
   const bufferOf = (t: GNode): number => {
@@ -121,7 +121,7 @@ class Uses {
       if (writes.some((v) => v.buffer === to)) return false;
       if (i < first) continue;
       if (i > first || k.kind === "cols" || k.kind === "gather" || k.kind === "scatterAdd" || k.kind === "composite") return false;
-      if (k.kind === "contract" && (k.a.buffer === to || k.b.buffer === to)) return false;
+      if (k.kind === "contract" && [k, ...(k.more ?? [])].some(({ a, b }) => a.buffer === to || b.buffer === to)) return false;
       const target = writes.find((v) => v.buffer === from)!;
       if (!reads.every((v) => v.buffer !== to || (v.offset === target.offset && !v.at && !target.at && v.strides.every((s, d) => s === target.strides[d])))) return false;
     }
@@ -144,7 +144,7 @@ function rename(k: Kernel, from: number, to: number): Kernel {
   switch (k.kind) {
     case "map": case "cols": return { ...k, loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
     case "rows": return { ...k, loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
-    case "contract": return { ...k, a: go(k.a), b: go(k.b), loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
+    case "contract": return { ...k, a: go(k.a), b: go(k.b), ...(k.more ? { more: k.more.map((p) => ({ ...p, a: go(p.a), b: go(p.b) })) } : {}), loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
     case "gather": return { ...k, table: go(k.table), ids: go(k.ids), out: go(k.out) };
     case "scatterAdd": return { ...k, source: go(k.source), ids: go(k.ids), out: go(k.out) };
     case "composite": return { ...k, inputs: k.inputs.map(go), outputs: k.outputs.map(go) };

@@ -12,6 +12,7 @@
 import { type Cluster, Clusters, inMemory, isRefine, trailing } from "./clusters.ts";
 import type { GNode, Graph } from "./graph.ts";
 import { type IndexMap, isLinear, linear, throughView } from "./indexmap.ts";
+import { type Sums, sumsOfProducts } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
 import { rowMajor, type Shape, sizeOf } from "./shape.ts";
 
@@ -23,14 +24,15 @@ export interface Schedule {
   readonly mapOf: (t: GNode, c: Cluster) => IndexMap;
   /** whether c reads t as an operand in memory */
   readonly reads: (t: GNode, c: Cluster) => boolean;
+  readonly sums: Sums;
 }
 
 const MAX_MEMBERS = 160;
 const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "div", "threefry"]);
 
-/** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel. */
-export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean): Schedule {
-  const clusters = new Clusters(roots), { demands, readers, forced } = clusters, cheap = cheapNodes(graph);
+/** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel; up to `products` matmuls share an accumulator. */
+export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean, products = 1): Schedule {
+  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums), { demands, readers, forced } = clusters, cheap = cheapNodes(graph);
   for (const t of graph.nodes) if (t.op.name === "stored") forced.add(t);
   for (let i = graph.nodes.length - 1; i >= 0; i--) {
     const t = graph.nodes[i];
@@ -38,7 +40,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
     if (!demands.has(t) && !readers.has(t) && !roots.has(t) && !forced.has(t)) continue;     // nobody needs it
     place(t);
   }
-  return { clusters: clusters.list, home: clusters.home, mapOf: (t, c) => clusters.mapOf(t, c), reads: (t, c) => clusters.reads(t, c) };
+  return { clusters: clusters.list, home: clusters.home, mapOf: (t, c) => clusters.mapOf(t, c), reads: (t, c) => clusters.reads(t, c), sums };
 
   function place(t: GNode): void {
     const inside = [...new Set((demands.get(t) ?? []).map((d) => d.cluster))];
@@ -129,7 +131,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean)
       c.kind = "rows";
     }
     if (t.op.kind === "map" && c.kind === "map" && costOf(t) > 4 && rowLevelIn(t, c, clusters.mapsIn(t, c))) c.kind = "rows";
-    if (t.op.kind === "contract") { c.kind = "contract"; c.main = t; clusters.contractOperands(t, c); }
+    if (t.op.kind === "contract") { c.kind = "contract"; clusters.multiply(t, c); }
     clusters.settle(t, c);
   }
 }

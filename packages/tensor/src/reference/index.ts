@@ -21,6 +21,8 @@ export interface ReferenceOptions {
   readonly arena?: boolean;
   /** false: answers stay on the device and are read later, as on a GPU; default true */
   readonly sync?: boolean;
+  /** how many matmuls a fused contract kernel may add up; default 1 */
+  readonly products?: number;
 }
 const turn = (): Promise<void> => new Promise((resolve) => { setTimeout(resolve, 0); });
 
@@ -52,7 +54,7 @@ class ReadyPlan implements Prepared {
 const outputDType = (plan: PlanSpec, position: number): DType => plan.buffers.find((b) => b.kind === "output" && b.position === position)!.dtype;
 
 /** Makes a reference backend; `referenceBackend` is the plain one. */
-export function createReference({ name = "reference", fuse = false, arena = false, sync = true }: ReferenceOptions = {}): Backend {
+export function createReference({ name = "reference", fuse = false, arena = false, sync = true, products = 1 }: ReferenceOptions = {}): Backend {
   const counters: Counters = { arenaBytes: 0, bufferBytes: 0, buffers: 0, pages: 0, modules: 0, messages: 0 };
 
   const cell = (buffer: DeviceBuffer): Cell => {
@@ -70,7 +72,7 @@ export function createReference({ name = "reference", fuse = false, arena = fals
   const unfinished: Promise<void>[] = [];
 
   return {
-    name, fuse, counters, threads: 1, sync,
+    name, fuse, counters, threads: 1, sync, products,
     dtypes: new Set(dtypes),
     composites: new Set<string>(),
     alloc: (dtype, length) => own(new Cell(dtype, length)),

@@ -92,7 +92,8 @@ function cols(k: ColsKernel): Runner {
 function contract(k: ContractKernel): Runner {
   const rank = k.shape.length, m = k.shape[rank - 2], n = k.shape[rank - 1], batchShape = k.shape.slice(0, -2), batch = sizeOf(batchShape);
   const program = compile(k.stores.map((s) => s.value), k);
-  const a = new Float64Array(k.k), b = new Float64Array(k.k * n), sums = new Float64Array(n), at = new Int32Array(1);
+  const products = [k, ...(k.more ?? [])].map((p) => ({ ...p, row: new Float64Array(p.k), table: new Float64Array(p.k * n) }));
+  const sums = new Float64Array(n), at = new Int32Array(1);
   /** out[i, j] = the view's element at (batch, i, j), i < count, j < n */
   const unpack = (frame: Frame, view: View, which: number, row: number, count: number, width: number, out: Float64Array): void => {
     addresses(batchShape, view.strides, startOf(view, frame.uniforms), which, 1, at);
@@ -101,11 +102,13 @@ function contract(k: ContractKernel): Runner {
   };
   return (frame) => {
     for (let z = 0; z < batch; z++) {
-      unpack(frame, k.b, z, 0, k.k, n, b);
+      for (const p of products) unpack(frame, p.b, z, 0, p.k, n, p.table);
       for (let i = 0; i < m; i++) {
-        unpack(frame, k.a, z, i, 1, k.k, a);
         sums.fill(0);
-        for (let x = 0; x < k.k; x++) { const ax = a[x], row = x * n; for (let j = 0; j < n; j++) sums[j] += ax * b[row + j]; }
+        for (const { k: depth, a, row, table } of products) {
+          unpack(frame, a, z, i, 1, depth, row);
+          for (let x = 0; x < depth; x++) { const ax = row[x], from = x * n; for (let j = 0; j < n; j++) sums[j] += ax * table[from + j]; }
+        }
         for (let j = 0; j < n; j += BLOCK) {
           const width = Math.min(BLOCK, n - j);
           program.acc.set(sums.subarray(j, j + width));
