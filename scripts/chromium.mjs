@@ -44,7 +44,7 @@ export async function launch() {
   const folder = unpack("chromium", ["chromium.br", "swiftshader.tar.br", "fonts.tar.br"]);
   const fonts = join(folder, "own-fonts.conf");
   writeFileSync(fonts, `<?xml version="1.0"?><!DOCTYPE fontconfig SYSTEM "fonts.dtd"><fontconfig><include ignore_missing="yes">/etc/fonts/fonts.conf</include><dir>${join(folder, "fonts")}</dir></fontconfig>\n`);
-  const start = (env) => chromium.launch({ executablePath: join(folder, "chromium"), args, env: { ...process.env, FONTCONFIG_FILE: fonts, ...env } });
+  const start = (env) => chromium.launch({ executablePath: join(folder, "chromium"), args: [...args, "--lang=en-US"], env: { ...process.env, LANG: "en_US.UTF-8", LC_ALL: "en_US.UTF-8", FONTCONFIG_FILE: fonts, ...env } });
   try {
     return { browser: await start({}) };
   } catch (error) {

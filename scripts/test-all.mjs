@@ -1,12 +1,13 @@
 /**
  * `npm run test:all`, after `npm test`: what takes longer or needs more. The laws and a fine-tuning in a headless Chromium and
- * in Deno, the WebGPU tests on lavapipe (f16) where the system has it, packed tarballs, the suite on a newer Node, and the long
+ * in Deno, the example page driven in Chromium, the WebGPU tests on lavapipe (f16) where the system has it, packed tarballs, the suite on a newer Node, and the long
  * form of the property tests (ADJOINT_RUNS draws a law). About 25 minutes on two cores. What cannot run here is listed as not
  * run. `npm run test:all -- deno chromium` runs the named groups only.
  */
 import { join } from "node:path";
 import { adapters, lavapipe } from "./gpu.mjs";
 import { drive } from "./drive.mjs";
+import { drivePage } from "./page.mjs";
 import { groups, node, reportSuite, requireNode, root, say } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
@@ -24,6 +25,7 @@ async function suite(files, env) {
 const table = {
   chromium: () => drive("chromium", { backends: ["wasm 1", "wasm 2", "webgpu"], runs: 2, steps: 20 }),
   deno: () => drive("deno", { backends: ["wasm 2", "webgpu"], runs: 2, steps: 20 }),
+  page: () => drivePage({ devices: ["auto", "webgpu"] }),
   async lavapipe() {
     const env = lavapipe();
     if (env === undefined) return { skipped: "mesa-vulkan-drivers is not installed, so kernels with f16 were only compiled" };

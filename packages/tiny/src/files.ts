@@ -1,7 +1,7 @@
 /** Where the bundled model and the data packages lie. */
 
 /** The folder of the bundled base model: config.json, model.safetensors, tokenizer.json, tokenizer_config.json, README.md. */
-export const model: URL = new URL("../model/", import.meta.url);
+export const model: URL = new URL(/* @vite-ignore */ "../model/", import.meta.url);
 
 /** The same files by name, as a page loads them: written so that bundlers find them and give each an address. */
 export const modelFiles: Readonly<Record<string, URL>> = {

@@ -1,7 +1,7 @@
 /** What runs inside a page's worker and inside Deno: every law on the backends asked for, and a fine-tuning whose losses must agree. */
 import type { Backend } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
-import * as gpu from "@adjoint/webgpu";
+import { webgpu } from "@adjoint/webgpu";
 import { apart, curve } from "./curve.ts";
 import { suite, type Verdict } from "./suite.ts";
 
@@ -16,7 +16,7 @@ export interface Wanted {
 
 /** With more than one thread, every kernel is shared between them. */
 const open = async (name: string): Promise<Backend> => {
-  if (name === "webgpu") return (gpu as unknown as { webgpu(): Promise<Backend> }).webgpu();
+  if (name === "webgpu") return webgpu({ gpu: navigator.gpu, mode: "safe", allowSoftware: true });
   const threads = Number(name.split(" ")[1]);
   return wasm({ threads, ...(threads > 1 ? { soloBelow: 1 } : {}) });
 };
