@@ -8,7 +8,7 @@ import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
 import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
 import { referenceBackend } from "./reference/index.ts";
 import { type Store, readOp, storeHooks, type ReadAttrs } from "./store.ts";
-import { type Tensor, copyOp, hasNumbers, hooks, leafOp, record, scalarOp } from "./tensor.ts";
+import { type Tensor, copyOp, hasNumbers, hooks, leafOp, record, recordingTime, scalarOp } from "./tensor.ts";
 
 const SMALL_BYTES = 256;
 const MAX_PENDING = 20_000;
@@ -20,6 +20,8 @@ interface State {
   chosen: boolean;
   /** stores whose assignment waits */
   readonly pending: Set<Store>;
+  /** when each of them was assigned, in tensors recorded */
+  readonly since: WeakMap<Store, number>;
   /** small values recorded by user code since the last flush */
   small: Tensor[];
   /** how many flushes each of them has seen */
@@ -36,7 +38,7 @@ interface State {
   flushes: number;
   kernels: number;
 }
-const state: State = { device: referenceBackend, chosen: false, pending: new Set(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
+const state: State = { device: referenceBackend, chosen: false, pending: new Set(), since: new WeakMap(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
 const caches = new WeakMap<Backend, PlanCache>();
 const cacheOf = (device: Backend): PlanCache => {
   let c = caches.get(device);
@@ -196,8 +198,8 @@ export function deliver(b: Bound, result: RunResult, into: readonly Tensor[] = b
  * Assignments that must come along: they share an uncomputed node, or read a store that this plan overwrites.
  * Recipes that share a node form one component (union-find), so every node is visited once.
  */
-function companions(wanted: readonly Tensor[], chosen: Set<Store>): void {
-  if (state.pending.size === chosen.size) return;
+function companions(wanted: readonly Tensor[], chosen: Set<Store>, pending: readonly Store[] = [...state.pending]): void {
+  if (pending.every((s) => chosen.has(s))) return;
   const composites = state.device.composites, component = new Map<Tensor, number>(), parent: number[] = [], overwrites = new Map<number, Set<Store>>();
   const find = (i: number): number => { while (parent[i] !== i) { parent[i] = parent[parent[i]]; i = parent[i]; } return i; };
   const enter = (root: Tensor): number => {
@@ -213,7 +215,7 @@ function companions(wanted: readonly Tensor[], chosen: Set<Store>): void {
     }
     return id;
   };
-  const mine = wanted.map(enter), ids = new Map([...state.pending].map((s) => [s, enter(s.current)]));
+  const mine = wanted.map(enter), ids = new Map(pending.map((s) => [s, enter(s.current)]));
   for (const s of chosen) mine.push(ids.get(s) ?? enter(s.current));
   const taken = new Set(mine.map(find)), reads = new Map<number, Set<Store>>();
   for (const [id, set] of overwrites) { const c = find(id), all = reads.get(c) ?? new Set(); set.forEach((s) => all.add(s)); reads.set(c, all); }
@@ -229,13 +231,15 @@ function companions(wanted: readonly Tensor[], chosen: Set<Store>): void {
 const isComputation = (t: Tensor): boolean => !hasNumbers(t) && !t.alias && t.op !== readOp && t.op !== leafOp && t.op !== scalarOp;
 
 /** Small values of the user's whose larger inputs the plan computes anyway. */
-function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tensor[] {
-  if (state.small.length === 0) return [];
+function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): { readonly taken: Tensor[]; readonly rest: Tensor[] } {
+  if (state.small.length === 0) return { taken: [], rest: [] };
   const composites = state.device.composites;
   const inPlan = new Set(postorder([...wanted, ...[...stores].map((s) => s.current)], composites));
   const taken: Tensor[] = [], rest: Tensor[] = [];
   const ok = new Map<Tensor, boolean>();
-  const cheap = (t: Tensor): boolean => {
+  const cheap = (x: Tensor): boolean => {
+    let t = x;
+    while (!hasNumbers(t) && t.alias) t = t.alias;
     if (inPlan.has(t) || !isComputation(t)) return t.op !== readOp || t.attrs === null || (t.attrs as ReadAttrs).version === (t.attrs as ReadAttrs).store.version;
     const known = ok.get(t);
     if (known !== undefined) return known;
@@ -248,24 +252,66 @@ function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): Tenso
   for (const t of state.small) {
     if (hasNumbers(t) || t.alias || t.computed || asked.has(t) || isPending.has(t)) continue;
     const touches = state.kept.has(t) || dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
-    if (touches && cheap(t)) { taken.push(t); continue; }
-    const age = (state.age.get(t) ?? 0) + 1;
-    state.age.set(t, age);
-    if (age < PATIENCE || state.kept.has(t)) rest.push(t);
+    (touches && cheap(t) ? taken : rest).push(t);
   }
-  state.small = rest;
-  return taken;
+  return { taken, rest };
+}
+/** Whether one more flush has passed without t, and t is still waited for. */
+function waits(t: Tensor): boolean {
+  const age = (state.age.get(t) ?? 0) + 1;
+  state.age.set(t, age);
+  return age < PATIENCE || state.kept.has(t);
 }
 
 /** Computes these values, together with what belongs to the same plan. */
 function flush(wanted: readonly Tensor[], stores: Iterable<Store>): void {
-  const chosen = new Set(stores);
+  const chosen = new Set(stores), outs = [...new Set(wanted)].filter((t) => !hasNumbers(t));
   companions(wanted, chosen);
-  const outs = [...new Set(wanted)].filter((t) => !hasNumbers(t));
-  const all = [...outs, ...smallOnes(outs, chosen)];
+  carryOut(outs, chosen, smallOnes(outs, chosen));
+}
+function carryOut(outs: readonly Tensor[], chosen: ReadonlySet<Store>, { taken, rest }: ReturnType<typeof smallOnes>): void {
+  const all = [...outs, ...taken];
+  state.small = rest.filter(waits);
   if (all.length === 0 && chosen.size === 0) return;
   state.recorded = 0;
   run(bind(all, [...chosen]));
+}
+/**
+ * Carries out waiting assignments of stores that are about to be assigned `next`.
+ *
+ * Assignments made since `next` was recorded belong to the step that is being assigned, and other values of that step may
+ * still read what they replace: they come along only if this flush would make them stale. Values of `next` that it would
+ * make stale are computed by it.
+ */
+function flushBefore(waiting: readonly Store[], next: readonly Tensor[]): void {
+  const recorded = Math.min(...next.filter(isComputation).map((t) => t.id)), composites = state.device.composites;
+  const isNew = (s: Store): boolean => (state.since.get(s) ?? 0) > recorded;
+  const chosen = new Set(waiting), outs: Tensor[] = [], old = [...state.pending].filter((s) => !isNew(s));
+  for (;;) {
+    companions(outs, chosen, old);
+    const small = smallOnes(outs, chosen), young = [...state.pending].filter((s) => isNew(s) && !chosen.has(s));
+    const ends = new Set([...outs, ...small.taken, ...[...chosen].map((s) => s.current)]);
+    const over = overtaken([...next, ...young.map((s) => s.current)], ends, chosen, composites);
+    const late = [...new Set(next)].filter((t) => over.has(t)), dragged = young.filter((s) => over.has(s.current));
+    if (late.length + dragged.length === 0) { carryOut(outs, chosen, small); return; }
+    outs.push(...late);
+    dragged.forEach((s) => { chosen.add(s); });
+  }
+}
+/** Which recipes read, beyond the values that a plan computes (`ends`), a store that it overwrites; what is stale already stays so. */
+function overtaken(roots: readonly Tensor[], ends: ReadonlySet<Tensor>, chosen: ReadonlySet<Store>, composites: ReadonlySet<string>): Set<Tensor> {
+  const over = new Set<Tensor>(), lost = new Set<Tensor>();
+  for (const t of postorder(roots, composites, ends)) {
+    if (ends.has(t) || hasNumbers(t)) continue;
+    const from = dependencies(t, composites);
+    if (t.op === readOp && !t.alias) {
+      const { store, version } = t.attrs as ReadAttrs;
+      if (version !== store.version) lost.add(t);
+      else if (chosen.has(store)) over.add(t);
+    } else if (from.some((d) => lost.has(d))) lost.add(t);
+    else if (from.some((d) => over.has(d))) over.add(t);
+  }
+  return over;
 }
 /** Carries out every waiting assignment. */
 export function flushAll(): void {
@@ -323,12 +369,12 @@ export async function breathe(): Promise<void> {
   state.lastYield = performance.now();
 }
 
-storeHooks.beforeAssign = (stores) => {
+storeHooks.beforeAssign = (stores, values) => {
   if (state.compiling || state.scopes > 0) return;
   const waiting = stores.filter((s) => s.pending);
-  if (waiting.length) flush([], waiting);
+  if (waiting.length) flushBefore(waiting, values);
 };
-storeHooks.assigned = (s) => { state.pending.add(s); };
+storeHooks.assigned = (s) => { state.pending.add(s); state.since.set(s, recordingTime()); };
 storeHooks.data = async (s) => {
   refuse();
   settle(s);

@@ -62,8 +62,9 @@ export function meaningOf(t: Tensor): Tensor {
   return m;
 }
 
-/** Uncomputed tensors under the roots, inputs first. */
-export function postorder(roots: readonly Tensor[], composites: ReadonlySet<string>): Tensor[] {
+const nothing: ReadonlySet<Tensor> = new Set();
+/** Uncomputed tensors under the roots, inputs first; what `ends` are made of is left out. */
+export function postorder(roots: readonly Tensor[], composites: ReadonlySet<string>, ends: ReadonlySet<Tensor> = nothing): Tensor[] {
   const out: Tensor[] = [], state = new Map<Tensor, boolean>();
   const stack: Tensor[] = [...roots].reverse();
   while (stack.length) {
@@ -72,7 +73,7 @@ export function postorder(roots: readonly Tensor[], composites: ReadonlySet<stri
     if (done === true) { stack.pop(); continue; }
     if (done === false) { state.set(t, true); out.push(t); stack.pop(); continue; }
     state.set(t, false);
-    const ds = dependencies(t, composites);
+    const ds = ends.has(t) ? [] : dependencies(t, composites);
     for (let i = ds.length - 1; i >= 0; i--) if (!state.has(ds[i])) stack.push(ds[i]);
   }
   return out;

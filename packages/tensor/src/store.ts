@@ -13,7 +13,7 @@ export interface ReadAttrs { readonly store: Store; readonly version: number }
 export interface Cell { device: Backend | null; buffer: DeviceBuffer | null; host: HostArray | null }
 
 /** What the engine does when an assignment is recorded; it installs itself here. */
-export const storeHooks: { beforeAssign(stores: readonly Store[]): void; assigned(store: Store): void; afterAssign(): void; data(store: Store): Promise<HostArray>; dataSync(store: Store): HostArray } = {
+export const storeHooks: { beforeAssign(stores: readonly Store[], values: readonly Tensor[]): void; assigned(store: Store): void; afterAssign(): void; data(store: Store): Promise<HostArray>; dataSync(store: Store): HostArray } = {
   beforeAssign: () => undefined, assigned: () => undefined, afterAssign: () => undefined,
   data: () => Promise.reject(new Error("engine not loaded")), dataSync: () => { throw new Error("engine not loaded"); },
 };
@@ -77,11 +77,14 @@ export function assign(stores: readonly Store[], values: readonly Tensor[]): voi
     if (s.dtype !== x.dtype) throw new DTypeError(`assign: store ${s.name || i} is ${s.dtype}, its new value ${x.dtype}`, { op: "assign", key: s.name, fix: `cast the value: x.cast("${s.dtype}")` });
   });
   const now = values.map(valueOf);
-  storeHooks.beforeAssign(stores);
+  storeHooks.beforeAssign(stores, now);
   // a value may have been computed by now; a store assigned to itself does not change
-  stores.forEach((s, i) => { s.current = valueOf(now[i]); if (s.pending) storeHooks.assigned(s); });
+  stores.forEach((s, i) => { s.current = ofItsOwn(s, valueOf(now[i])); if (s.pending) storeHooks.assigned(s); });
   storeHooks.afterAssign();
 }
+
+/** Another store's value is read anew, so that it can become this store's without ceasing to be that one's. */
+const ofItsOwn = (s: Store, v: Tensor): Tensor => (v.op === readOp && (v.attrs as ReadAttrs).store !== s ? new Tensor(readOp, [], v.attrs, v.shape, v.dtype) : v);
 
 /** A host integer that ticks once per executed step; saved with the optimizer. */
 export class Counter {

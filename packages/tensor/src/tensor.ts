@@ -38,6 +38,8 @@ export interface NodeLike { readonly op: Op; readonly attrs: unknown; readonly s
 export type Attrs = Readonly<Record<string, number | string | boolean | readonly number[] | null | undefined>>;
 
 let made = 0;
+/** How many tensors there have been: the time of a recording, comparable with `id`. */
+export const recordingTime = (): number => made;
 /** Hooks that the engine installs (recording state lives there). */
 export interface Hooks {
   recorded(t: Tensor): void;

@@ -1,5 +1,6 @@
 /** @adjoint/testing: arbitraries, an oracle, gradient checks and the conformance suite. */
 export * from "./arbitraries.ts";
+export { assignmentPrograms, checkAssignments, showAssignments, type AssignmentProgram } from "./assignments.ts";
 export * from "./bounds.ts";
 export { conform, forward, unfused, disguise, type Conformance, type ConformOptions, type Law, type Layout } from "./conform.ts";
 export { attentionSubjects, largeAttentionSubjects } from "./attention.ts";
