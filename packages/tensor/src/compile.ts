@@ -3,8 +3,8 @@ import type { Backend } from "./backend.ts";
 import { roundTo } from "./dtype.ts";
 import { ConfigError } from "./errors.ts";
 import { boundTo } from "./answer.ts";
-import { type Bound, bind, compute, deliver, engineState, execute, flushAll, flushWith, leafValues, numberOf, retire, scalarValues } from "./engine.ts";
-import { type Counter, Store, liveNumbers, onTick } from "./store.ts";
+import { type Bound, bind, compute, deliver, engineState, execute, flushAll, flushWith, leafValues, retire, scalarValues } from "./engine.ts";
+import { type Counter, type Live, Store, liveNumbers, onTick } from "./store.ts";
 import { Tensor, fromHost, hasNumbers, leafOp } from "./tensor.ts";
 import { flatten, mapTree } from "./tree.ts";
 
@@ -36,8 +36,12 @@ interface Recording {
   /** for each leaf of the plan: which argument it is, or null for a constant of the recording */
   readonly arguments: readonly (number | null)[];
   readonly ticks: readonly Counter[];
-  readonly starts: ReadonlyMap<Counter, number>;
+  /** numbers of all scalars; those of `live` are put in before each replay: f(counter + ahead) */
+  readonly uniforms: number[];
+  readonly live: readonly { readonly at: number; readonly dtype: Tensor["dtype"]; readonly live: Live; readonly ahead: number }[];
   readonly result: unknown;
+  /** what the outputs are like, in the plan's order */
+  readonly slots: readonly Slot[];
   readonly device: Backend;
 }
 
@@ -75,7 +79,9 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && (!hasNumbers(t) || liveNumbers.has(t) || inputs.includes(t)));
   const bound = bind([...new Set(outputs)], [...engineState.pending]);
   const before = bound.writes.map(({ store }) => store.current);
-  const done = execute(bound, leafValues(bound), scalarValues(bound.scalars));
+  const uniforms = scalarValues(bound.scalars);
+  const live = bound.scalars.flatMap((t, at) => { const l = liveNumbers.get(t); return l ? [{ at, dtype: t.dtype, live: l, ahead: l.offset - (starts.get(l.counter) ?? l.offset) }] : []; });
+  const done = execute(bound, leafValues(bound), uniforms);
   retire(bound, before);
   deliver(bound, done);
   // the recording keeps no numbers of this call but its constants
@@ -83,8 +89,8 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   const which = bound.leaves.map((t) => index.get(t) ?? null);
   const skeleton = mapTree(result, isTensor, (t: Tensor) => (t instanceof Store ? t : outputs.includes(t) ? new Slot([...new Set(outputs)].indexOf(t), t.shape, t.dtype) : t));
   const leaves = bound.leaves.map((t, i) => (which[i] === null ? t : placeholder));
-  const shells = bound.outputs.map(() => placeholder);
-  return { result, recording: { bound: { ...bound, leaves, outputs: shells, writes: bound.writes.map(({ store }) => ({ store, value: placeholder })) }, arguments: which, ticks: ticked, starts, result: skeleton, device: bound.plan.device } };
+  const shells = bound.outputs.map(() => placeholder), found = flatten(skeleton, isSlot).leaves, slots = bound.outputs.map((_, i) => found.find((s) => s.position === i)!);
+  return { result, recording: { bound: { ...bound, leaves, outputs: shells, writes: bound.writes.map(({ store }) => ({ store, value: placeholder })) }, arguments: which, ticks: ticked, uniforms, live, result: skeleton, slots, device: bound.plan.device } };
 }
 const placeholder: Tensor = fromHost({ dtype: "f32", shape: [1], data: new Float32Array(1) });
 
@@ -99,19 +105,10 @@ function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
   flushAll();
   const { bound } = r;
   const data = bound.leaves.map((t, i) => boundTo(r.arguments[i] === null ? t : inputs[r.arguments[i]], r.device));
-  const now = new Map([...r.starts.keys()].map((c) => [c, c.value]));
-  const uniforms = bound.scalars.map((t) => {
-    const l = liveNumbers.get(t);
-    if (!l) return numberOf(t);
-    const start = r.starts.get(l.counter) ?? l.offset;
-    return roundTo(t.dtype, l.f((now.get(l.counter) ?? l.counter.value) + (l.offset - start)));
-  });
-  const done = execute(bound, data, uniforms);
+  r.live.forEach(({ at, dtype, live: { counter, f }, ahead }) => { r.uniforms[at] = roundTo(dtype, f(counter.value + ahead)); });
+  const done = execute(bound, data, r.uniforms.slice());   // a device may read them later
   for (const c of r.ticks) c.value++;
-  const outputs = bound.outputs.map((_, i) => {
-    const slot = flatten(r.result, isSlot).leaves.find((s) => s.position === i)!;
-    return new Tensor(leafOp, [], null, slot.shape, slot.dtype);
-  });
+  const outputs = r.slots.map(({ shape, dtype }) => new Tensor(leafOp, [], null, shape, dtype));
   deliver(bound, done, outputs);
   return mapTree(r.result, isSlot, (s: Slot) => outputs[s.position]) as R;
 }

@@ -161,9 +161,8 @@ export function execute(b: Bound, inputs: Bindings["inputs"], uniforms: readonly
   state.kernels += b.plan.spec.kernels.length;
   const result = device.run(b.plan.prepared, bindings);
   for (const { store } of b.writes) {
-    store.version++;
     store.cell.host = null;
-    store.current = store.read();
+    store.renew();
     state.pending.delete(store);
   }
   return result;

@@ -26,13 +26,19 @@ export class Store extends Tensor {
   readonly cell: Cell;
   /** how many assignments have been carried out */
   version = 0;
-  /** the recorded value: a read of the cell, or an assignment that still waits */
-  current: Tensor;
+  #current: Tensor | null = null;
   constructor(h: HostArray, name = "") {
     super(readOp, [], null, checkShape("store", h.shape), h.dtype);
     this.cell = { device: null, buffer: null, host: h };
     this.name = name;
-    this.current = this.read();
+  }
+  /** the recorded value: a read of the cell (made when somebody asks, for a replayed step asks for none), or an assignment that still waits */
+  get current(): Tensor { return (this.#current ??= this.read()); }
+  set current(value: Tensor) { this.#current = value; }
+  /** An assignment was carried out, or the numbers were replaced: from now on a read of the cell. */
+  renew(): void {
+    this.version++;
+    this.#current = null;
   }
   /** A fresh read of the present version. */
   read(): Tensor {
@@ -40,10 +46,11 @@ export class Store extends Tensor {
     t.name = this.name;
     return t;
   }
-  override named(name: string): this { this.name = name; this.current.name ||= name; return this; }
+  override named(name: string): this { this.name = name; if (this.#current) this.#current.name ||= name; return this; }
   /** An assignment is recorded and has not been carried out. */
   get pending(): boolean {
-    const { op, attrs } = this.current;
+    if (this.#current === null) return false;
+    const { op, attrs } = this.#current;
     return op !== readOp || (attrs as ReadAttrs).store !== this || (attrs as ReadAttrs).version !== this.version;
   }
   override async data(): Promise<Numbers> { return widened(await storeHooks.data(this)); }
@@ -55,8 +62,7 @@ export class Store extends Tensor {
     if (h.dtype !== this.dtype) throw new DTypeError(`store ${this.name}: ${h.dtype} does not replace ${this.dtype}`, { op: "set", key: this.name, fix: `convert the array to ${this.dtype}` });
     this.cell.host = h;
     if (this.cell.buffer && this.cell.device) this.cell.device.write(this.cell.buffer, h.data);
-    this.version++;
-    this.current = this.read();
+    this.renew();
   }
 }
 
