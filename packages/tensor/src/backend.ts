@@ -168,8 +168,8 @@ export interface Backend {
   pace?(queued: number): Promise<void>;
   /** Gives code and argument memory of an evicted plan back. */
   release(prepared: Prepared): void;
-  /** Readable source of a kernel for explain. */
-  source?(kernel: Kernel): string;
+  /** Readable source of a kernel of a plan, for explain. */
+  source?(kernel: Kernel, plan: PlanSpec): string;
   /** Ends workers; the backend is unusable afterwards. */
   close?(): Promise<void>;
 }

@@ -27,7 +27,7 @@ export interface Explanation {
 export function explain(...values: Tensor[]): Explanation {
   const { spec, device } = planOf(values);
   const graph = showGraph(values, device.composites), kernels = showKernels(spec), memory = showMemory(spec);
-  const source = device.source ? spec.kernels.map((k, i) => `#${i} ${k.label}\n${device.source!(k)}`).join("\n\n") : `${device.name} prints no source`;
+  const source = device.source ? spec.kernels.map((k, i) => `#${i} ${k.label}\n${device.source!(k, spec)}`).join("\n\n") : `${device.name} prints no source`;
   return { graph, kernels, memory, source, plan: spec, toString: () => `${graph}\n\n${kernels}\n\n${memory}` };
 }
 

@@ -59,7 +59,7 @@ export function forward(backend: Backend): Backend {
     ...(readSync ? { readSync: (b) => readSync.call(backend, b) } : {}),
     prepare: (plan) => backend.prepare(plan), run: (p, b) => backend.run(p, b), release: (p) => { backend.release(p); },
     ...(pace ? { pace: (queued) => pace.call(backend, queued) } : {}), ...(products === undefined ? {} : { products }),
-    ...(source ? { source: (k) => source.call(backend, k) } : {}),
+    ...(source ? { source: (k, plan) => source.call(backend, k, plan) } : {}),
   };
 }
 

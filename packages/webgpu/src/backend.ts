@@ -1,6 +1,6 @@
 /** The WebGPU backend: every call becomes an operation, and operations happen in the order of their calls. */
 import {
-  type Backend, type Bindings, bytesOf, type Counters, type DeviceBuffer, DeviceError, type DType, DTypeError, hostArray, type PlanSpec, type Prepared, type RunResult, ShapeError, type TypedArray, viewBytes,
+  type Backend, type Bindings, bytesOf, type Counters, type DeviceBuffer, DeviceError, type DType, DTypeError, hostArray, type Kernel, type PlanSpec, type Prepared, type RunResult, ShapeError, type TypedArray, viewBytes,
 } from "@adjoint/tensor";
 import type { AdapterReport } from "./adapter.ts";
 import { composites } from "./composites/index.ts";
@@ -166,6 +166,12 @@ export class WebGpuBackend implements Backend {
       ready.instance = null;
     };
     session.queue.push({ wait: () => null, run: drop, fail: drop });
+  }
+  /** The WGSL of a kernel, with its workgroups and the buffers that it binds. */
+  source(kernel: Kernel, plan: PlanSpec): string {
+    const { dispatches, scratch } = this.#lower(kernel, plan, this.target);
+    const name = (b: number): string => (b < plan.buffers.length ? `b${b}` : `temporary ${b - plan.buffers.length} (${scratch[b - plan.buffers.length]} bytes)`);
+    return dispatches.map((d) => `// ${d.label}: workgroups ${d.workgroups.join(" x ")}; ${d.bindings.map((b, i) => `binding ${i + 2} = ${name(b.buffer)}`).join(", ")}; P = ${d.params.join(", ")}\n${d.code}`).join("\n\n");
   }
   /** Resolves when at most `queued` runs are unfinished; rejects with an error that the device reported meanwhile. */
   async pace(queued: number): Promise<void> {
