@@ -82,11 +82,11 @@ function bitsAt(name: string, cell: Cell, dtype: DType): string {
     ? `(${wordAt(name, cell, "i >> 1u")} >> ((i & 1u) << 4u)) & 0xffffu`
     : `(${wordAt(name, cell, "i >> 2u")} >> ((i & 3u) << 3u)) & 0xffu`;
 }
-/** Bits to the value that they mean. */
-function decode(shader: Shader, dtype: DType, width: Width, bits: string): string {
+/** Bits to the value that they mean; f16 one by one. */
+function decode(dtype: DType, width: Width, bits: string): string {
   const n = namesOf(width);
   switch (dtype) {
-    case "f16": return `${intrinsic(shader, "widenF16", width)}(${bits})`;
+    case "f16": return `unpack2x16float(${bits}).x`;
     case "bf16": return `bitcast<${n.f}>((${bits}) << ${n.u}(16u))`;
     case "bool": return `((${bits}) != ${n.u}(0u))`;
     case "u8": return `bitcast<${n.i}>(${bits})`;
@@ -102,7 +102,7 @@ export function loadElement(shader: Shader, _plan: PlanSpec, view: View, index: 
   const { dtype } = view, { name, cell } = bind(shader, view.buffer, dtype, 1), plain = direct(name, cell, dtype, index);
   if (plain !== undefined) return dtype === "f16" ? `f32(${plain})` : plain;
   const fn = `load_${name}_${dtype}`, result = wgslType(typeOf(dtype), 1);
-  shader.use(fn, `fn ${fn}(i: u32) -> ${result} { return ${decode(shader, dtype, 1, bytesOf(dtype) === 4 ? wordAt(name, cell, "i") : bitsAt(name, cell, dtype))}; }`);
+  shader.use(fn, `fn ${fn}(i: u32) -> ${result} { return ${decode(dtype, 1, bytesOf(dtype) === 4 ? wordAt(name, cell, "i") : bitsAt(name, cell, dtype))}; }`);
   return `${fn}(${index})`;
 }
 
@@ -117,12 +117,12 @@ export function loadVec4(shader: Shader, _plan: PlanSpec, view: View, index: str
     const at = (k: number): string => { const e = direct(name, cell, dtype, `i + ${k}u`) ?? ""; return dtype === "f16" ? `f32(${e})` : e; };
     body = `return ${result}(${[0, 1, 2, 3].map(at).join(", ")});`;
   } else if (bytesOf(dtype) === 4) {
-    body = `return ${decode(shader, dtype, 4, `vec4<u32>(${[0, 1, 2, 3].map((k) => wordAt(name, cell, `i + ${k}u`)).join(", ")})`)};`;
+    body = `return ${decode(dtype, 4, `vec4<u32>(${[0, 1, 2, 3].map((k) => wordAt(name, cell, `i + ${k}u`)).join(", ")})`)};`;
   } else if (bytesOf(dtype) === 2) {
     const words = cell === "vec2u" ? `${name}[i >> 2u]` : `vec2<u32>(${wordAt(name, cell, "i >> 1u")}, ${wordAt(name, cell, "(i >> 1u) + 1u")})`;
-    body = `let w = ${words}; return ${decode(shader, dtype, 4, "vec4<u32>(w.x & 0xffffu, w.x >> 16u, w.y & 0xffffu, w.y >> 16u)")};`;
+    body = `let w = ${words}; return ${dtype === "f16" ? "vec4<f32>(unpack2x16float(w.x), unpack2x16float(w.y))" : "bitcast<vec4<f32>>(vec4<u32>(w.x << 16u, w.x & 0xffff0000u, w.y << 16u, w.y & 0xffff0000u))"};`;
   } else {
-    body = `let w = ${wordAt(name, cell, "i >> 2u")}; return ${decode(shader, dtype, 4, "(vec4<u32>(w) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xffu)")};`;
+    body = `let w = ${wordAt(name, cell, "i >> 2u")}; return ${decode(dtype, 4, "(vec4<u32>(w) >> vec4<u32>(0u, 8u, 16u, 24u)) & vec4<u32>(0xffu)")};`;
   }
   shader.use(fn, `fn ${fn}(i: u32) -> ${result} { ${body} }`);
   return `${fn}(${index})`;

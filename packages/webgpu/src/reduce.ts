@@ -29,6 +29,9 @@ export class Fold {
   /** A formula's value as it is held, and back. */
   take(value: string, width: Width): string { return this.type === "bool" ? convert(this.#shader, width, "bool", "u32", value) : value; }
   give(text: string): string { return this.type === "bool" ? `(${text} != 0u)` : text; }
+  /** A held scalar as a word of memory, and back. */
+  toBits(text: string): string { return this.held === "u32" ? text : `bitcast<u32>(${text})`; }
+  fromBits(text: string): string { return this.held === "u32" ? text : `bitcast<${this.wgsl(1)}>(${text})`; }
   /** The four parts of a vector as one. */
   across(v: string): string { return this.combine(`(${this.combine(`${v}.x`, `${v}.y`)})`, `(${this.combine(`${v}.z`, `${v}.w`)})`); }
 }

@@ -43,13 +43,14 @@ function rowsDispatches(k: RowsKernel, plan: PlanSpec, target: Target, scratch: 
   const flops = operationsOf(k), bytes = bytesMoved(k, plan);
   if (shape.length < LONG || shape.rows * 4 > target.units) return [new Rows(k, plan, target, shape).dispatch(groups, groups.length, flops, bytes)];
   // one dispatch a group; each folds what the ones before have left
-  const partials = k.stats.map(() => scratch(4 * shape.rows * chunks)), wide = k.stores.some((s) => !s.perRow), out: Dispatch[] = [];
+  const partials = scratch(4 * k.stats.length * shape.rows * chunks), wide = k.stores.some((s) => !s.perRow), out: Dispatch[] = [];
   const phases = groups.length + (k.stores.length > 0 ? 1 : 0);
   for (let phase = 0; phase < phases; phase++) out.push(new Rows(k, plan, target, shape, { partials, chunks: phase < groups.length || wide ? chunks : 1, all: chunks }).dispatch(groups, phase, flops / phases, bytes / phases));
   return out;
 }
 
-interface Long { readonly partials: readonly number[]; /** workgroups a row here */ readonly chunks: number; /** partial totals a row */ readonly all: number }
+/** Partial totals [statistic, row, chunk] as bits in one buffer. */
+interface Long { readonly partials: number; /** workgroups a row here */ readonly chunks: number; /** partial totals a row */ readonly all: number }
 
 class Rows {
   readonly #k: RowsKernel;
@@ -68,7 +69,7 @@ class Rows {
     const wide = last ? k.stores.flatMap((s, i) => (s.perRow ? [] : [i])) : [], narrow = last ? k.stores.flatMap((s, i) => (s.perRow ? [i] : [])) : [];
     const roots = [...here.flat().map((i) => k.stats[i].value), ...[...wide, ...narrow].map((i) => k.stores[i].value)];
 
-    const written = last ? k.stores.map((s) => s.view.buffer) : groups[phase].map((i) => long?.partials[i] ?? -1);
+    const written = last ? k.stores.map((s) => s.view.buffer) : [long?.partials ?? -1];
     const shader = new Shader(this.#plan, target, { writes: new Set(written) });
     const operands = last ? k : { ...k, stores: [] };
     const lists = { ...space, strides: last ? space.strides : [...space.strides.slice(0, k.loads.length), ...space.strides.slice(k.loads.length + k.stores.length)] };
@@ -95,8 +96,8 @@ class Rows {
     if (long) {
       const before = groups.slice(0, phase).flat(), all = shader.param(long.all);
       for (const i of before) {
-        const cells = shader.bind(long.partials[i], folds[i].held === "float" ? "f32" : folds[i].held);
-        body.push(`var q${i} = ${folds[i].identity()};`, `for (var j = t; j < ${all}; j += ${threads}u) { q${i} = ${folds[i].combine(`q${i}`, `${cells}[row * ${all} + j]`)}; }`);
+        const cell = `${shader.bind(long.partials, "u32")}[(${i}u * ${rowCount} + row) * ${all} + j]`;
+        body.push(`var q${i} = ${folds[i].identity()};`, `for (var j = t; j < ${all}; j += ${threads}u) { q${i} = ${folds[i].combine(`q${i}`, folds[i].fromBits(cell))}; }`);
       }
       if (before.length > 0) body.push(...foldGroup(shader, before.map((i) => folds[i]), before.map((i) => `q${i}`), before.map((i) => `p${i}`), size, threads));
       for (const i of before) statText.set(i, folds[i].give(`p${i}`));
@@ -153,7 +154,7 @@ class Rows {
     if (!last && long) {
       body.push("if (t == 0u) {");
       const chunks = shader.param(long.all);
-      for (const i of groups[phase]) body.push(`${shader.bind(long.partials[i], folds[i].held === "float" ? "f32" : folds[i].held)}[row * ${chunks} + chunk] = p${i};`);
+      for (const i of groups[phase]) body.push(`${shader.bind(long.partials, "u32")}[(${i}u * ${rowCount} + row) * ${chunks} + chunk] = ${folds[i].toBits(`p${i}`)};`);
       body.push("}");
     }
     if (narrow.length > 0) {
