@@ -1,44 +1,17 @@
 /** The engine: what is pending, when it is flushed, and where numbers live. */
 import { boundTo, receive } from "./answer.ts";
 import type { Backend, Bindings, RunResult } from "./backend.ts";
+import { SMALL_BYTES, companions, isComputation, overtaken, smallOnes, waits } from "./companions.ts";
 import { type HostArray, decode } from "./dtype.ts";
 import { ConfigError, DeviceError } from "./errors.ts";
-import { type GNode, type Graph, buildGraph, dependencies, postorder } from "./graph.ts";
+import { type GNode, type Graph, buildGraph } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
 import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
-import { referenceBackend } from "./reference/index.ts";
-import { type Store, readOp, storeHooks, type ReadAttrs } from "./store.ts";
+import { type State, state } from "./state.ts";
+import { type Store, readOp, storeHooks } from "./store.ts";
 import { type Tensor, copyOp, hasNumbers, hooks, leafOp, record, recordingTime, scalarOp } from "./tensor.ts";
 
-const SMALL_BYTES = 256;
 const MAX_PENDING = 20_000;
-/** a small value that no plan took along for this many flushes is no longer waited for */
-const PATIENCE = 4;
-
-interface State {
-  device: Backend;
-  chosen: boolean;
-  /** stores whose assignment waits */
-  readonly pending: Set<Store>;
-  /** when each of them was assigned, in tensors recorded */
-  readonly since: WeakMap<Store, number>;
-  /** small values recorded by user code since the last flush */
-  small: Tensor[];
-  /** how many flushes each of them has seen */
-  readonly age: WeakMap<Tensor, number>;
-  /** values of any size that the user wants to outlive the next plan */
-  readonly kept: WeakSet<Tensor>;
-  recorded: number;
-  /** > 0 inside scope: assignments wait for its end */
-  scopes: number;
-  /** inside compile's recording: reading throws */
-  compiling: boolean;
-  internal: number;
-  lastYield: number;
-  flushes: number;
-  kernels: number;
-}
-const state: State = { device: referenceBackend, chosen: false, pending: new Set(), since: new WeakMap(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
 const caches = new WeakMap<Backend, PlanCache>();
 const cacheOf = (device: Backend): PlanCache => {
   let c = caches.get(device);
@@ -112,7 +85,7 @@ export function bind(outputs: readonly Tensor[], stores: readonly Store[]): Boun
   });
   const key = `${graph.key}\no${outNodes.map((n) => n.number).join()}w${writeNodes.map((w) => `${w.store}:${w.node.number}`).join()}`;
   const plan = cacheOf(device).get(key, () => {
-    const spec = makePlan(graph, [...new Set(outNodes)], writeNodes, device.fuse);
+    const spec = makePlan(graph, [...new Set(outNodes)], writeNodes, device.fuse, device.products);
     return { spec, prepared: device.prepare(spec), device };
   });
   const unique = [...new Set(outNodes)];
@@ -193,75 +166,6 @@ export function deliver(b: Bound, result: RunResult, into: readonly Tensor[] = b
   for (const t of into) { t.inputs = []; t.computed = true; }
 }
 
-/**
- * Assignments that must come along: they share an uncomputed node, or read a store that this plan overwrites.
- * Recipes that share a node form one component (union-find), so every node is visited once.
- */
-function companions(wanted: readonly Tensor[], chosen: Set<Store>, pending: readonly Store[] = [...state.pending]): void {
-  if (pending.every((s) => chosen.has(s))) return;
-  const composites = state.device.composites, component = new Map<Tensor, number>(), parent: number[] = [], overwrites = new Map<number, Set<Store>>();
-  const find = (i: number): number => { while (parent[i] !== i) { parent[i] = parent[parent[i]]; i = parent[i]; } return i; };
-  const enter = (root: Tensor): number => {
-    const id = parent.push(parent.length) - 1, stack = [root];
-    while (stack.length) {
-      const t = stack.pop()!;
-      if (t.op === readOp && t.attrs !== null) { const set = overwrites.get(id) ?? new Set(); set.add((t.attrs as ReadAttrs).store); overwrites.set(id, set); }
-      if (!isComputation(t)) { if (t.alias) stack.push(t.alias); continue; }
-      const seen = component.get(t);
-      if (seen !== undefined) { parent[find(id)] = find(seen); continue; }
-      component.set(t, id);
-      stack.push(...dependencies(t, composites));
-    }
-    return id;
-  };
-  const mine = wanted.map(enter), ids = new Map(pending.map((s) => [s, enter(s.current)]));
-  for (const s of chosen) mine.push(ids.get(s) ?? enter(s.current));
-  const taken = new Set(mine.map(find)), reads = new Map<number, Set<Store>>();
-  for (const [id, set] of overwrites) { const c = find(id), all = reads.get(c) ?? new Set(); set.forEach((s) => all.add(s)); reads.set(c, all); }
-  for (let grew = true; grew;) {
-    grew = false;
-    for (const [s, id] of ids) {
-      const c = find(id);
-      if (chosen.has(s) || !(taken.has(c) || [...(reads.get(c) ?? [])].some((r) => chosen.has(r)))) continue;
-      chosen.add(s); taken.add(c); grew = true;
-    }
-  }
-}
-const isComputation = (t: Tensor): boolean => !hasNumbers(t) && !t.alias && t.op !== readOp && t.op !== leafOp && t.op !== scalarOp;
-
-/** Small values of the user's whose larger inputs the plan computes anyway. */
-function smallOnes(wanted: readonly Tensor[], stores: ReadonlySet<Store>): { readonly taken: Tensor[]; readonly rest: Tensor[] } {
-  if (state.small.length === 0) return { taken: [], rest: [] };
-  const composites = state.device.composites;
-  const inPlan = new Set(postorder([...wanted, ...[...stores].map((s) => s.current)], composites));
-  const taken: Tensor[] = [], rest: Tensor[] = [];
-  const ok = new Map<Tensor, boolean>();
-  const cheap = (x: Tensor): boolean => {
-    let t = x;
-    while (!hasNumbers(t) && t.alias) t = t.alias;
-    if (inPlan.has(t) || !isComputation(t)) return t.op !== readOp || t.attrs === null || (t.attrs as ReadAttrs).version === (t.attrs as ReadAttrs).store.version;
-    const known = ok.get(t);
-    if (known !== undefined) return known;
-    ok.set(t, false);
-    const yes = (t.bytes <= SMALL_BYTES || state.kept.has(t)) && dependencies(t, composites).every(cheap);
-    ok.set(t, yes);
-    return yes;
-  };
-  const isPending = new Set([...state.pending].map((s) => s.current)), asked = new Set(wanted);
-  for (const t of state.small) {
-    if (hasNumbers(t) || t.alias || t.computed || asked.has(t) || isPending.has(t)) continue;
-    const touches = state.kept.has(t) || dependencies(t, composites).some((d) => inPlan.has(d) && isComputation(d)) || inPlan.has(t);
-    (touches && cheap(t) ? taken : rest).push(t);
-  }
-  return { taken, rest };
-}
-/** Whether one more flush has passed without t, and t is still waited for. */
-function waits(t: Tensor): boolean {
-  const age = (state.age.get(t) ?? 0) + 1;
-  state.age.set(t, age);
-  return age < PATIENCE || state.kept.has(t);
-}
-
 /** Computes these values, together with what belongs to the same plan. */
 function flush(wanted: readonly Tensor[], stores: Iterable<Store>): void {
   const chosen = new Set(stores), outs = [...new Set(wanted)].filter((t) => !hasNumbers(t));
@@ -296,21 +200,6 @@ function flushBefore(waiting: readonly Store[], next: readonly Tensor[]): void {
     outs.push(...late);
     dragged.forEach((s) => { chosen.add(s); });
   }
-}
-/** Which recipes read, beyond the values that a plan computes (`ends`), a store that it overwrites; what is stale already stays so. */
-function overtaken(roots: readonly Tensor[], ends: ReadonlySet<Tensor>, chosen: ReadonlySet<Store>, composites: ReadonlySet<string>): Set<Tensor> {
-  const over = new Set<Tensor>(), lost = new Set<Tensor>();
-  for (const t of postorder(roots, composites, ends)) {
-    if (ends.has(t) || hasNumbers(t)) continue;
-    const from = dependencies(t, composites);
-    if (t.op === readOp && !t.alias) {
-      const { store, version } = t.attrs as ReadAttrs;
-      if (version !== store.version) lost.add(t);
-      else if (chosen.has(store)) over.add(t);
-    } else if (from.some((d) => lost.has(d))) lost.add(t);
-    else if (from.some((d) => over.has(d))) over.add(t);
-  }
-  return over;
 }
 /** Carries out every waiting assignment. */
 export function flushAll(): void {
