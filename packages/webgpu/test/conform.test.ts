@@ -7,6 +7,6 @@ const backend = await webgpu({ mode: "safe", allowSoftware: true }).catch(() => 
 
 describe.runIf(backend !== null)("webgpu", () => {
   if (backend === null) return;
-  const suite = conform(backend, undefined, { runs: 4, graphs: 12 });
+  const suite = conform(backend, undefined, { runs: 3, graphs: 8 });
   for (const law of suite.laws) test(law.name, () => law.check(), 120_000);
 });
