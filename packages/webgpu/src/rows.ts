@@ -39,149 +39,174 @@ function shapeOf(k: RowsKernel): Shape {
 }
 
 function rowsDispatches(k: RowsKernel, plan: PlanSpec, target: Target, scratch: (bytes: number) => number): Dispatch[] {
-  const shape = shapeOf(k), groups = groupsOf(k), chunks = ceilDiv(shape.length, CHUNK);
-  const flops = operationsOf(k), bytes = bytesMoved(k, plan);
-  if (shape.length < LONG || shape.rows * 4 > target.units) return [new Rows(k, plan, target, shape).dispatch(groups, groups.length, flops, bytes)];
+  const shape = shapeOf(k), groups = groupsOf(k), all = ceilDiv(shape.length, CHUNK), flops = operationsOf(k), bytes = bytesMoved(k, plan);
+  if (shape.length < LONG || shape.rows * 4 > target.units) return [new Rows(k, plan, target, shape, { before: [], here: groups, stores: true }).dispatch(flops, bytes)];
   // one dispatch a group; each folds what the ones before have left
-  const partials = scratch(4 * k.stats.length * shape.rows * chunks), wide = k.stores.some((s) => !s.perRow), out: Dispatch[] = [];
-  const phases = groups.length + (k.stores.length > 0 ? 1 : 0);
-  for (let phase = 0; phase < phases; phase++) out.push(new Rows(k, plan, target, shape, { partials, chunks: phase < groups.length || wide ? chunks : 1, all: chunks }).dispatch(groups, phase, flops / phases, bytes / phases));
-  return out;
+  const partials = scratch(4 * k.stats.length * shape.rows * all), wide = k.stores.some((s) => !s.perRow);
+  const phases: Part[] = groups.map((group, g) => ({ before: groups.slice(0, g).flat(), here: [group], stores: false, long: { partials, chunks: all, all } }));
+  phases.push({ before: groups.flat(), here: [], stores: true, long: { partials, chunks: wide ? all : 1, all } });
+  return phases.map((p) => new Rows(k, plan, target, shape, p).dispatch(flops / phases.length, bytes / phases.length));
 }
 
-/** Partial totals [statistic, row, chunk] as bits in one buffer. */
+/** Partial totals [statistic, row, chunk] of long rows, as bits in one buffer. */
 interface Long { readonly partials: number; /** workgroups a row here */ readonly chunks: number; /** partial totals a row */ readonly all: number }
+/** What a dispatch does: statistics that lie in partial totals, groups to reduce, and whether it stores. */
+interface Part { readonly before: readonly number[]; readonly here: readonly (readonly number[])[]; readonly stores: boolean; readonly long?: Long }
+/** Four positions of the row from `c` on, and where they are printed. */
+interface Quad { readonly c: string; readonly printer: Printer; readonly lanes: readonly IndexText[] }
+const bindIn = (printer: Printer) => (text: string): string => printer.let(text);
 
 class Rows {
   readonly #k: RowsKernel;
-  readonly #plan: PlanSpec;
-  readonly #target: Target;
   readonly #s: Shape;
-  readonly #long: Long | undefined;
-  constructor(k: RowsKernel, plan: PlanSpec, target: Target, s: Shape, long?: Long) { this.#k = k; this.#plan = plan; this.#target = target; this.#s = s; this.#long = long; }
+  readonly #part: Part;
+  readonly #shader: Shader;
+  readonly #access: Access;
+  readonly #folds: readonly Fold[];
+  readonly #body: string[] = [];
+  /** WGSL text of the statistics that are known */
+  readonly #stats = new Map<number, string>();
+  /** invocations a row, rows a workgroup, groups of four an invocation */
+  readonly #threads: number;
+  readonly #perGroup: number;
+  readonly #trips: number;
+  /** four neighbours lie in one line, and the row ends with one */
+  readonly #even: boolean;
+  readonly #wide: readonly number[];
+  readonly #narrow: readonly number[];
+  readonly #rowCount: string;
+  #outer: ReadonlyMap<number, string> = new Map();
 
-  /** `phase` < groups: reduces that group (long rows); else everything that is left. */
-  dispatch(groups: readonly (readonly number[])[], phase: number, flops: number, bytes: number): Dispatch {
-    const k = this.#k, { space, outer, row, rows, length } = this.#s, long = this.#long, target = this.#target;
-    const quads = ceilDiv(long ? Math.min(CHUNK, length) : length, 4), most = Math.min(256, target.limits.invocations);
-    const threads = Math.min(most, Math.max(powerUp(ceilDiv(quads, 4)), Math.min(powerUp(quads), 32))), perGroup = long ? 1 : Math.max(1, 64 / threads), size = threads * perGroup;
-    const trips = ceilDiv(quads, threads), last = phase === groups.length, here = last ? (long ? [] : groups) : [groups[phase]];
-    const wide = last ? k.stores.flatMap((s, i) => (s.perRow ? [] : [i])) : [], narrow = last ? k.stores.flatMap((s, i) => (s.perRow ? [i] : [])) : [];
-    const roots = [...here.flat().map((i) => k.stats[i].value), ...[...wide, ...narrow].map((i) => k.stores[i].value)];
-
-    const written = last ? k.stores.map((s) => s.view.buffer) : [long?.partials ?? -1];
-    const shader = new Shader(this.#plan, target, { writes: new Set(written) });
-    const operands = last ? k : { ...k, stores: [] };
-    const lists = { ...space, strides: last ? space.strides : [...space.strides.slice(0, k.loads.length), ...space.strides.slice(k.loads.length + k.stores.length)] };
-    const inner = space.shape[space.shape.length - 1], even = inner % 4 === 0;
-    const access = new Access(shader, this.#plan, operands, lists, roots, even, k.label);
-    const folds = k.stats.map((s) => new Fold(shader, s.op, s.value.type));
-    const body: string[] = [];
-
-    // which row, which part of it
-    const { workgroups, linear } = spread(ceilDiv(rows, perGroup) * (long ? long.chunks : 1), target);
-    const rowCount = shader.param(rows), total = shader.param(length);
-    body.push(`let group = ${linear};`, `let t = li & ${threads - 1}u;`);
-    if (long) {
-      const chunks = shader.param(long.chunks);
-      body.push(`let real = group / ${chunks};`, `let chunk = group % ${chunks};`, `let start = chunk * ${CHUNK}u;`, `let stop = min(start + ${CHUNK}u, ${total});`);
-    } else body.push(`let real = group * ${perGroup}u + li / ${threads}u;`, "let start = 0u;", `let stop = ${total};`);
-    body.push(`let row = min(real, ${rowCount} - 1u);`);
-    const place = decompose("row", outer, (a) => access.size(a), "i");
-    body.push(...place.lines);
-
-    const statText = new Map<number, string>();
-    const stat = (i: number): string => statText.get(i) ?? "";
-    // totals that earlier dispatches left in parts
-    if (long) {
-      const before = groups.slice(0, phase).flat(), all = shader.param(long.all);
-      for (const i of before) {
-        const cell = `${shader.bind(long.partials, "u32")}[(${i}u * ${rowCount} + row) * ${all} + j]`;
-        body.push(`var q${i} = ${folds[i].identity()};`, `for (var j = t; j < ${all}; j += ${threads}u) { q${i} = ${folds[i].combine(`q${i}`, folds[i].fromBits(cell))}; }`);
-      }
-      if (before.length > 0) body.push(...foldGroup(shader, before.map((i) => folds[i]), before.map((i) => `q${i}`), before.map((i) => `p${i}`), size, threads));
-      for (const i of before) statText.set(i, folds[i].give(`p${i}`));
-    }
-
-    /** Prints at the quad of positions that begins at `c`; `ready` bounds what may be read. */
-    const printerAt = (c: string, prefix: string, sink: string[]): { printer: Printer; lanes: IndexText[]; bind: (t: string) => string } => {
-      const lanes = this.#lanes(c, access, even, place.index, prefix, sink);
-      const printer: Printer = new Printer(shader, access.leaves(lanes, (text) => printer.let(text), 4, { stat: (i) => `vec4<${folds[i].type === "bool" ? "bool" : folds[i].wgsl(1)}>(${stat(i)})` }), { width: 4, prefix });
-      return { printer, lanes, bind: (text) => printer.let(text) };
-    };
-    const lead = `${threads * 4}u`;
-    const mask = (c: string, i: number, value: string): string => {
-      const f = folds[i], none = `${f.wgsl(4)}(${f.identity()})`;
-      return even ? `select(${none}, ${f.take(value, 4)}, ${c} < stop)` : `select(${none}, ${f.take(value, 4)}, (vec4<u32>(${c}) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(stop))`;
-    };
-    const write = (c: string, at: ReturnType<typeof printerAt>, sink: string[]): void => {
-      const values = wide.map((i) => at.printer.let(at.printer.value(k.stores[i].value)));
-      const guards = [0, 1, 2, 3].map((j) => `real < ${rowCount} && ${c}${j === 0 ? "" : ` + ${j}u`} < stop`);
-      const statements = wide.flatMap((i, j) => access.store(i, at.lanes, values[j], k.stores[i].value.type, 4, at.bind, guards));
-      sink.push(...at.printer.lines.splice(0), ...statements);
-    };
-
-    const held = trips <= 4 && trips * k.loads.length <= 12;
-    const pass = (group: readonly number[], each: (add: (c: string, at: ReturnType<typeof printerAt>, sink: string[]) => void) => void): void => {
-      for (const i of group) body.push(`var a${i} = ${folds[i].wgsl(4)}(${folds[i].identity()});`);
-      each((c, at, sink) => {
-        const values = group.map((i) => at.printer.value(k.stats[i].value));
-        sink.push(...at.printer.lines.splice(0), ...group.map((i, j) => `a${i} = ${folds[i].combine(`a${i}`, mask(c, i, values[j]))};`));
-      });
-      body.push(...foldGroup(shader, group.map((i) => folds[i]), group.map((i) => `(${folds[i].across(`a${i}`)})`), group.map((i) => `p${i}`), size, threads));
-      for (const i of group) statText.set(i, folds[i].give(`p${i}`));
-    };
-    const loop = (each: (c: string, at: ReturnType<typeof printerAt>, sink: string[]) => void): void => {
-      const lines: string[] = [], at = printerAt("c", "v", lines);
-      body.push(`for (var c = start + t * 4u; c < stop; c += ${lead}) {`);
-      each("c", at, lines);
-      body.push(...lines, ...at.printer.lines, "}");
-    };
-    if (held) {
-      const parts = Array.from({ length: trips }, (_, j) => {
-        body.push(`let c${j} = start + t * 4u + ${j * threads * 4}u;`);
-        const lines: string[] = [], at = printerAt(even ? `min(c${j}, stop - 4u)` : `c${j}`, `v${j}_`, lines);
-        body.push(...lines);
-        return { c: `c${j}`, at };
-      });
-      for (const group of here) pass(group, (add) => { for (const { c, at } of parts) add(c, at, body); });
-      if (wide.length > 0) for (const { c, at } of parts) write(c, at, body);
-    } else {
-      for (const group of here) pass(group, loop);
-      if (wide.length > 0) loop(write);
-    }
-
-    if (!last && long) {
-      body.push("if (t == 0u) {");
-      const chunks = shader.param(long.all);
-      for (const i of groups[phase]) body.push(`${shader.bind(long.partials, "u32")}[(${i}u * ${rowCount} + row) * ${chunks} + chunk] = ${folds[i].toBits(`p${i}`)};`);
-      body.push("}");
-    }
-    if (narrow.length > 0) {
-      const index: IndexText[] = [this.#s.space.shape.map((_, a) => (row.includes(a) ? "" : place.index.get(a) ?? "0u"))];
-      const printer: Printer = new Printer(shader, access.leaves(index, (text) => printer.let(text), 1, { stat: (i) => stat(i) }), { width: 1, prefix: "w" });
-      const values = narrow.map((i) => printer.let(printer.value(k.stores[i].value)));
-      const statements = narrow.flatMap((i, j) => access.store(i, index, values[j], k.stores[i].value.type, 1, (text) => printer.let(text)));
-      body.push(`if (t == 0u && real < ${rowCount}${long ? " && chunk == 0u" : ""}) {`, ...printer.lines, ...statements, "}");
-    }
-    return shader.dispatch(body.join("\n"), { size: [size, 1, 1], workgroups, label: k.label, flops, bytes });
+  constructor(k: RowsKernel, plan: PlanSpec, target: Target, s: Shape, part: Part) {
+    this.#k = k; this.#s = s; this.#part = part;
+    const { long, stores } = part, { space } = s, quads = ceilDiv(long ? Math.min(CHUNK, s.length) : s.length, 4);
+    this.#threads = Math.min(256, target.limits.invocations, Math.max(powerUp(ceilDiv(quads, 4)), Math.min(powerUp(quads), 32)));
+    this.#perGroup = long ? 1 : Math.max(1, 64 / this.#threads);
+    this.#trips = ceilDiv(quads, this.#threads);
+    this.#even = space.shape[space.shape.length - 1] % 4 === 0;
+    const which = (perRow: boolean): number[] => (stores ? k.stores.flatMap((x, i) => (x.perRow === perRow ? [i] : [])) : []);
+    this.#wide = which(false);
+    this.#narrow = which(true);
+    this.#shader = new Shader(plan, target, { writes: new Set(stores ? k.stores.map((x) => x.view.buffer) : [long?.partials ?? -1]) });
+    const roots = [...part.here.flat().map((i) => k.stats[i].value), ...[...this.#wide, ...this.#narrow].map((i) => k.stores[i].value)];
+    const lists = stores ? space : { ...space, strides: [...space.strides.slice(0, k.loads.length), ...space.strides.slice(k.loads.length + k.stores.length)] };
+    this.#access = new Access(this.#shader, plan, stores ? k : { ...k, stores: [] }, lists, roots, this.#even, k.label);
+    this.#folds = k.stats.map((x) => new Fold(this.#shader, x.op, x.value.type));
+    this.#rowCount = this.#shader.param(s.rows);
   }
 
-  /** Indices of four positions of the row from `c` on; positions past the end stand on the last one. */
-  #lanes(c: string, access: Access, even: boolean, outer: ReadonlyMap<number, string>, prefix: string, sink: string[]): IndexText[] {
-    const { space, row } = this.#s, index = (own: ReadonlyMap<number, string>): IndexText => space.shape.map((_, a) => own.get(a) ?? outer.get(a) ?? "0u");
-    if (even) {
-      sink.push(`let ${prefix}c = ${c};`);
-      const { lines, index: at } = decompose(`${prefix}c`, row, (a) => access.size(a), `${prefix}i`), last = row[row.length - 1];
-      sink.push(...lines);
-      return [0, 1, 2, 3].map((j) => { const own = new Map(at); if (j > 0) own.set(last, `(${at.get(last) ?? "0u"} + ${j}u)`); return index(own); });
-    }
-    return [0, 1, 2, 3].map((j) => {
-      const name = `${prefix}c${j}`;
-      sink.push(`let ${name} = min(${c} + ${j}u, stop - 1u);`);
-      const { lines, index: at } = decompose(name, row, (a) => access.size(a), `${name}i`);
-      sink.push(...lines);
-      return index(at);
+  dispatch(flops: number, bytes: number): Dispatch {
+    const { here, long } = this.#part, size = this.#threads * this.#perGroup;
+    const { workgroups, linear } = spread(ceilDiv(this.#s.rows, this.#perGroup) * (long?.chunks ?? 1), this.#shader.target);
+    this.#begin(linear);
+    if (long) this.#foldPartials(long);
+    if (this.#trips <= 4 && this.#trips * this.#k.loads.length <= 12) this.#held(); else this.#looped();
+    if (long && here.length > 0) this.#leavePartials(long, here.flat());
+    this.#storeOnce();
+    return this.#shader.dispatch(this.#body.join("\n"), { size: [size, 1, 1], workgroups, label: this.#k.label, flops, bytes });
+  }
+
+  /** Which row, and which part of it: `real` may lie past the last row, `row` does not; positions `start` to `stop`. */
+  #begin(linear: string): void {
+    const { long } = this.#part, body = this.#body, total = this.#shader.param(this.#s.length);
+    body.push(`let group = ${linear};`, `let t = li & ${this.#threads - 1}u;`);
+    if (long) {
+      const chunks = this.#shader.param(long.chunks);
+      body.push(`let real = group / ${chunks};`, `let chunk = group % ${chunks};`, `let start = chunk * ${CHUNK}u;`, `let stop = min(start + ${CHUNK}u, ${total});`);
+    } else body.push(`let real = group * ${this.#perGroup}u + li / ${this.#threads}u;`, "let start = 0u;", `let stop = ${total};`);
+    body.push(`let row = min(real, ${this.#rowCount} - 1u);`);
+    const { lines, index } = decompose("row", this.#s.outer, (a) => this.#access.size(a), "i");
+    body.push(...lines);
+    this.#outer = index;
+  }
+
+  /** Every value in registers, so that each load and each shared formula happens once. */
+  #held(): void {
+    const quads = Array.from({ length: this.#trips }, (_, j) => {
+      this.#body.push(`let c${j} = start + t * 4u + ${j * this.#threads * 4}u;`);
+      return this.#quad(`c${j}`, this.#even ? `min(c${j}, stop - 4u)` : `c${j}`, `v${j}_`, this.#body);
     });
+    for (const group of this.#part.here) this.#reduce(group, () => { for (const q of quads) this.#body.push(...this.#accumulate(group, q)); });
+    for (const q of quads) this.#body.push(...this.#storeWide(q));
+  }
+  /** One loop over the row for each group of statistics, and one for the stores. */
+  #looped(): void {
+    const loop = (each: (q: Quad) => string[]): void => {
+      const lines: string[] = [], quad = this.#quad("c", "c", "v", lines);
+      this.#body.push(`for (var c = start + t * 4u; c < stop; c += ${this.#threads * 4}u) {`);
+      lines.push(...each(quad));
+      this.#body.push(...lines, "}");
+    };
+    for (const group of this.#part.here) this.#reduce(group, () => { loop((q) => this.#accumulate(group, q)); });
+    if (this.#wide.length > 0) loop((q) => this.#storeWide(q));
+  }
+
+  /** A printer for the positions from `at` on; lines that place them go to `sink`. */
+  #quad(c: string, at: string, prefix: string, sink: string[]): Quad {
+    const lanes = this.#lanes(at, prefix, sink), stat = (i: number): string => `${this.#k.stats[i].value.type === "bool" ? "vec4<bool>" : this.#folds[i].wgsl(4)}(${this.#stats.get(i) ?? ""})`;
+    const printer: Printer = new Printer(this.#shader, this.#access.leaves(lanes, (text) => printer.let(text), 4, { stat }), { width: 4, prefix });
+    return { c, printer, lanes };
+  }
+  /** Indices of four positions of the row; where rows do not end with a group of four, those past the end stand on the last one. */
+  #lanes(c: string, prefix: string, sink: string[]): IndexText[] {
+    const { space, row } = this.#s, index = (own: ReadonlyMap<number, string>): IndexText => space.shape.map((_, a) => own.get(a) ?? this.#outer.get(a) ?? "0u");
+    const place = (name: string, text: string): Map<number, string> => {
+      sink.push(`let ${name} = ${text};`);
+      const { lines, index: at } = decompose(name, row, (a) => this.#access.size(a), `${name}i`);
+      sink.push(...lines);
+      return at;
+    };
+    if (!this.#even) return [0, 1, 2, 3].map((j) => index(place(`${prefix}c${j}`, `min(${c} + ${j}u, stop - 1u)`)));
+    const at = place(`${prefix}c`, c), last = row[row.length - 1];
+    return [0, 1, 2, 3].map((j) => index(j === 0 ? at : new Map(at).set(last, `(${at.get(last) ?? "0u"} + ${j}u)`)));
+  }
+
+  /** Running totals `a`, what `body` adds to them, and the row's totals `p`. */
+  #reduce(group: readonly number[], body: () => void): void {
+    const folds = group.map((i) => this.#folds[i]);
+    group.forEach((i, j) => this.#body.push(`var a${i} = ${folds[j].wgsl(4)}(${folds[j].identity()});`));
+    body();
+    this.#total(group, group.map((i, j) => `(${folds[j].across(`a${i}`)})`));
+  }
+  #total(group: readonly number[], parts: readonly string[]): void {
+    this.#body.push(...foldGroup(this.#shader, group.map((i) => this.#folds[i]), parts, group.map((i) => `p${i}`), this.#threads * this.#perGroup, this.#threads));
+    for (const i of group) this.#stats.set(i, this.#folds[i].give(`p${i}`));
+  }
+  #accumulate(group: readonly number[], { c, printer }: Quad): string[] {
+    const values = group.map((i) => printer.value(this.#k.stats[i].value)), inside = this.#even ? `${c} < stop` : `(vec4<u32>(${c}) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(stop)`;
+    const adds = group.map((i, j) => {
+      const f = this.#folds[i];
+      return `a${i} = ${f.combine(`a${i}`, `select(${f.wgsl(4)}(${f.identity()}), ${f.take(values[j], 4)}, ${inside})`)};`;
+    });
+    return [...printer.lines.splice(0), ...adds];
+  }
+
+  #storeWide({ c, printer, lanes }: Quad): string[] {
+    const values = this.#wide.map((i) => printer.let(printer.value(this.#k.stores[i].value)));
+    const guards = [0, 1, 2, 3].map((j) => `real < ${this.#rowCount} && ${c}${j === 0 ? "" : ` + ${j}u`} < stop`);
+    const writes = this.#wide.flatMap((i, j) => this.#access.store(i, lanes, values[j], this.#k.stores[i].value.type, 4, bindIn(printer), guards));
+    return [...printer.lines.splice(0), ...writes];
+  }
+  #storeOnce(): void {
+    if (this.#narrow.length === 0) return;
+    const { space, row } = this.#s, lanes: IndexText[] = [space.shape.map((_, a) => (row.includes(a) ? "" : this.#outer.get(a) ?? "0u"))];
+    const printer: Printer = new Printer(this.#shader, this.#access.leaves(lanes, (text) => printer.let(text), 1, { stat: (i) => this.#stats.get(i) ?? "" }), { width: 1, prefix: "w" });
+    const values = this.#narrow.map((i) => printer.let(printer.value(this.#k.stores[i].value)));
+    const writes = this.#narrow.flatMap((i, j) => this.#access.store(i, lanes, values[j], this.#k.stores[i].value.type, 1, bindIn(printer)));
+    this.#body.push(`if (t == 0u && real < ${this.#rowCount}${this.#part.long ? " && chunk == 0u" : ""}) {`, ...printer.lines, ...writes, "}");
+  }
+
+  #cell(long: Long, i: number, chunk: string): string { return `${this.#shader.bind(long.partials, "u32")}[(${i}u * ${this.#rowCount} + row) * ${this.#shader.param(long.all)} + ${chunk}]`; }
+  /** Totals that earlier dispatches left in parts. */
+  #foldPartials(long: Long): void {
+    const { before } = this.#part;
+    for (const i of before) {
+      const f = this.#folds[i];
+      this.#body.push(`var q${i} = ${f.identity()};`, `for (var j = t; j < ${this.#shader.param(long.all)}; j += ${this.#threads}u) { q${i} = ${f.combine(`q${i}`, f.fromBits(this.#cell(long, i, "j")))}; }`);
+    }
+    if (before.length > 0) this.#total(before, before.map((i) => `q${i}`));
+  }
+  #leavePartials(long: Long, group: readonly number[]): void {
+    this.#body.push("if (t == 0u) {", ...group.map((i) => `${this.#cell(long, i, "chunk")} = ${this.#folds[i].toBits(`p${i}`)};`), "}");
   }
 }
