@@ -5,6 +5,7 @@ import { epilogue, loadsOf, type Sink, toScratch } from "./gemm-epilogue.ts";
 import { source } from "./gemm-operand.ts";
 import { type Factors, type Operand, type Problem, product } from "./gemm-problem.ts";
 import { type Emit, type Pair, type Place, tileBody } from "./gemm-tile.ts";
+import { matrixBody, matrixThreads, subgroupOf } from "./matrix.ts";
 import { vecBody, vecColumns, vecNeedsScalarA } from "./matvec.ts";
 import type { Dispatch, Target } from "./program.ts";
 import { Shader, spread } from "./shader.ts";
@@ -45,11 +46,11 @@ function unravel(shader: Shader, batch: readonly number[], z: string): string[] 
 
 /** What the frame must know of a variant: results a workgroup, threads, the step to which parts of k are rounded. */
 interface Extent { readonly BM: number; readonly BN: number; readonly BK: number; readonly threads: number }
-function extentOf(v: Variant, p: Problem): Extent {
+function extentOf(v: Variant, p: Problem, target: Target): Extent {
   switch (v.kind) {
     case "tile": return { BM: v.BM, BN: v.BN, BK: v.BK, threads: threadsOf(v) };
     case "vec": return { BM: p.m, BN: vecColumns(v), BK: 4, threads: v.threads };
-    case "matrix": throw new Error("not here yet");
+    case "matrix": return { BM: v.SM * v.WM * v.config.m, BN: v.SN * v.WN * v.config.n, BK: v.BK, threads: matrixThreads(v, target) };
     default: return v satisfies never;
   }
 }
@@ -57,21 +58,25 @@ function body(shader: Shader, v: Variant, pairs: readonly Pair[], p: Problem, pl
   switch (v.kind) {
     case "tile": return tileBody(shader, pairs, v, place, emit);
     case "vec": return vecBody(shader, pairs, v, p.m, place, emit);
-    case "matrix": throw new Error("not here yet");
+    case "matrix": return matrixBody(shader, pairs, v, place, emit);
     default: return v satisfies never;
   }
 }
 
+/** Binds the operands. A buffer has one cell type, so that it is read as its most demanding reader must. */
+function bindOperands(shader: Shader, p: Problem, v: Variant, uniforms: readonly number[]): Pair[] {
+  const limit = (f: Factors, x: Operand): 1 | 4 | 8 => (v.kind === "vec" && x === f.a && vecNeedsScalarA(f) ? 1 : v.kind === "matrix" && v.config.component === "f16" ? 8 : 4);
+  const readers = p.products.flatMap((f) => [f.a, f.b].map((x) => ({ x, most: Math.min(x.width, limit(f, x)) })));
+  const most = (x: Operand): 1 | 4 | 8 => { const least = Math.min(...readers.filter((r) => r.x.view.buffer === x.view.buffer).map((r) => r.most)); return least === 8 ? 8 : least === 4 ? 4 : 1; };
+  const bits = v.kind === "matrix" && v.config.component === "f16";
+  return p.products.map(({ a, b }, i) => ({ a: source(shader, a, `a${i}_`, uniforms, { most: most(a), bits }), b: source(shader, b, `b${i}_`, uniforms, { most: most(b), bits }) }));
+}
+
 /** The tiles of all batches and parts of k; results go through the formulas, or to `scratch` as they are. */
 export function productDispatch({ kernel, plan, target, problem: p, choice }: Job, scratch: number | null): Dispatch {
-  const v = choice.variant, { BM, BN, BK, threads } = extentOf(v, p), shader = new Shader(plan, target, { writes: new Set(scratch === null ? kernel.stores.map((s) => s.view.buffer) : [scratch]) });
+  const v = choice.variant, { BM, BN, BK, threads } = extentOf(v, p, target), shader = new Shader(plan, target, { writes: new Set(scratch === null ? kernel.stores.map((s) => s.view.buffer) : [scratch]) });
   const tilesM = Math.ceil(p.m / BM), tilesN = Math.ceil(p.n / BN), batches = product(p.batch), total = tilesM * tilesN * batches * choice.splits;
-  const units = new Map<number, Set<boolean>>();
-  const single = (pair: Factors, x: Operand): boolean => x.width === 1 || (v.kind === "vec" && x === pair.a && vecNeedsScalarA(pair));
-  for (const pair of p.products) for (const x of [pair.a, pair.b]) units.set(x.view.buffer, (units.get(x.view.buffer) ?? new Set()).add(single(pair, x)));
-  // a buffer has one cell type: by elements if one of its readers must
-  const scalar = (x: Operand): boolean => units.get(x.view.buffer)?.has(true) === true;
-  const sources = p.products.map(({ a, b }, i): Pair => ({ a: source(shader, a, `a${i}_`, kernel.uniforms, scalar(a)), b: source(shader, b, `b${i}_`, kernel.uniforms, scalar(b)) }));
+  const pairs = bindOperands(shader, p, v, kernel.uniforms);
   const per = shader.param(tilesM * tilesN), tm = shader.param(tilesM), tn = shader.param(tilesN), parts = choice.splits > 1;
   const place: Place = {
     M: shader.param(p.m), N: shader.param(p.n), m0: "m0", n0: "n0",
@@ -91,9 +96,9 @@ export function productDispatch({ kernel, plan, target, problem: p, choice }: Jo
     ...unravel(shader, p.batch, parts ? "z" : "zz"),
   ];
   const sink: Sink = scratch === null ? epilogue(shader, kernel, plan, p) : toScratch(shader, scratch, p, "zz");
-  lines.push(...sink.lines, body(shader, v, sources, p, place, sink.emit));
+  lines.push(...sink.lines, body(shader, v, pairs, p, place, sink.emit));
   const bytes = operandBytes(p) + (scratch === null ? epilogueBytes(kernel) : scratchWords(p, choice.splits) * 4);
-  return shader.dispatch(lines.join("\n"), { size: [threads, 1, 1], workgroups: spread(total, target).workgroups, label: kernel.label, flops: flopsOf(p), bytes });
+  return shader.dispatch(lines.join("\n"), { size: [threads, 1, 1], workgroups: spread(total, target).workgroups, label: kernel.label, flops: flopsOf(p), bytes, ...(v.kind === "matrix" ? subgroupOf(v, target) : {}) });
 }
 
 const REDUCE = 64;

@@ -76,7 +76,7 @@ export class Shader {
    * The finished dispatch. `body` is the inside of `main`, which has the builtins `wg` (workgroup_id), `lid` (local_invocation_id),
    * `li` (local_invocation_index), `gid` (global_invocation_id), `nwg` (num_workgroups), and subgroup builtins `sgs`, `sgi` where enabled.
    */
-  dispatch(body: string, options: { readonly size: readonly [number, number, number]; readonly workgroups: readonly [number, number, number]; readonly label: string; readonly flops: number; readonly bytes: number; readonly subgroupSize?: number }): Dispatch {
+  dispatch(body: string, options: { readonly size: readonly [number, number, number]; readonly workgroups: readonly [number, number, number]; readonly label: string; readonly flops: number; readonly bytes: number; readonly subgroupSize?: number; /** `sgn` is the number of the subgroup in its workgroup */ readonly subgroupId?: boolean }): Dispatch {
     const { size, workgroups, label, flops, bytes } = options, { limits } = this.target;
     if (this.#bindings.length > limits.storageBuffers) throw new DeviceError(`webgpu: ${label} binds ${this.#bindings.length} buffers, this device allows ${limits.storageBuffers}`, { key: "maxStorageBuffersPerShaderStage", value: limits.storageBuffers });
     for (const n of workgroups) if (n > limits.workgroups || n < 1) throw new DeviceError(`webgpu: ${label} wants ${n} workgroups in one dimension`, { key: "maxComputeWorkgroupsPerDimension", value: limits.workgroups });
@@ -91,7 +91,7 @@ export class Shader {
       ...this.#shared,
       ...this.#functions.values(),
       `@compute @workgroup_size(${size.join(", ")})${options.subgroupSize === undefined ? "" : ` @subgroup_size(${options.subgroupSize})`}`,
-      `fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_id) lid: vec3<u32>, @builtin(local_invocation_index) li: u32, @builtin(global_invocation_id) gid: vec3<u32>${subgroups ? ", @builtin(subgroup_size) sgs: u32, @builtin(subgroup_invocation_id) sgi: u32" : ""}) {`,
+      `fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_id) lid: vec3<u32>, @builtin(local_invocation_index) li: u32, @builtin(global_invocation_id) gid: vec3<u32>${subgroups ? ", @builtin(subgroup_size) sgs: u32, @builtin(subgroup_invocation_id) sgi: u32" : ""}${options.subgroupId === true ? ", @builtin(subgroup_id) sgn: u32" : ""}) {`,
       body,
       "}",
     ].filter((line) => line !== "").join("\n");

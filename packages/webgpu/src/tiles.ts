@@ -1,4 +1,5 @@
 /** The shapes of product kernels as values, and which one a problem gets: by a table measured on the device, else by a model of its cost. */
+import { matrixBytes, matrixThreads, subgroupSize } from "./matrix.ts";
 import type { MatrixConfig, Target } from "./program.ts";
 import { type Problem, product } from "./gemm-problem.ts";
 
@@ -7,7 +8,7 @@ export interface TileVariant { readonly kind: "tile"; readonly BM: number; reado
 /** At most four rows: `lanes` (a power of two) of a workgroup's `threads` share four columns. */
 export interface VecVariant { readonly kind: "vec"; readonly lanes: number; readonly threads: number }
 /** Matrix units: SM x SN subgroups, each WM x WN result matrices of `config`. */
-export interface MatrixVariant { readonly kind: "matrix"; readonly config: MatrixConfig; readonly SM: number; readonly SN: number; readonly WM: number; readonly WN: number; readonly BK: number; readonly prefetch: boolean }
+export interface MatrixVariant { readonly kind: "matrix"; readonly config: MatrixConfig; readonly SM: number; readonly SN: number; readonly WM: number; readonly WN: number; readonly BK: number; readonly prefetch: boolean; /** tests only: printed without matrix units */ readonly emulate?: boolean }
 export type Variant = TileVariant | VecVariant | MatrixVariant;
 
 /** A variant, and into how many parts k is cut (1: none). */
@@ -35,11 +36,12 @@ export const tiles: readonly { readonly variant: TileVariant; readonly rate: num
   { variant: tile(16, 16, 32, 4, 4), rate: 0.25 },
 ];
 
-export const fits = (v: Variant, p: Problem, { limits }: Target): boolean => {
+export const fits = (v: Variant, p: Problem, target: Target): boolean => {
+  const { limits } = target;
   switch (v.kind) {
     case "tile": return threadsOf(v) <= limits.invocations && tileBytes(v) <= limits.workgroupBytes;
     case "vec": return p.m <= MOST_ROWS && v.threads <= limits.invocations && vecBytes(v, p.m) <= limits.workgroupBytes;
-    case "matrix": return false;
+    case "matrix": return (v.emulate === true || subgroupSize(target) !== null) && matrixThreads(v, target) <= limits.invocations && matrixBytes(v) <= limits.workgroupBytes;
     default: return v satisfies never;
   }
 };
@@ -89,4 +91,13 @@ function vec(p: Problem, target: Target): Choice {
   const groups = Math.ceil(p.n / ((threads / lanes) * 4)) * product(p.batch), wanted = (2 * target.units * BUSY) / threads;
   const splits = splitsOf(p, 4 * lanes, target).findLast((s) => s === 1 || (groups * s <= wanted && k / s >= 16 * lanes)) ?? 1;
   return { variant: { kind: "vec", lanes, threads }, splits };
+}
+
+/** Shapes for matrix units: workgroups of 32 x 32 to 128 x 256 results, 16 x 16 to 64 x 64 a subgroup. */
+export function matrixVariants(config: MatrixConfig): readonly MatrixVariant[] {
+  const shape = (SM: number, SN: number, rows: number, columns: number, BK: number, prefetch: boolean): MatrixVariant => ({ kind: "matrix", config, SM, SN, WM: Math.max(1, rows / config.m), WN: Math.max(1, columns / config.n), BK: Math.max(BK, config.k), prefetch });
+  return [
+    shape(2, 4, 64, 32, 32, true), shape(2, 2, 64, 64, 32, true), shape(2, 4, 64, 64, 32, true), shape(4, 2, 64, 64, 32, true),
+    shape(2, 2, 32, 32, 32, true), shape(2, 2, 32, 32, 64, true), shape(2, 4, 32, 32, 32, true), shape(4, 2, 32, 32, 32, true), shape(2, 2, 16, 16, 32, true), shape(4, 1, 32, 16, 32, true), shape(1, 4, 16, 32, 32, true),
+  ];
 }

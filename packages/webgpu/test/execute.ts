@@ -36,22 +36,28 @@ export async function open(...flags: string[]): Promise<Bench | null> {
   return { device, target, name: `${info.vendor} ${info.architecture}`, pipelines: new Map() };
 }
 
-/** A pipeline, or an error with the text around the mistake. */
-export async function compile(b: Bench, code: string): Promise<GPUComputePipeline> {
-  const known = b.pipelines.get(code);
-  if (known) return known;
+/** Only the text: a device that has too little workgroup memory, or no driver, still checks it. */
+export async function checkText(b: Bench, code: string): Promise<GPUShaderModule> {
   b.device.pushErrorScope("validation");
   const module = b.device.createShaderModule({ code }), messages = (await module.getCompilationInfo()).messages;
   const bad = messages.find((m) => m.type !== "info");
   const lines = code.split("\n");
   const fail = (text: string): never => { throw new Error(text); };
+  const error = await b.device.popErrorScope();
   if (bad) {
-    await b.device.popErrorScope();
     return fail(`${bad.message} at ${bad.lineNum}:${bad.linePos}\n${lines.slice(Math.max(0, bad.lineNum - 3), bad.lineNum + 1).join("\n")}`);
   }
+  return error ? fail(error.message) : module;
+}
+/** A pipeline, or an error with the text around the mistake. */
+export async function compile(b: Bench, code: string): Promise<GPUComputePipeline> {
+  const known = b.pipelines.get(code);
+  if (known) return known;
+  const module = await checkText(b, code);
+  b.device.pushErrorScope("validation");
   const pipeline = b.device.createComputePipeline({ layout: "auto", compute: { module, entryPoint: "main" } });
   const error = await b.device.popErrorScope();
-  if (error) return fail(`${error.message}\n${code}`);
+  if (error) throw new Error(`${error.message}\n${code}`);
   b.pipelines.set(code, pipeline);
   return pipeline;
 }
