@@ -1,6 +1,6 @@
 /** The WebGPU backend: every call becomes an operation, and operations happen in the order of their calls. */
 import {
-  type Backend, type Bindings, bytesOf, type Counters, type DeviceBuffer, DeviceError, type DType, DTypeError, hostArray, type Kernel, type PlanSpec, type Prepared, type RunResult, ShapeError, type TypedArray, viewBytes,
+  type Backend, type Bindings, bytesOf, ConfigError, type Counters, type DeviceBuffer, DeviceError, type DType, DTypeError, hostArray, type Kernel, type PlanSpec, type Prepared, type RunResult, ShapeError, type TypedArray, viewBytes,
 } from "@adjoint/tensor";
 import type { AdapterReport } from "./adapter.ts";
 import { composites } from "./composites/index.ts";
@@ -12,6 +12,7 @@ import { Cell, deadCell, type MemoryByClass, showMemory } from "./memory.ts";
 import { Pace } from "./pace.ts";
 import { deviceBytes, type Layout, layOut } from "./plan.ts";
 import type { Target } from "./program.ts";
+import type { ProfileRow } from "./profile.ts";
 import { blockOf, Instance } from "./replay.ts";
 import { type Host, Ready, Run } from "./run.ts";
 import { checked, Session } from "./session.ts";
@@ -179,6 +180,13 @@ export class WebGpuBackend implements Backend {
     this.#session.raise();
     await this.#pace.wait(queued);
     this.#session.raise();
+  }
+  /** What each kernel took since the last look, the slowest first; needs `profile: true`. Waits for the runs so far. */
+  async profile(): Promise<ProfileRow[]> {
+    const { profiler } = this.#session;
+    if (profiler === null) throw new ConfigError("webgpu: times were not measured", { key: "profile", fix: "open the device with webgpu({ profile: true })" });
+    await this.pace(0);
+    return profiler.rows();
   }
   /** Ends the device; what waits is rejected. */
   close(): Promise<void> {

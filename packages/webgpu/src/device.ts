@@ -14,8 +14,10 @@ export interface Stats {
 export const newStats = (): Stats => ({ buffersCreated: 0, bindGroupsCreated: 0, pipelines: 0, readbacksCreated: 0, submits: 0, dispatches: 0, uploads: 0, plans: 0, devices: 0 });
 
 /** A pipeline on its way; `ready` never rejects. */
-export interface Pipeline { value: GPUComputePipeline | null; error: DeviceError | null; readonly ready: Promise<void>; readonly layout: GPUBindGroupLayout }
+export interface Pipeline { value: GPUComputePipeline | null; error: DeviceError | null; /** plans that hold it */ users: number; readonly ready: Promise<void>; readonly layout: GPUBindGroupLayout }
 
+/** Pipelines that are kept though no plan holds them. */
+const KEPT_PIPELINES = 1024;
 /** Buffers from this size on are watched for running out of memory. */
 const WATCHED = 2 ** 20;
 
@@ -32,7 +34,7 @@ export class Device implements Maker {
   onError: (error: DeviceError) => void = () => {};
   onLost: (error: DeviceError) => void = () => {};
   memoryReport: () => string = () => "";
-  readonly #layouts = new Map<string, { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout }>();
+  readonly #layouts = new Map<string, GPUBindGroupLayout>();
   readonly #pipelines = new Map<string, Pipeline>();
   readonly #watched = new Set<Promise<void>>();
   /** buffers that there was no memory for */
@@ -42,7 +44,7 @@ export class Device implements Maker {
   constructor(gpu: GPUDevice, report: AdapterReport, target: Target, validated: boolean, stats: Stats, generation: number) {
     this.gpu = gpu; this.report = report; this.target = target; this.validated = validated; this.stats = stats; this.generation = generation;
     stats.devices++;
-    gpu.onuncapturederror = (event) => { this.onError(reported(event.error, "the device reports", () => this.memoryReport())); };
+    gpu.onuncapturederror = (event) => { event.preventDefault?.(); this.#uncaptured(event.error); };
     void gpu.lost.then((info) => { this.lose(lostError(info?.reason ?? "unknown", info?.message ?? "")); }, (e: unknown) => { this.lose(lostError("unknown", messageOf(e))); });
   }
   static async open(o: WebGpuOptions, stats: Stats, generation: number): Promise<Device> {
@@ -51,6 +53,14 @@ export class Device implements Maker {
       console.warn(`webgpu: ${nameOf(report)} is a program on the CPU: right, but much slower than the wasm backend (allowSoftware: true hides this line)`);
     }
     return new Device(device, report, targetOf(device, report, o), o.mode === "safe" || !inNode, stats, generation);
+  }
+  #uncaptured(error: GPUError): void {
+    const tell = (): void => {
+      // what follows from a lack of memory is no news
+      if (this.#missing.size === 0 || !/due to a previous error/.test(error.message)) this.onError(reported(error, "the device reports", () => this.memoryReport()));
+    };
+    const { doubts } = this;
+    if (doubts === null) tell(); else void doubts.finally(tell);
   }
   lose(error: DeviceError): void {
     if (this.gone !== null) return;
@@ -95,15 +105,18 @@ export class Device implements Maker {
   /** The pipeline of a dispatch, compiled once for each text. */
   pipeline(d: Dispatch): Pipeline {
     const found = this.#pipelines.get(d.code);
-    if (found !== undefined) return found;
-    const layout = this.#layout(d), { gpu } = this;
+    if (found !== undefined) { found.users++; return found; }
+    if (this.#pipelines.size >= KEPT_PIPELINES) this.#forget();
+    const group = this.#layout(d), { gpu } = this;
     this.stats.pipelines++;
     const compile = async (): Promise<void> => {
       gpu.pushErrorScope("validation");
       let made: Promise<GPUComputePipeline>, module: GPUShaderModule, refused: Promise<GPUError | null>;
       try {
         module = gpu.createShaderModule({ label: d.label, code: d.code });
-        made = gpu.createComputePipelineAsync({ label: d.label, layout: layout.pipeline, compute: { module, entryPoint: "main" } });
+        // a layout of its own: wgpu (Deno, Firefox) keeps the last pipeline's sizes of bindings where two share one
+        const layout = gpu.createPipelineLayout({ label: d.label, bindGroupLayouts: [group] });
+        made = gpu.createComputePipelineAsync({ label: d.label, layout, compute: { module, entryPoint: "main" } });
       } finally { refused = gpu.popErrorScope(); refused.catch(() => {}); }
       try {
         pipeline.value = await this.guard(made);
@@ -113,19 +126,23 @@ export class Device implements Maker {
         pipeline.error = compileError(d.label, d.code, info.messages, messageOf(error));
       }
     };
-    const pipeline: Pipeline = { value: null, error: null, layout: layout.group, ready: Promise.resolve().then(compile).catch((e: unknown) => { pipeline.error ??= e instanceof DeviceError ? e : compileError(d.label, d.code, [], messageOf(e)); }) };
+    const pipeline: Pipeline = { value: null, error: null, users: 1, layout: group, ready: Promise.resolve().then(compile).catch((e: unknown) => { pipeline.error ??= e instanceof DeviceError ? e : compileError(d.label, d.code, [], messageOf(e)); }) };
     this.#pipelines.set(d.code, pipeline);
     return pipeline;
   }
-  #layout(d: Dispatch): { readonly group: GPUBindGroupLayout; readonly pipeline: GPUPipelineLayout } {
+  /** Drops the older half of what no plan holds. */
+  #forget(): void {
+    const idle = [...this.#pipelines].filter(([, p]) => p.users === 0);
+    for (const [code] of idle.slice(0, (idle.length >> 1) + 1)) this.#pipelines.delete(code);
+  }
+  #layout(d: Dispatch): GPUBindGroupLayout {
     const key = `${d.numbers ? "n" : ""}${d.bindings.map((b) => (b.access === "read" ? "r" : "w")).join("")}`, found = this.#layouts.get(key);
     if (found !== undefined) return found;
     const entries: GPUBindGroupLayoutEntry[] = [{ binding: 0, visibility: COMPUTE, buffer: { type: "uniform" } }];
     if (d.numbers) entries.push({ binding: 1, visibility: COMPUTE, buffer: { type: "uniform" } });
     d.bindings.forEach((b, i) => entries.push({ binding: i + 2, visibility: COMPUTE, buffer: { type: b.access === "read" ? "read-only-storage" : "storage" } }));
     const group = this.gpu.createBindGroupLayout({ label: key, entries });
-    const made = { group, pipeline: this.gpu.createPipelineLayout({ label: key, bindGroupLayouts: [group] }) };
-    this.#layouts.set(key, made);
-    return made;
+    this.#layouts.set(key, group);
+    return group;
   }
 }

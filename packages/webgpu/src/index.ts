@@ -5,3 +5,4 @@ export type { WebGpuOptions } from "./gpu.ts";
 export type { Stats } from "./device.ts";
 export type { MemoryByClass } from "./memory.ts";
 export type { MatrixConfig, Target, Dispatch, Program, Binding } from "./program.ts";
+export { showProfile, type ProfileRow } from "./profile.ts";

@@ -7,6 +7,8 @@ import type { Layout } from "./plan.ts";
 import { type Region, roundUp } from "./pool.ts";
 import { NUMBER_BLOCKS } from "./shader.ts";
 
+/** Read-backs of small answers that a plan may have under way without making new buffers. */
+const READS = 3;
 /** Bind groups that a dispatch keeps for later, by what they bind. */
 const KEPT_GROUPS = 16;
 
@@ -69,6 +71,8 @@ export class Instance {
       device.gpu.queue.writeBuffer(this.#params, 0, data);
     } else this.#params = null;
     this.#own = memory.workspace.take(layout.sizes);
+    const small = plan.buffers.reduce((n, b, i) => n + (b.kind === "output" && homes[i] === "step" ? layout.bytes[i] : 0), 0);
+    if (small > 0) memory.staging.reserve(small, READS);
     this.#home = layout.places.map((p) => (p < 0 ? null : this.#own[p]));
     this.places = [...this.#home];
     this.#users = layout.bytes.map((_, b) => this.slots.flatMap((s, i) => (s.buffers.includes(b) ? [i] : [])));
@@ -131,8 +135,19 @@ export class Instance {
     }
     pass.end();
   }
+  /** The same with a pass for each dispatch, between two timestamps. */
+  encodeTimed(encoder: GPUCommandEncoder, from: number, to: number, querySet: GPUQuerySet): void {
+    for (let i = from; i < to; i++) {
+      const s = this.slots[i], at = 2 * (i - from), pass = encoder.beginComputePass({ label: s.label, timestampWrites: { querySet, beginningOfPassWriteIndex: at, endOfPassWriteIndex: at + 1 } });
+      pass.setPipeline(s.pipeline.value!);
+      pass.setBindGroup(0, s.group!);
+      pass.dispatchWorkgroups(s.x, s.y, s.z);
+      pass.end();
+    }
+  }
   /** Gives its memory back. */
   release(): void {
+    for (const s of this.slots) s.pipeline.users--;
     this.#memory.workspace.give(this.#own);
     this.#memory.uniforms -= this.#paramBytes;
     this.#params?.destroy();

@@ -7,6 +7,7 @@ import type { Operation } from "./queue.ts";
 import { blockOf, type Instance } from "./replay.ts";
 import { type Check, checked, type Session } from "./session.ts";
 import { inNode } from "./gpu.ts";
+import type { Profiler } from "./profile.ts";
 import type { Landing } from "./staging.ts";
 
 interface Part { readonly buffer: number; readonly spec: BufferSpec }
@@ -111,19 +112,30 @@ export class Run implements Operation {
       stats.uploads++;
     }
     instance.settle();
-    const total = instance.slots.length, most = session.options.dispatchesPerSubmit ?? (inNode ? Infinity : 1024), checks: Check[] = [];
+    const { profiler } = session, total = instance.slots.length, wanted = session.options.dispatchesPerSubmit ?? (inNode ? Infinity : 1024), checks: Check[] = [];
+    const most = profiler === null ? wanted : Math.min(wanted, profiler.most);
     for (let from = 0; from < total;) {
-      const to = Math.min(total, from + most);
-      instance.encode(encoder, from, to);
+      const to = Math.min(total, from + most), timed = profiler === null ? null : this.#timed(profiler, instance, encoder, from, to);
+      if (timed === null) instance.encode(encoder, from, to);
+      if (to < total || timed !== null) { checks.push(session.submit(encoder, "a step")); encoder = gpu.createCommandEncoder({ label: "adjoint step" }); }
+      timed?.();
       from = to;
-      if (from < total) { checks.push(session.submit(encoder, "a step")); encoder = gpu.createCommandEncoder({ label: "adjoint step" }); }
     }
     stats.dispatches += total;
     const landing = this.#copyOut(instance, encoder);
     checks.push(session.submit(encoder, "a step"));
     const done: Promise<ArrayBuffer | null> = landing === null ? session.device.guard(gpu.queue.onSubmittedWorkDone()).then(() => null) : session.memory.staging.land(landing.landing, landing.bytes);
-    checked(done, checks).then((bytes) => { this.#arrive(bytes); }, (error: unknown) => { this.fail(error); });
+    checked(this.#times.then(() => done), checks).then((bytes) => { this.#arrive(bytes); }, (error: unknown) => { this.fail(error); });
   }
+  /** Encodes dispatches with timestamps; what it gives back takes their times in after the submit. */
+  #timed(profiler: Profiler, instance: Instance, encoder: GPUCommandEncoder, from: number, to: number): () => void {
+    const { device, memory } = this.#host.session;
+    instance.encodeTimed(encoder, from, to, profiler.queries(device).set);
+    const landing = profiler.resolve(device, memory.staging, encoder, to - from);
+    const timed = this.#ready.layout.steps.slice(from, to).map((s) => s.dispatch);
+    return () => { this.#times = Promise.all([this.#times, profiler.take(memory.staging, landing, timed)]); this.#times.catch(() => {}); };
+  }
+  #times: Promise<unknown> = Promise.resolve();
   #bind(instance: Instance, encoder: GPUCommandEncoder): void {
     const { session } = this.#host, { layout, stores, inputs, outputs } = this.#ready, { memory } = session;
     stores.forEach(({ buffer, spec }, i) => {

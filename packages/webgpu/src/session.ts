@@ -4,6 +4,7 @@ import { Device, newStats, type Stats } from "./device.ts";
 import { closedError, messageOf, reported } from "./errors.ts";
 import { USAGE, type WebGpuOptions } from "./gpu.ts";
 import { type Cell, DeviceMemory, showMemory } from "./memory.ts";
+import { Profiler } from "./profile.ts";
 import { OperationQueue } from "./queue.ts";
 
 /** What validation found in a submit, once it is known; null where the device does not validate. */
@@ -13,6 +14,8 @@ const asError = (e: unknown): Error => (e instanceof Error ? e : new DeviceError
 export class Session {
   readonly options: WebGpuOptions;
   readonly stats: Stats;
+  /** where times go, if they are measured */
+  readonly profiler: Profiler | null;
   readonly queue: OperationQueue = new OperationQueue();
   device: Device;
   memory: DeviceMemory;
@@ -31,6 +34,8 @@ export class Session {
   private constructor(device: Device, options: WebGpuOptions, stats: Stats) {
     this.options = options;
     this.stats = stats;
+    this.profiler = options.profile === true ? new Profiler() : null;
+    this.profiler?.queries(device);
     this.device = device;
     this.memory = this.#adopt(device);
   }

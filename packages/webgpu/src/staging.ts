@@ -23,6 +23,12 @@ export class Staging {
     this.bytes += size;
     return { buffer: this.#device.create(size, USAGE.mapRead | USAGE.copyTarget, "adjoint read"), bytes: size };
   }
+  /** Sees to it that `count` read-backs of this size find a buffer. */
+  reserve(bytes: number, count: number): void {
+    const made: Landing[] = [];
+    while (made.length < count) made.push(this.take(bytes));
+    for (const l of made) this.#give(l);
+  }
   /** After the submit that fills it: the first `bytes` bytes, once they are there. */
   async land(landing: Landing, bytes: number): Promise<ArrayBuffer> {
     try {

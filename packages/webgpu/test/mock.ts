@@ -35,14 +35,14 @@ export class MockBuffer {
     this.device = device; this.size = d.size; this.usage = d.usage; this.label = d.label ?? "";
     this.bytes = new Uint8Array(d.size).fill(0xcd);          // fresh memory is not zero
   }
-  mapAsync(_mode: number, offset = 0, size = this.size - offset): Promise<void> {
+  mapAsync(_mode: number, offset: number = 0, size: number = this.size - offset): Promise<void> {
     this.device.gpu.count.mapAsync++;
     if (this.mapState !== "unmapped" || offset + size > this.size || size % 4 !== 0) return Promise.reject(new GPUValidationError(`mapAsync of ${this.label}: ${this.mapState}, ${size} of ${this.size}`));
     if (this.device.gpu.failMap !== null) { const m = this.device.gpu.failMap; this.device.gpu.failMap = null; return Promise.reject(new GPUValidationError(m)); }
     this.mapState = "pending";
     return this.device.later().then(() => { this.mapState = "mapped"; });
   }
-  getMappedRange(offset = 0, size = this.size - offset): ArrayBuffer {
+  getMappedRange(offset: number = 0, size: number = this.size - offset): ArrayBuffer {
     if (this.mapState !== "mapped") throw new GPUValidationError("not mapped");
     return this.bytes.buffer.slice(offset, offset + size);
   }
@@ -58,7 +58,7 @@ type Command = () => void;
 
 class MockEncoder {
   readonly commands: Command[] = [];
-  readonly uses = new Set<MockBuffer>();
+  readonly uses: Set<MockBuffer> = new Set();
   readonly device: MockDevice;
   constructor(device: MockDevice) { this.device = device; }
   copyBufferToBuffer(from: MockBuffer, fromOffset: number, to: MockBuffer, toOffset: number, size: number): void {
@@ -116,7 +116,7 @@ export class MockDevice {
   onuncapturederror: ((e: { error: Error }) => void) | null = null;
   destroyed = false;
   /** bytes that createBuffer may still hand out before it reports a lack of memory */
-  room = Infinity;
+  room: number = Infinity;
   readonly buffers: MockBuffer[] = [];
   readonly #scopes: (Error | null)[] = [];
   #lose: (info: { reason: string; message: string }) => void = () => {};
@@ -185,13 +185,13 @@ export class MockDevice {
 
 export class MockGpu {
   readonly options: MockOptions;
-  readonly scripts = new Map<string, Script>();
+  readonly scripts: Map<string, Script> = new Map();
   readonly devices: MockDevice[] = [];
   readonly problems: string[] = [];
   readonly compiling: (() => void)[] = [];
   failMap: string | null = null;
   failDevice: string | null = null;
-  readonly count = { createBuffer: 0, createBindGroup: 0, pipelines: 0, passes: 0, setPipeline: 0, dispatches: 0, submits: 0, writeBuffer: 0, mapAsync: 0, workDone: 0 };
+  readonly count: Record<"createBuffer" | "createBindGroup" | "pipelines" | "passes" | "setPipeline" | "dispatches" | "submits" | "writeBuffer" | "mapAsync" | "workDone", number> = { createBuffer: 0, createBindGroup: 0, pipelines: 0, passes: 0, setPipeline: 0, dispatches: 0, submits: 0, writeBuffer: 0, mapAsync: 0, workDone: 0 };
   constructor(options: MockOptions = {}) { this.options = options; void COMPUTE; }
 
   get device(): MockDevice { return this.devices[this.devices.length - 1]; }
