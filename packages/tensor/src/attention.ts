@@ -6,13 +6,13 @@
  * other keys do not exist; a query that may look nowhere gets 0. Offset and marks are data, the rest is structure.
  */
 import { DTypeError, ShapeError } from "./errors.ts";
-import { isFloat } from "./dtype.ts";
+import { isFloat, isHalf } from "./dtype.ts";
 import { internal } from "./engine.ts";
 import { composite } from "./op.ts";
 import { show, sizeOf } from "./shape.ts";
 import { type Tensor, current } from "./tensor.ts";
 import { concat } from "./ops/concat.ts";
-import { bitAnd, where } from "./ops/pointwise.ts";
+import { bitAnd, cast, where } from "./ops/pointwise.ts";
 import { iota } from "./ops/indexing.ts";
 import { amax, sum } from "./ops/reduce.ts";
 import { stopGradient } from "./ops/views.ts";
@@ -102,11 +102,14 @@ export interface ComposedAttention extends Partial<Pick<AttentionAttrs, "scale" 
  * y = softmax(scale · q kᵀ) v over the keys that each query may see, as composites whose backward pass recomputes the scores.
  *
  * Shapes: q [B, T, heads, d]; k and v [B, S, kvHeads, d] (or [B, kvHeads, S, d] with `keys: "heads"`), heads a multiple of kvHeads; y as q.
- * A query that may look nowhere gets 0. Devices without kernels for it run the formula itself, with all scores in memory.
+ * Half precision is computed in f32. A query that may look nowhere gets 0. Devices without kernels for it run the formula itself, with
+ * all scores in memory.
  * @throws ShapeError, DTypeError where inputs do not fit together
  */
-export function composedAttention(q: Tensor, k: Tensor, v: Tensor, { scale, causal = false, window = 0, keys = "tokens", marks = null, offset = null }: ComposedAttention = {}): Tensor {
+export function composedAttention(q: Tensor, k: Tensor, v: Tensor, options: ComposedAttention = {}): Tensor {
+  const { scale, causal = false, window = 0, keys = "tokens", marks = null, offset = null } = options;
   check(q, k, v, keys, marks, offset);
+  if (isHalf(q.dtype)) return cast(composedAttention(cast(q, "f32"), cast(k, "f32"), cast(v, "f32"), options), q.dtype);
   const attrs: AttentionAttrs = { scale: scale ?? 1 / Math.sqrt(q.shape[3]), causal, window, marks: marks !== null, offset: offset !== null, keys };
   const xs = [q, k, v].map(current), rest = [...(marks ? [marks.queries, marks.keys] : []), ...(offset ? [offset] : [])], n = sizeOf(q.shape);
   const done = internal(() => forward([...xs, ...rest], attrs));

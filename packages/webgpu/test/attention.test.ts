@@ -20,43 +20,44 @@ const check = async (x: Prepared, program: Program, text: string): Promise<void>
 };
 const both = async (use: Use): Promise<void> => { for (const x of await prepare(use)) await check(x, lower(x.kernel, x.plan, gpu.target), `${x.kernel.name} ${JSON.stringify(use)}`); };
 
+const LONG = 240_000;
 const small: Use = { B: 2, T: 5, S: 7, KV: 2, G: 1, d: 8 };
 describe("values", () => {
-  for (const d of [1, 3, 4, 20, 32]) it(`heads of ${d}`, () => both({ ...small, d }));
+  for (const d of [1, 3, 20, 32]) it(`heads of ${d}`, () => both({ ...small, d }), LONG);
   it("heads of 64, 80, 128", async () => {
     for (const d of [64, 80, 128]) await both({ B: 1, T: 9, S: 9, KV: 1, G: 1, d, causal: true });
-  });
+  }, LONG);
   it("grouped heads, causal, with an offset", async () => {
     await both({ ...small, G: 3, causal: true });
     await both({ ...small, G: 3, causal: true, offset: 2 });
     await both({ ...small, T: 9, S: 5, G: 2, causal: true, offset: -3 });
-  });
+  }, LONG);
   it("windows and marks", async () => {
     await both({ ...small, window: 2 });
     await both({ ...small, marks: true });
     await both({ ...small, T: 19, S: 23, causal: true, marks: true, offset: 4, window: 7 });
-  });
+  }, LONG);
   it("keys by head, as caches hold them, and one query", async () => {
     await both({ ...small, keys: "heads" });
     await both({ ...small, T: 1, S: 70, G: 2, keys: "heads", causal: true, offset: 33 });
     await both({ ...small, T: 3, S: 70, G: 4, keys: "heads", causal: true, offset: 60 });
-  });
+  }, LONG);
   it("many tiles of every shape, with everything at once", async () => {
     const [f, b] = await prepare({ B: 2, T: 37, S: 40, KV: 2, G: 2, d: 16, causal: true, offset: 3, window: 20, marks: true });
     for (const t of attentionTiles.filter((x) => threadsOf(x) <= 32)) {
       await check(f, forwardWith(f.kernel, f.plan, gpu.target, t), `forward ${JSON.stringify(t)}`);
       await check(b, backwardWith(b.kernel, b.plan, gpu.target, { queries: t, keys: t }), `backward ${JSON.stringify(t)}`);
     }
-  });
+  }, LONG);
   it("the tiles of large GPUs", async () => {
     const [f, b] = await prepare({ B: 1, T: 70, S: 70, KV: 1, G: 1, d: 32, causal: true });
     await check(f, forwardWith(f.kernel, f.plan, gpu.target, { R: 64, C: 32, TX: 8 }), "forward");
     await check(b, backwardWith(b.kernel, b.plan, gpu.target, { queries: { R: 64, C: 16, TX: 8 }, keys: { R: 32, C: 16, TX: 8 } }), "backward");
-  });
+  }, LONG);
   it("is the same bit for bit on every run", async () => {
     const [, b] = await prepare({ ...small, T: 40, S: 40, causal: true }), program = lower(b.kernel, b.plan, gpu.target), run = async (): Promise<number[]> => (await execute(gpu, b.plan, program, b.buffers, b.uniforms))[b.kernel.outputs[0].buffer];
     expect(await run()).toEqual(await run());
-  });
+  }, LONG);
 });
 
 describe("texts", () => {

@@ -70,7 +70,7 @@ export class AttentionText {
       `let at = ${this.p.offset === null ? "0i" : this.shader.number(this.p.offset, "i32")};`];
   }
   /** Position among queries of a row (t·groups + head of the group). */
-  time(row: string): string { return this.p.groups === 1 ? row : `((${row}) / ${this.groups})`; }
+  time(row: string): string { return this.p.groups === 1 ? `(${row})` : `((${row}) / ${this.groups})`; }
   head(row: string): string { return this.p.groups === 1 ? "kv" : `(kv * ${this.groups} + (${row}) % ${this.groups})`; }
   /** Address of a row of queries, in units from the start of a tensor like q. */
   queryAt(row: string): string {
@@ -80,7 +80,7 @@ export class AttentionText {
   /** Address of a key, likewise. */
   keyAt(key: string): string {
     const { keys, kvHeads, size } = this.p.sizes, step = (name: string, n: number): string => this.#param(name, n / this.unit), tokens = this.p.attrs.keys === "tokens";
-    return `(b * ${step("k batch", keys * kvHeads * size)} + ${key} * ${step("k key", tokens ? kvHeads * size : size)} + kv * ${step("k head", tokens ? size : keys * size)})`;
+    return `(b * ${step("k batch", keys * kvHeads * size)} + (${key}) * ${step("k key", tokens ? kvHeads * size : size)} + kv * ${step("k head", tokens ? size : keys * size)})`;
   }
   /** Place of a row among numbers of queries, [batch, heads, queries]. */
   rowAt(row: string): string { return `((b * ${this.size("heads")} + ${this.head(row)}) * ${this.size("queries")} + ${this.time(row)})`; }

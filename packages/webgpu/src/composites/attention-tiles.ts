@@ -42,6 +42,8 @@ export function chooseTile(kind: AttentionKind, size: number, own: number, passi
 }
 
 const component = "xyzw";
+/** Loads in flight at once; more are a loop. */
+const MOST_SLOTS = 8;
 /** WGSL around one tile shape. */
 export class TileText {
   readonly t: AttentionTile;
@@ -72,6 +74,7 @@ export class TileText {
   /** Passing rows into `memory`: all loads first, then all stores; `name` keeps registers apart. */
   pass(memory: string, name: string, load: (row: string, c: string) => string): string[] {
     const count = this.t.C * this.d, slots = Math.ceil(count / this.threads), read: string[] = [], write: string[] = [];
+    if (slots > MOST_SLOTS) return [`for (var p = li; p < ${count}u; p += ${this.threads}u) { ${memory}[(p / ${this.d}u) * ${this.row}u + p % ${this.d}u] = ${load(`(p / ${this.d}u)`, `(p % ${this.d}u)`)}; }`];
     for (let n = 0; n < slots; n++) {
       const p = `(li + ${n * this.threads}u)`, x = `${name}${n}`, last = (n + 1) * this.threads > count;
       read.push(`var ${x} = vec4<f32>();`, `${last ? `if (${p} < ${count}u) ` : ""}{ ${x} = ${load(`(${p} / ${this.d}u)`, `(${p} % ${this.d}u)`)}; }`);
