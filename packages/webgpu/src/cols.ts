@@ -7,6 +7,7 @@
  * the same order whatever the strides.
  */
 import { bytesMoved, type ColsKernel, operationsOf, type PlanSpec, type StoreTo } from "@adjoint/tensor";
+import type { Width } from "./intrinsics.ts";
 import { mapDispatch } from "./map.ts";
 import { Printer } from "./printer.ts";
 import type { Dispatch, Lower, Target } from "./program.ts";
@@ -39,65 +40,96 @@ interface Parts { readonly buffer: number; readonly parts: number; readonly seco
 
 class Cols {
   readonly #k: ColsKernel;
-  readonly #plan: PlanSpec;
-  readonly #target: Target;
   readonly #a: Arranged;
-  readonly #slices: number;
   readonly #parts: Parts | undefined;
-  constructor(k: ColsKernel, plan: PlanSpec, target: Target, a: Arranged, slices: number, parts?: Parts) { this.#k = k; this.#plan = plan; this.#target = target; this.#a = a; this.#slices = slices; this.#parts = parts; }
+  /** reads the kernel's operands, not partial results; writes its stores, not partial results */
+  readonly #first: boolean;
+  readonly #stores: readonly StoreTo[];
+  readonly #slices: number;
+  /** columns an invocation, invocations across, workgroups across */
+  readonly #width: Width;
+  readonly #x: number;
+  readonly #blocks: number;
+  readonly #shader: Shader;
+  readonly #fold: Fold;
+  readonly #access: Access;
+  readonly #partial: string;
+  readonly #body: string[] = [];
+  readonly #columns: string;
+  readonly #outers: string;
+  #outer: ReadonlyMap<number, string> = new Map();
+
+  constructor(k: ColsKernel, plan: PlanSpec, target: Target, a: Arranged, slices: number, parts?: Parts) {
+    this.#k = k; this.#a = a; this.#slices = slices; this.#parts = parts;
+    this.#first = parts?.second !== true;
+    const stores = (this.#stores = parts === undefined || parts.second ? k.stores : []), { space, columns } = a, inner = space.shape.length - 1;
+    const lists: Space = { ...space, strides: stores.length > 0 ? space.strides : [...space.strides.slice(0, k.loads.length), ...space.strides.slice(k.loads.length + k.stores.length)] };
+    const views = [...k.loads, ...stores.map((s) => s.view)].map((v, i) => ({ vec: aligned(v, lists.strides[i]), varies: lists.strides[i][inner] !== 0 })).filter((v) => v.varies);
+    this.#width = columns % 4 === 0 && (!this.#first || views.filter((v) => v.vec).length * 2 >= views.length) ? 4 : 1;
+    this.#x = Math.min(powerUp(ceilDiv(columns, this.#width)), Math.max(1, 256 / slices));
+    this.#blocks = ceilDiv(columns, this.#x * this.#width);
+    this.#shader = new Shader(plan, target, { writes: new Set(stores.length > 0 ? stores.map((s) => s.view.buffer) : [parts?.buffer ?? -1]) });
+    this.#fold = new Fold(this.#shader, k.op, k.value.type);
+    this.#access = new Access(this.#shader, plan, { ...k, stores }, lists, [...(this.#first ? [k.value] : []), ...stores.map((s) => s.value)], this.#width === 4, k.label);
+    const cells = { float: ["f32", "vec4f"], i32: ["i32", "vec4i"], u32: ["u32", "vec4u"] } as const;
+    this.#partial = parts ? this.#shader.bind(parts.buffer, cells[this.#fold.held][this.#width === 4 ? 1 : 0]) : "";
+    this.#columns = this.#shader.param(columns);
+    this.#outers = this.#shader.param(a.outers);
+  }
 
   dispatch(flops: number, bytes: number): Dispatch {
-    const k = this.#k, target = this.#target, parts = this.#parts, slices = this.#slices, { space, outer, outers, reduced, columns } = this.#a;
-    const first = parts?.second !== true, final = parts === undefined || parts.second, inner = space.shape.length - 1;
-    const stores: readonly StoreTo[] = final ? k.stores : [], operands = { ...k, stores };
-    const lists: Space = { ...space, strides: final ? space.strides : [...space.strides.slice(0, k.loads.length), ...space.strides.slice(k.loads.length + k.stores.length)] };
-    const views = [...k.loads, ...stores.map((s) => s.view)].map((v, i) => ({ vec: aligned(v, lists.strides[i]), varies: lists.strides[i][inner] !== 0 })).filter((v) => v.varies);
-    const width = columns % 4 === 0 && (!first || views.filter((v) => v.vec).length * 2 >= views.length) ? 4 : 1;
-    const x = Math.min(powerUp(ceilDiv(columns, width)), Math.max(1, 256 / slices)), size = x * slices, blocks = ceilDiv(columns, x * width);
-
-    const written = [...(final ? k.stores.map((s) => s.view.buffer) : []), ...(first && parts ? [parts.buffer] : [])];
-    const shader = new Shader(this.#plan, target, { writes: new Set(written) }), fold = new Fold(shader, k.op, k.value.type);
-    const access = new Access(shader, this.#plan, operands, lists, [...(first ? [k.value] : []), ...stores.map((s) => s.value)], width === 4, k.label);
-    const cell = fold.held === "float" ? (width === 4 ? "vec4f" : "f32") : fold.held === "i32" ? (width === 4 ? "vec4i" : "i32") : width === 4 ? "vec4u" : "u32";
-    const partial = parts ? shader.bind(parts.buffer, cell) : "";
-
-    const split = first && parts ? parts.parts : 1, { workgroups, linear } = spread(outers * blocks * split, target);
-    const blockCount = shader.param(blocks), columnCount = shader.param(columns), body: string[] = [];
-    body.push(`let group = ${linear};`, `let column = (group % ${blockCount}) * ${x * width}u + (li % ${x}u)${width === 4 ? " * 4u" : ""};`, `let slice = li / ${x}u;`);
-    const outerCount = shader.param(outers);
-    if (first && parts) body.push(`let part = group / ${blockCount} / ${outerCount};`, `let whole = group / ${blockCount} % ${outerCount};`, `let real = part < ${shader.param(parts.parts)} && column < ${columnCount};`);
-    else body.push(`let whole = min(group / ${blockCount}, ${outerCount} - 1u);`, `let real = group / ${blockCount} < ${outerCount} && column < ${columnCount};`);
-    body.push(`let c = min(column, ${columnCount} - ${width}u);`);
-    const place = decompose("whole", Array.from({ length: outer }, (_, a) => a), (a) => access.size(a), "i");
-    body.push(...place.lines, `var total = ${fold.wgsl(width)}(${fold.identity()});`);
-
-    const indices = (own: ReadonlyMap<number, string>): IndexText[] => Array.from({ length: width }, (_, j) => space.shape.map((_n, a) => (a === inner ? (j === 0 ? "c" : `(c + ${j}u)`) : own.get(a) ?? place.index.get(a) ?? "")));
-    if (first) {
-      const rows = shader.param(reduced);
-      let stop = rows, start = "slice";
-      if (parts) {
-        const per = shader.param(ceilDiv(reduced, parts.parts));
-        body.push(`let stop = min((part + 1u) * ${per}, ${rows});`);
-        stop = "stop"; start = `part * ${per} + slice`;
-      }
-      const at = decompose("r", Array.from({ length: inner - outer }, (_, a) => outer + a), (a) => access.size(a), "j");
-      const printer: Printer = new Printer(shader, access.leaves(indices(at.index), (text) => printer.let(text), width), { width, prefix: "v" }), value = printer.value(k.value);
-      body.push(`for (var r = ${start}; r < ${stop}; r += ${slices}u) {`, ...at.lines, ...printer.lines, `total = ${fold.combine("total", fold.take(value, width))};`, "}");
-    } else if (parts) {
-      body.push(`for (var r = slice; r < ${shader.param(parts.parts)}; r += ${slices}u) {`, `total = ${fold.combine("total", `${partial}[(r * ${outerCount} + whole) * ${shader.param(columns / width)} + c / ${width}u]`)};`, "}");
-    }
+    const size = this.#x * this.#slices, split = this.#first ? this.#parts?.parts ?? 1 : 1;
+    const { workgroups, linear } = spread(this.#a.outers * this.#blocks * split, this.#shader.target);
+    this.#begin(linear);
+    if (this.#first) this.#sum(); else this.#sumParts();
     // slices are folded lane by lane
-    const lanes = width === 4 ? ["x", "y", "z", "w"].map((l) => `total.${l}`) : ["total"];
-    body.push(...foldGroup(shader, lanes.map(() => fold), lanes, lanes.map((_, j) => `s${j}`), size, slices, x));
-    const sum = width === 4 ? `${fold.wgsl(4)}(s0, s1, s2, s3)` : "s0";
-    body.push("if (real && slice == 0u) {");
-    if (!final && parts) body.push(`${partial}[(part * ${outerCount} + whole) * ${shader.param(columns / width)} + c / ${width}u] = ${sum};`);
+    const fold = this.#fold, lanes = this.#width === 4 ? ["x", "y", "z", "w"].map((l) => `total.${l}`) : ["total"];
+    this.#body.push(...foldGroup(this.#shader, lanes.map(() => fold), lanes, lanes.map((_, j) => `s${j}`), size, this.#slices, this.#x));
+    this.#finish(this.#width === 4 ? `${fold.wgsl(4)}(s0, s1, s2, s3)` : "s0");
+    return this.#shader.dispatch(this.#body.join("\n"), { size: [size, 1, 1], workgroups, label: this.#k.label, flops, bytes });
+  }
+
+  /** `real` columns may lie past the last one, `c` does not; `whole` is the outer position, `part` the part of the rows. */
+  #begin(linear: string): void {
+    const { outer } = this.#a, shader = this.#shader, across = shader.param(this.#blocks), body = this.#body;
+    body.push(`let group = ${linear};`, `let column = (group % ${across}) * ${this.#x * this.#width}u + (li % ${this.#x}u)${this.#width === 4 ? " * 4u" : ""};`, `let slice = li / ${this.#x}u;`);
+    const parted = this.#first && this.#parts;
+    if (parted) body.push(`let part = group / ${across} / ${this.#outers};`, `let whole = group / ${across} % ${this.#outers};`, `let real = part < ${shader.param(parted.parts)} && column < ${this.#columns};`);
+    else body.push(`let whole = min(group / ${across}, ${this.#outers} - 1u);`, `let real = group / ${across} < ${this.#outers} && column < ${this.#columns};`);
+    body.push(`let c = min(column, ${this.#columns} - ${this.#width}u);`);
+    const { lines, index } = decompose("whole", Array.from({ length: outer }, (_, a) => a), (a) => this.#access.size(a), "i");
+    body.push(...lines, `var total = ${this.#fold.wgsl(this.#width)}(${this.#fold.identity()});`);
+    this.#outer = index;
+  }
+  #indices(reduced: ReadonlyMap<number, string>): IndexText[] {
+    const { shape } = this.#a.space, inner = shape.length - 1;
+    return Array.from({ length: this.#width }, (_, j) => shape.map((_n, a) => (a === inner ? (j === 0 ? "c" : `(c + ${j}u)`) : reduced.get(a) ?? this.#outer.get(a) ?? "")));
+  }
+  /** Adds the formula at the slice's positions. */
+  #sum(): void {
+    const { outer, space, reduced } = this.#a, shader = this.#shader, width = this.#width, parts = this.#parts, rows = shader.param(reduced);
+    if (parts) {
+      const per = shader.param(ceilDiv(reduced, parts.parts));
+      this.#body.push(`let start = part * ${per} + slice;`, `let stop = min((part + 1u) * ${per}, ${rows});`);
+    } else this.#body.push("let start = slice;", `let stop = ${rows};`);
+    const { lines, index } = decompose("r", Array.from({ length: space.shape.length - 1 - outer }, (_, a) => outer + a), (a) => this.#access.size(a), "j");
+    const printer: Printer = new Printer(shader, this.#access.leaves(this.#indices(index), (text) => printer.let(text), width), { width, prefix: "v" }), value = printer.value(this.#k.value);
+    this.#body.push(`for (var r = start; r < stop; r += ${this.#slices}u) {`, ...lines, ...printer.lines, `total = ${this.#fold.combine("total", this.#fold.take(value, width))};`, "}");
+  }
+  #cell(part: string): string { return `${this.#partial}[(${part} * ${this.#outers} + whole) * ${this.#shader.param(this.#a.columns / this.#width)} + c / ${this.#width}u]`; }
+  #sumParts(): void {
+    this.#body.push(`for (var r = slice; r < ${this.#shader.param(this.#parts?.parts ?? 0)}; r += ${this.#slices}u) {`, `total = ${this.#fold.combine("total", this.#cell("r"))};`, "}");
+  }
+  #finish(sum: string): void {
+    const width = this.#width, stores = this.#stores, fold = this.#fold;
+    this.#body.push("if (real && slice == 0u) {");
+    if (this.#first && this.#parts) this.#body.push(`${this.#cell("part")} = ${sum};`);
     else {
-      const lane = indices(new Map()), printer: Printer = new Printer(shader, access.leaves(lane, (text) => printer.let(text), width, { stat: () => (fold.type === "bool" ? `(${sum} != ${fold.wgsl(width)}(0u))` : sum) }), { width, prefix: "w" });
-      const values = stores.map((s) => printer.let(printer.value(s.value))), statements = stores.flatMap((s, i) => access.store(i, lane, values[i], s.value.type, width, (text) => printer.let(text)));
-      body.push(...printer.lines, ...statements);
+      const lanes = this.#indices(new Map()), stat = fold.type === "bool" ? `(${sum} != ${fold.wgsl(width)}(0u))` : sum;
+      const printer: Printer = new Printer(this.#shader, this.#access.leaves(lanes, (text) => printer.let(text), width, { stat: () => stat }), { width, prefix: "w" });
+      const values = stores.map((s) => printer.let(printer.value(s.value))), writes = stores.flatMap((s, i) => this.#access.store(i, lanes, values[i], s.value.type, width, (text) => printer.let(text)));
+      this.#body.push(...printer.lines, ...writes);
     }
-    body.push("}");
-    return shader.dispatch(body.join("\n"), { size: [size, 1, 1], workgroups, label: k.label, flops, bytes });
+    this.#body.push("}");
   }
 }
