@@ -35,10 +35,14 @@ export interface Cluster {
   readonly demands: Demand[];
   /** clusters that read what this one writes */
   readonly feeds: Set<Cluster>;
+  /** the last search for a path that came by */
+  walk: number;
 }
 
 export const inMemory = (t: GNode): boolean => t.op.kind === "leaf" || t.op.kind === "read";
 export const isRefine = (x: IndexMap | Refine | null): x is Refine => x !== null && "axis" in x;
+
+const none: readonly Demand[] = [];
 
 /** The clusters of one graph, with everything that is wanted so far. */
 export class Clusters {
@@ -52,17 +56,22 @@ export class Clusters {
   /** nodes that must be in memory although nobody reads them as an operand */
   readonly forced: Set<GNode> = new Set();
   private readonly selves = new Map<GNode, Demand>();
+  private walks = 0;
   private readonly roots: ReadonlySet<GNode>;
   private readonly sums: Sums;
   constructor(roots: ReadonlySet<GNode>, sums: Sums) { this.roots = roots; this.sums = sums; }
 
   private open(kind: ClusterKind, space: Shape, main: GNode | null): Cluster {
-    const c: Cluster = { id: this.list.length, kind, space: space.length ? [...space] : [1], members: new Set(), outputs: new Set(), main, outerAxes: 0, reducedAxes: 0, part: null, demands: [], feeds: new Set() };
+    const c: Cluster = { id: this.list.length, kind, space: space.length ? [...space] : [1], members: new Set(), outputs: new Set(), main, outerAxes: 0, reducedAxes: 0, part: null, demands: [], feeds: new Set(), walk: 0 };
     this.list.push(c);
     return c;
   }
   /** The maps under which c wants t. */
-  mapsIn(t: GNode, c: Cluster): IndexMap[] { return (this.demands.get(t) ?? []).filter((d) => d.cluster === c).map((d) => d.map); }
+  mapsIn(t: GNode, c: Cluster): IndexMap[] {
+    const maps: IndexMap[] = [];
+    for (const d of this.demands.get(t) ?? none) if (d.cluster === c) maps.push(d.map);
+    return maps;
+  }
   /** The map under which c writes its output t. */
   mapOf(t: GNode, c: Cluster): IndexMap {
     const self = this.selves.get(t);
@@ -75,7 +84,7 @@ export class Clusters {
     if (t.op.kind === "scalar" || this.sums.zeros.has(t)) return;
     let list = this.demands.get(t);
     if (!list) this.demands.set(t, (list = []));
-    if (list.some((d) => d.cluster === cluster && sameMap(d.map, map))) return;
+    for (const d of list) if (d.cluster === cluster && sameMap(d.map, map)) return;
     const d = { cluster, map };
     list.push(d);
     cluster.demands.push(d);
@@ -95,11 +104,11 @@ export class Clusters {
     return c.space.length < 8 && (c.kind === "map" ? true : (c.kind === "rows" || c.kind === "contract") && axis < c.space.length - 1);
   }
   reaches(from: Cluster, to: Cluster): boolean {
-    const seen = new Set<Cluster>([from]), stack = [from];
-    while (stack.length) {
+    const stack = [from], walk = ++this.walks;
+    for (from.walk = walk; stack.length;) {
       const c = stack.pop()!;
       if (c === to) return true;
-      for (const f of c.feeds) if (!seen.has(f)) { seen.add(f); stack.push(f); }
+      for (const f of c.feeds) if (f.walk !== walk) { f.walk = walk; stack.push(f); }
     }
     return false;
   }

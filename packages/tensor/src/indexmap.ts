@@ -1,6 +1,6 @@
 /** Affine maps from a kernel's iteration space to the index of a node, and how they pass through views. */
 import type { Affine } from "./backend.ts";
-import { rowMajor, type Shape } from "./shape.ts";
+import { rowMajor, type Shape, sizeOf } from "./shape.ts";
 import type { PermuteAttrs, SliceAttrs } from "./ops/views.ts";
 import type { NodeLike } from "./tensor.ts";
 
@@ -9,39 +9,62 @@ export interface IndexMap { readonly offset: readonly number[]; readonly coef: r
 /** The view cannot be crossed unless space axis `axis` is split into (size / low, low). */
 export interface Refine { readonly axis: number; readonly low: number }
 
-export const identityMap = (shape: Shape): IndexMap => ({ offset: shape.map(() => 0), coef: shape.map((d, i) => shape.map((_, j) => (i === j && d > 1 ? 1 : 0))) });
-export const sameMap = (a: IndexMap, b: IndexMap): boolean => a.offset.length === b.offset.length && a.offset.every((x, d) => x === b.offset[d] && a.coef[d].every((c, s) => c === b.coef[d][s]));
-export const mapKey = (m: IndexMap): string => m.offset.map((o, d) => `${o}:${m.coef[d].join(",")}`).join("|");
+export function identityMap(shape: Shape): IndexMap {
+  const offset: number[] = [], coef: number[][] = [];
+  for (let d = 0; d < shape.length; d++) {
+    const row = new Array<number>(shape.length).fill(0);
+    if (shape[d] > 1) row[d] = 1;
+    offset.push(0);
+    coef.push(row);
+  }
+  return { offset, coef };
+}
+export function sameMap(a: IndexMap, b: IndexMap): boolean {
+  if (a === b) return true;
+  if (a.offset.length !== b.offset.length) return false;
+  for (let d = 0; d < a.offset.length; d++) {
+    const x = a.coef[d], y = b.coef[d];
+    if (a.offset[d] !== b.offset[d]) return false;
+    if (x !== y) for (let s = 0; s < x.length; s++) if (x[s] !== y[s]) return false;
+  }
+  return true;
+}
 
 /** Row-major element position of the mapped index. */
 export function linear(m: IndexMap, shape: Shape, rank: number, strides: readonly number[] = rowMajor(shape)): Affine {
-  let offset = 0;
   const out = new Array<number>(rank).fill(0);
-  m.offset.forEach((o, d) => {
-    offset += o * strides[d];
-    for (let s = 0; s < rank; s++) out[s] += m.coef[d][s] * strides[d];
-  });
+  let offset = 0;
+  for (let d = 0; d < m.offset.length; d++) {
+    const stride = strides[d], coef = m.coef[d];
+    offset += m.offset[d] * stride;
+    for (let s = 0; s < rank; s++) out[s] += coef[s] * stride;
+  }
   return { offset, strides: out };
 }
 /** Whether the map enumerates a node of this size exactly in the space's own row-major order. */
 export function isLinear(m: IndexMap, shape: Shape, space: readonly number[]): boolean {
-  const l = linear(m, shape, space.length), want = rowMajor(space);
-  return l.offset === 0 && shape.reduce((a, b) => a * b, 1) === space.reduce((a, b) => a * b, 1) && space.every((d, s) => d === 1 || l.strides[s] === want[s]);
+  if (sizeOf(shape) !== sizeOf(space)) return false;
+  const { offset, strides } = linear(m, shape, space.length);
+  if (offset !== 0) return false;
+  for (let s = space.length - 1, want = 1; s >= 0; want *= space[s--]) if (space[s] !== 1 && strides[s] !== want) return false;
+  return true;
 }
 /** Splits space axis `axis` of size n into (n / low, low). */
 export const refineMap = (m: IndexMap, { axis, low }: Refine): IndexMap => ({ offset: m.offset, coef: m.coef.map((c) => [...c.slice(0, axis), c[axis] * low, c[axis], ...c.slice(axis + 1)]) });
 
 /** The map to the view's input, the refinement that would make one, or null. */
 export function throughView(view: NodeLike & { readonly inputs: readonly { readonly shape: Shape }[] }, m: IndexMap, space: readonly number[]): IndexMap | Refine | null {
-  const from = view.inputs[0].shape, zero = space.map(() => 0);
+  const from = view.inputs[0].shape;
   switch (view.op.name) {
     case "expand": {
-      const lead = view.shape.length - from.length;
+      const lead = view.shape.length - from.length, zero = new Array<number>(space.length).fill(0);
       return { offset: from.map((d, i) => (d === 1 ? 0 : m.offset[i + lead])), coef: from.map((d, i) => (d === 1 ? zero : m.coef[i + lead])) };
     }
     case "permute": {
       const { axes } = view.attrs as PermuteAttrs;
-      return { offset: from.map((_, i) => m.offset[axes.indexOf(i)]), coef: from.map((_, i) => m.coef[axes.indexOf(i)]) };
+      const offset: number[] = [], coef: (readonly number[])[] = [];
+      axes.forEach((axis, i) => { offset[axis] = m.offset[i]; coef[axis] = m.coef[i]; });
+      return { offset, coef };
     }
     case "slice": {
       const { start } = view.attrs as SliceAttrs;
@@ -53,19 +76,34 @@ export function throughView(view: NodeLike & { readonly inputs: readonly { reado
 }
 
 function throughReshape(out: Shape, from: Shape, m: IndexMap, space: readonly number[]): IndexMap | Refine | null {
-  const offset = new Array<number>(from.length).fill(0), coef = from.map(() => space.map(() => 0));
+  const offset = new Array<number>(from.length).fill(0), coef = from.map(() => new Array<number>(space.length).fill(0));
   let o = 0, i = 0;
   while (o < out.length || i < from.length) {
     // one group: the shortest runs of axes with equal products
     const o0 = o, i0 = i;
     let po = o < out.length ? out[o++] : 1, pi = i < from.length ? from[i++] : 1;
+    if (po === pi && o > o0 && i > i0) {   // one axis each: it stays as it is
+      let top = m.offset[o0] % pi;
+      const terms = m.coef[o0];
+      offset[i0] = top;
+      for (let s = 0; s < space.length; s++) {
+        const c = terms[s];
+        if (c === 0 || space[s] === 1) continue;
+        if (c >= pi) return null;
+        coef[i0][s] = c;
+        top += c * (space[s] - 1);
+      }
+      if (top >= pi) return null;
+      continue;
+    }
     while (po !== pi) { if (po < pi) po *= out[o++]; else pi *= from[i++]; }
     const so = rowMajor(out.slice(o0, o)), si = rowMajor(from.slice(i0, i));
     let base = 0;
-    const terms = space.map(() => 0);
+    const terms = new Array<number>(space.length).fill(0);
     for (let a = o0; a < o; a++) {
       base += m.offset[a] * so[a - o0];
-      m.coef[a].forEach((c, s) => { terms[s] += c * so[a - o0]; });
+      const stride = so[a - o0], c = m.coef[a];
+      for (let s = 0; s < terms.length; s++) terms[s] += c[s] * stride;
     }
     // every term goes to the input axis whose stride divides it
     const top = new Array<number>(i - i0).fill(0);

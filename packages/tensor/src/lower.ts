@@ -1,10 +1,11 @@
 /** From clusters to kernels: formulas are built by walking members, loads by composing index maps with strides. */
+import { collapse, conform, mergeBatch } from "./axes.ts";
 import type { Affine, BufferSpec, Kernel, Product, View } from "./backend.ts";
 import { type Cluster, colInput, flatIdentity } from "./clusters.ts";
 import { isHalf } from "./dtype.ts";
 import { type Expr, leaf } from "./expr.ts";
 import type { GNode } from "./graph.ts";
-import { type IndexMap, identityMap, linear, mapKey, throughView } from "./indexmap.ts";
+import { type IndexMap, identityMap, linear, sameMap, throughView } from "./indexmap.ts";
 import { castOp, rounded } from "./ops/pointwise.ts";
 import type { LimitAttrs, UpdateAttrs } from "./ops/indexing.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
@@ -38,7 +39,7 @@ class Lowering {
   readonly affines: Affine[] = [];
   readonly uniforms: number[] = [];
   readonly stats: { op: "sum" | "max" | "min"; value: Expr }[] = [];
-  private readonly memo = new Map<string, Expr>();
+  private readonly memo = new Map<GNode, { readonly map: IndexMap; readonly value: Expr }[]>();
   private readonly loadKeys = new Map<string, number>();
   private readonly c: Cluster;
   private readonly schedule: Schedule;
@@ -70,10 +71,12 @@ class Lowering {
   /** The value of t at a mapped index. */
   value(t: GNode, map: IndexMap): Expr {
     if (t.op.kind === "scalar") return this.uniform(t);
-    const key = `${t.number}@${mapKey(map)}`;
-    let e = this.memo.get(key);
-    if (!e) this.memo.set(key, (e = this.compute(t, map)));
-    return e;
+    let known = this.memo.get(t);
+    if (!known) this.memo.set(t, (known = []));
+    for (const e of known) if (sameMap(e.map, map)) return e.value;
+    const value = this.compute(t, map);
+    known.push({ map, value });
+    return value;
   }
   private fromMemory(t: GNode, map: IndexMap): Expr {
     return this.load(this.memory.bufferOf(t), t.dtype, linear(map, t.shape, this.rank));
@@ -87,8 +90,8 @@ class Lowering {
           this.affines.push({ offset: a.offset, strides: this.trim(a.strides) });
           return leaf("affine", this.affines.length - 1, type);
         };
-        const kept = t.inputs.filter((x) => !this.schedule.sums.zeros.has(x));
-        if (kept.length < t.inputs.length) return this.value(kept[0], map);       // x + 0
+        const { zeros } = this.schedule.sums;
+        if (zeros.size > 0 && t.inputs.some((x) => zeros.has(x))) return this.value(t.inputs.find((x) => !zeros.has(x))!, map);       // x + 0
         return rounded(t.op.forward!(t.inputs.map((x) => this.value(x, map)), t, index), t.dtype);
       }
       case "view": {
@@ -123,7 +126,9 @@ class Lowering {
   }
 
   kernel(): Kernel | Kernel[] {
-    const { c } = this, label = [...c.members].filter((t) => t.op.kind !== "view").map((t) => t.op.name).reverse().join(" ") || "copy";
+    const { c } = this, names: string[] = [];
+    for (const t of c.members) if (t.op.kind !== "view") names.push(t.op.name);
+    const label = names.reverse().join(" ") || "copy";
     const stores: { view: View; value: Expr; perRow: boolean }[] = [];
     const rowAxes = Math.max(1, c.reducedAxes);
     if (c.part) {
@@ -191,90 +196,6 @@ class Lowering {
     const l = linear(map, v.shape, t.shape.length);
     return { buffer: this.memory.bufferOf(v), dtype: v.dtype, offset: l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
   }
-}
-
-/** Re-expresses strides over `space` as strides over `shape` (same row-major order), or null if some view cannot. */
-function conform(space: readonly number[], shape: readonly number[], views: readonly Affine[]): number[][] | null {
-  const out: number[][] = [];
-  for (const v of views) {
-    const strides: number[] = [];
-    let s = 0;
-    for (const d of shape) {
-      let p = 1;
-      const group: number[] = [];
-      while (p < d && s < space.length) { p *= space[s]; group.push(s++); }
-      if (p !== d) return null;
-      while (s < space.length && space[s] === 1) s++;
-      const live = group.filter((g) => space[g] > 1);
-      for (let i = 0; i + 1 < live.length; i++) if (v.strides[live[i]] !== v.strides[live[i + 1]] * space[live[i + 1]]) return null;
-      strides.push(live.length ? v.strides[live[live.length - 1]] : 0);
-    }
-    if (s < space.length) return null;
-    out.push(strides);
-  }
-  return out;
-}
-
-type Collapsible = Extract<Kernel, { kind: "map" | "rows" | "cols" }>;
-/** Drops axes of size 1 and merges neighbours wherever every view allows it; never across a `wall`. */
-function collapse<K extends Collapsible>(k: K, walls: readonly number[]): K {
-  const views: Affine[] = [...k.loads, ...k.affines, ...k.stores.map((s) => s.view)];
-  const groups: number[][] = [];
-  for (let s = 0; s < k.shape.length; s++) {
-    if (k.shape[s] === 1 && k.shape.length > 1) continue;
-    const prev = groups[groups.length - 1], p = prev?.[prev.length - 1];
-    const wall = p !== undefined && walls.some((w) => p < w && s >= w);
-    if (p !== undefined && !wall && views.every((v) => v.strides[p] === v.strides[s] * k.shape[s])) prev.push(s);
-    else groups.push([s]);
-  }
-  // each section between walls keeps at least one axis
-  const bounds = [0, ...walls, k.shape.length];
-  const sections = bounds.slice(0, -1).map((from, i) => groups.filter((g) => g[0] >= from && g[0] < bounds[i + 1]));
-  const filled = sections.map((sec, i) => (sec.length === 0 && bounds[i + 1] > bounds[i] && (k.kind === "cols" ? i === 1 : true) ? [[bounds[i]]] : sec));
-  const keep = filled.flat().length ? filled.flat() : [[0]];
-  const pick = (strides: readonly number[]): number[] => keep.map((g) => (g.length === 1 && k.shape[g[0]] === 1 ? 0 : strides[g[g.length - 1]]));
-  const shape = keep.map((g) => g.reduce((n, s) => n * k.shape[s], 1));
-  const moved = {
-    shape,
-    loads: k.loads.map((v) => ({ ...v, strides: pick(v.strides) })),
-    affines: k.affines.map((v) => ({ ...v, strides: pick(v.strides) })),
-    stores: k.stores.map((s) => ({ ...s, view: { ...s.view, strides: pick(s.view.strides) } })),
-  };
-  const sizes = filled.map((sec) => sec.length);
-  if (k.kind === "rows") return { ...k, ...moved, rowAxes: sizes[1] };
-  if (k.kind === "cols") return { ...k, ...moved, outerAxes: sizes[0], reducedAxes: sizes[1] };
-  return { ...k, ...moved };
-}
-
-type Contract = Extract<Kernel, { kind: "contract" }>;
-/** Merges batch axes that every view allows, and folds a batch into the rows when no b depends on it. */
-function mergeBatch(k: Contract, lead: number, m: number, n: number): Contract {
-  let batch = k.shape.slice(0, lead), rows = m;
-  const products: readonly Product[] = [k, ...(k.more ?? [])], wide = [...k.loads, ...k.affines, ...k.stores.map((s) => s.view)];
-  let left = [...products.map((p) => p.a), ...wide].map((v) => v.strides), right = products.map((p) => p.b.strides);
-  const without = (x: readonly number[], i: number): readonly number[] => [...x.slice(0, i), ...x.slice(i + 1)];
-  const drop = (i: number): void => { left = left.map((v) => without(v, i)); right = right.map((v) => without(v, i)); batch = [...without(batch, i)]; };
-  for (let i = batch.length - 1; i >= 0; i--) if (batch[i] === 1) drop(i);
-  while (batch.length) {
-    const i = batch.length - 1;
-    if (!right.every((v) => v[i] === 0) || (rows > 1 && !left.every((v) => v[i] === v[i + 1] * rows))) break;
-    if (rows === 1) left = left.map((v) => [...v.slice(0, i + 1), v[i], ...v.slice(i + 2)]);      // the rows are the batch
-    rows *= batch[i];
-    drop(i);
-  }
-  for (let i = batch.length - 2; i >= 0; i--) {
-    if (![...left, ...right].every((v) => v[i] === v[i + 1] * batch[i + 1])) continue;
-    batch[i + 1] *= batch[i];
-    drop(i);
-  }
-  const at = <V extends Affine>(v: V, strides: readonly number[]): V => ({ ...v, strides });
-  const [first, ...more] = products.map((p, i): Product => ({ k: p.k, a: at(p.a, left[i]), b: at(p.b, right[i]) }));
-  const rest = left.slice(products.length), affines = rest.slice(k.loads.length), stores = affines.slice(k.affines.length);
-  return {
-    ...k, shape: [...batch, rows, n], ...first, ...(more.length ? { more } : {}),
-    loads: k.loads.map((v, i) => at(v, rest[i])), affines: k.affines.map((v, i) => at(v, affines[i])),
-    stores: k.stores.map((s, i) => ({ ...s, view: at(s.view, stores[i]) })),
-  };
 }
 
 /** Kernels that do not come from formulas. */

@@ -17,7 +17,7 @@ export interface Plan { readonly spec: PlanSpec; readonly prepared: Prepared; re
 export function accesses(k: Kernel): { reads: View[]; writes: View[] } {
   switch (k.kind) {
     case "map": case "rows": case "cols": return { reads: [...k.loads], writes: k.stores.map((s) => s.view) };
-    case "contract": return { reads: [...[k, ...(k.more ?? [])].flatMap(({ a, b }) => [a, b]), ...k.loads], writes: k.stores.map((s) => s.view) };
+    case "contract": return { reads: [k.a, k.b, ...(k.more ?? []).flatMap(({ a, b }) => [a, b]), ...k.loads], writes: k.stores.map((s) => s.view) };
     case "gather": return { reads: [k.table, k.ids], writes: [k.out] };
     case "scatterAdd": return { reads: [k.source, k.ids], writes: [k.out] };
     case "composite": return { reads: [...k.inputs], writes: [...k.outputs] };
@@ -68,11 +68,21 @@ const orderOf = (c: Cluster): number => Math.max(0, ...[...c.outputs].map((t) =>
 /** Dependencies first; among the ready, the earliest recorded. */
 function sort(drafts: { kernel: Kernel; order: number; seq: number }[]): Kernel[] {
   const writers = new Map<number, number[]>(), after: Set<number>[] = drafts.map(() => new Set()), waits = drafts.map(() => 0);
-  const acc = drafts.map((d) => accesses(d.kernel));
-  acc.forEach((a, i) => { for (const b of new Set(a.writes.map((v) => v.buffer))) writers.set(b, [...(writers.get(b) ?? []), i]); });
   const edge = (i: number, j: number): void => { if (i !== j && !after[i].has(j)) { after[i].add(j); waits[j]++; } };
-  for (const list of writers.values()) for (let i = 1; i < list.length; i++) edge(list[i - 1], list[i]);
-  acc.forEach((a, j) => { for (const b of new Set(a.reads.map((v) => v.buffer))) for (const i of writers.get(b) ?? []) if (!a.writes.some((v) => v.buffer === b)) edge(i, j); });
+  const touched = drafts.map((d) => accesses(d.kernel));
+  touched.forEach(({ writes }, i) => {
+    for (const { buffer } of writes) {
+      const list = writers.get(buffer);
+      if (!list) writers.set(buffer, [i]);
+      else if (list[list.length - 1] !== i) { edge(list[list.length - 1], i); list.push(i); }
+    }
+  });
+  touched.forEach(({ reads, writes }, j) => {
+    for (const { buffer } of reads) {
+      const list = writers.get(buffer);
+      if (list && !writes.some((v) => v.buffer === buffer)) for (const i of list) edge(i, j);
+    }
+  });
   const heap: number[] = [], before = (a: number, b: number): boolean => drafts[a].order - drafts[b].order < 0 || (drafts[a].order === drafts[b].order && a > b);
   const push = (x: number): void => { let i = heap.push(x) - 1; while (i > 0) { const p = (i - 1) >> 1; if (!before(heap[i], heap[p])) break; [heap[i], heap[p]] = [heap[p], heap[i]]; i = p; } };
   const pop = (): number => {
@@ -99,11 +109,17 @@ class Uses {
   readonly kernels: Kernel[];
   /** stores that a copy at the end overwrites */
   readonly taken = new Set<number>();
+  /** what each kernel reads and writes */
+  private readonly touched: ReturnType<typeof accesses>[];
   private readonly of = new Map<number, Set<number>>();
   private readonly moved = new Map<number, number>();
   constructor(kernels: readonly Kernel[]) {
     this.kernels = [...kernels];
-    kernels.forEach((k, i) => { const { reads, writes } = accesses(k); for (const v of [...reads, ...writes]) this.at(v.buffer).add(i); });
+    this.touched = kernels.map(accesses);
+    this.touched.forEach(({ reads, writes }, i) => {
+      for (const v of reads) this.at(v.buffer).add(i);
+      for (const v of writes) this.at(v.buffer).add(i);
+    });
   }
   private at(buffer: number): Set<number> {
     let set = this.of.get(buffer);
@@ -114,10 +130,10 @@ class Uses {
   inPlace(from: number, to: number): boolean {
     if (this.taken.has(to)) return false;
     let first = Infinity;
-    for (const i of this.at(from)) if (accesses(this.kernels[i]).writes.some((v) => v.buffer === from)) first = Math.min(first, i);
+    for (const i of this.at(from)) if (i < first && this.touched[i].writes.some((v) => v.buffer === from)) first = i;
     if (first === Infinity) return false;
     for (const i of this.at(to)) {
-      const k = this.kernels[i], { reads, writes } = accesses(k);
+      const k = this.kernels[i], { reads, writes } = this.touched[i];
       if (writes.some((v) => v.buffer === to)) return false;
       if (i < first) continue;
       if (i > first || k.kind === "cols" || k.kind === "gather" || k.kind === "scatterAdd" || k.kind === "composite") return false;
@@ -128,7 +144,11 @@ class Uses {
     return true;
   }
   rename(from: number, to: number): void {
-    for (const i of this.at(from)) { this.kernels[i] = rename(this.kernels[i], from, to); this.at(to).add(i); }
+    for (const i of this.at(from)) {
+      this.kernels[i] = rename(this.kernels[i], from, to);
+      this.touched[i] = accesses(this.kernels[i]);
+      this.at(to).add(i);
+    }
     this.moved.set(from, to);
   }
   /** A later copy reads where the value went. */
@@ -162,28 +182,26 @@ function place(kernels: readonly Kernel[], buffers: Draft[]): number {
   const first = new Map<number, number>(), last = new Map<number, number>();
   kernels.forEach((k, i) => {
     const { reads, writes } = accesses(k);
-    for (const v of [...reads, ...writes]) {
+    for (const list of [reads, writes]) for (const v of list) {
       if (!first.has(v.buffer)) first.set(v.buffer, buffers[v.buffer].kind === "input" ? -1 : i);
       last.set(v.buffer, i);
     }
   });
   const live = buffers.map((b, i) => ({ b, i })).filter(({ b, i }) => b.kind !== "store" && (first.has(i) || b.kind === "output"));
   live.sort((x, y) => (first.get(x.i) ?? 0) - (first.get(y.i) ?? 0) || x.i - y.i);
-  const active: { start: number; end: number; until: number }[] = [];
-  let top = 0;
+  let active: { start: number; end: number; until: number }[] = [], top = 0;        // by start
   for (const { b, i } of live) {
     const from = first.get(i) ?? 0, until = b.kind === "output" ? Infinity : last.get(i)!, bytes = Math.ceil((b.length * bytesOf(b.dtype)) / 64) * 64;
-    for (let j = active.length - 1; j >= 0; j--) if (active[j].until < from) active.splice(j, 1);
-    active.sort((x, y) => x.start - y.start);
-    let at = 0, best = -1, bestGap = Infinity;
-    for (const a of active) {
-      const gap = a.start - at;
-      if (gap >= bytes && gap < bestGap) { best = at; bestGap = gap; }
-      at = Math.max(at, a.end);
-    }
-    const start = best >= 0 ? best : at;
+    active = active.filter((a) => a.until >= from);
+    let end = 0, best = active.length, bestGap = Infinity, start = -1;
+    active.forEach((a, j) => {
+      const gap = a.start - end;
+      if (gap >= bytes && gap < bestGap) { best = j; bestGap = gap; start = end; }
+      end = Math.max(end, a.end);
+    });
+    if (start < 0) start = end;
     b.offset = start;
-    active.push({ start, end: start + bytes, until });
+    active.splice(best, 0, { start, end: start + bytes, until });
     top = Math.max(top, start + bytes);
   }
   return top;

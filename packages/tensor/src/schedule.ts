@@ -14,7 +14,7 @@ import type { GNode, Graph } from "./graph.ts";
 import { type IndexMap, isLinear, linear, throughView } from "./indexmap.ts";
 import { type Sums, sumsOfProducts } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
-import { rowMajor, type Shape, sizeOf } from "./shape.ts";
+import { type Shape, sizeOf } from "./shape.ts";
 
 export interface Schedule {
   readonly clusters: readonly Cluster[];
@@ -27,6 +27,7 @@ export interface Schedule {
   readonly sums: Sums;
 }
 
+const none: readonly never[] = [];
 const MAX_MEMBERS = 160;
 const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "div", "threefry"]);
 
@@ -43,7 +44,8 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
   return { clusters: clusters.list, home: clusters.home, mapOf: (t, c) => clusters.mapOf(t, c), reads: (t, c) => clusters.reads(t, c), sums };
 
   function place(t: GNode): void {
-    const inside = [...new Set((demands.get(t) ?? []).map((d) => d.cluster))];
+    const inside: Cluster[] = [];
+    for (const { cluster } of demands.get(t) ?? none) if (!inside.includes(cluster)) inside.push(cluster);
     const memory = readers.get(t), must = roots.has(t) || forced.has(t) || !!memory?.size;
     if (inMemory(t)) return;
     if (t.op.kind === "scalar") { if (must) clusters.openOwn(t); return; }
@@ -60,8 +62,8 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if (must || joinable.length < inside.length) clusters.openOwn(t);
       return;
     }
-    const all = new Set<Cluster>([...inside, ...(memory ?? [])]);
-    const host = joinable.find((c) => !memory?.has(c) && ownsOutput(t, c) && [...all].every((o) => o === c || !clusters.reaches(o, c)));
+    const all = memory ? [...inside, ...memory] : inside;
+    const host = joinable.find((c) => !memory?.has(c) && ownsOutput(t, c) && all.every((o) => o === c || !clusters.reaches(o, c)));
     if (!host) { clusters.openOwn(t); return; }
     const rowLevel = rowLevelIn(t, host, clusters.mapsIn(t, host));
     join(t, host);
@@ -145,10 +147,12 @@ const rowable = (c: Cluster): boolean => c.kind === "rows" || (c.kind === "map" 
 const rowLevelIn = (t: GNode, c: Cluster, maps: readonly IndexMap[]): boolean => rowable(c) && c.reducedAxes <= 1 && maps.every((m) => isRowLevel(m, t.shape, c.space)) && !maps.some((m) => isLinear(m, t.shape, c.space));
 /** The map visits a node in the order of the rows and does not depend on the position within a row. */
 function isRowLevel(m: IndexMap, shape: Shape, space: readonly number[]): boolean {
-  const outer = space.slice(0, -1), l = linear(m, shape, space.length);
-  if (l.strides[space.length - 1] !== 0 || l.offset !== 0) return false;
-  const want = rowMajor(outer);
-  return sizeOf(shape) === sizeOf(outer) && outer.every((d, s) => d === 1 || l.strides[s] === want[s]);
+  const last = space.length - 1;
+  if (sizeOf(shape) * space[last] !== sizeOf(space)) return false;
+  const { offset, strides } = linear(m, shape, space.length);
+  if (strides[last] !== 0 || offset !== 0) return false;
+  for (let s = last - 1, want = 1; s >= 0; want *= space[s--]) if (space[s] !== 1 && strides[s] !== want) return false;
+  return true;
 }
 
 /** Rough scalar operations of one node. */
@@ -161,10 +165,18 @@ function cheapNodes(graph: Graph): (t: GNode) => boolean {
   const cheap = new Set<GNode>();
   for (const t of graph.nodes) {
     if (t.op.kind === "scalar") { source.set(t, null); continue; }
-    const from = new Set(t.inputs.map((x) => source.get(x) ?? null).filter((x) => x !== null));
-    if (t.op.kind === "map" && costOf(t) <= 2 && from.size <= 1) { cheap.add(t); source.set(t, [...from][0] ?? null); }
-    else if (t.op.kind === "view" && t.op.name !== "after") source.set(t, source.get(t.inputs[0]) ?? null);
-    else source.set(t, t);
+    if (t.op.kind === "map" && costOf(t) <= 2) {
+      let from: GNode | null = null, several = false;
+      for (const x of t.inputs) {
+        const y = source.get(x) ?? null;
+        if (y === null || y === from) continue;
+        several = from !== null;
+        if (several) break;
+        from = y;
+      }
+      if (!several) { cheap.add(t); source.set(t, from); continue; }
+    }
+    source.set(t, t.op.kind === "view" && t.op.name !== "after" ? source.get(t.inputs[0]) ?? null : t);
   }
   return (t) => cheap.has(t);
 }
