@@ -112,6 +112,7 @@ export function targetOf(device: GPUDevice, report: AdapterReport, o: WebGpuOpti
       workgroups: limits.maxComputeWorkgroupsPerDimension, bindingBytes: limits.maxStorageBufferBindingSize,
     },
     matmul: o.matmul ?? "f32",
+    ...(o.tiles === undefined ? {} : { tiles: o.tiles }),
     units,
   };
 }

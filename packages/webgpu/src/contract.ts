@@ -9,7 +9,8 @@ import { epilogueBuffers } from "./gemm-epilogue.ts";
 import { problemOf, type Problem, product } from "./gemm-problem.ts";
 import { lowerMap } from "./map.ts";
 import type { Lower, Program, Target } from "./program.ts";
-import { type Choice, choose } from "./tiles.ts";
+import { choose } from "./gemm-choose.ts";
+import type { Choice } from "./tiles.ts";
 
 export const lowerContract: Lower<ContractKernel> = (kernel, plan, target) => {
   if (product(kernel.shape) === 0) return { dispatches: [], scratch: [] };

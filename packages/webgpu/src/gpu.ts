@@ -1,5 +1,6 @@
 /** Where a GPU object comes from: the page's navigator, the npm package `webgpu` (Dawn) in Node, or the caller. */
 import { ConfigError, DeviceError } from "@adjoint/tensor";
+import type { TileTable } from "./tile-table.ts";
 
 /** Numbers of the WebGPU standard; Node has no globals for them. */
 export const USAGE = { mapRead: 0x1, copySource: 0x4, copyTarget: 0x8, uniform: 0x40, storage: 0x80, queryResolve: 0x200 } as const;
@@ -28,11 +29,13 @@ export interface WebGpuOptions {
   readonly dispatchesPerSubmit?: number;
   /** an implementation to use instead (a page's own object, another library, a test double) */
   readonly gpu?: GPU;
+  /** shapes of product kernels measured on this device: what `tune` gave, perhaps read back by `tileTable` */
+  readonly tiles?: TileTable;
   /** compute units to fill, when choosing tiles; default: a guess by vendor */
   readonly units?: number;
 }
 
-const options: ReadonlySet<string> = new Set(["adapter", "powerPreference", "mode", "backend", "matmul", "profile", "allowSoftware", "dispatchesPerSubmit", "gpu", "units"]);
+const options: ReadonlySet<string> = new Set(["adapter", "powerPreference", "mode", "backend", "matmul", "profile", "allowSoftware", "dispatchesPerSubmit", "gpu", "tiles", "units"]);
 export function checkOptions(given: WebGpuOptions): void {
   for (const key of Object.keys(given)) if (!options.has(key)) throw new ConfigError(`webgpu: unknown option ${key}`, { key, fix: `one of ${[...options].join(", ")}` });
   const one = (key: "mode" | "matmul" | "powerPreference", of: readonly string[]): void => {

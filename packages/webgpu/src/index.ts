@@ -6,3 +6,6 @@ export type { Stats } from "./device.ts";
 export type { MemoryByClass } from "./memory.ts";
 export type { MatrixConfig, Target, Dispatch, Program, Binding } from "./program.ts";
 export { showProfile, type ProfileRow } from "./profile.ts";
+export { standardShapes, tune, type TuneOptions, type TuneProgress, type TuneShape } from "./tune.ts";
+export { tileTable, type TileTable } from "./tile-table.ts";
+export type { Choice, MatrixVariant, TileVariant, Variant, VecVariant } from "./tiles.ts";

@@ -1,5 +1,6 @@
 /** What one kernel of a plan becomes on a GPU: dispatches of WGSL text over plan buffers, and the numbers they read. */
 import type { Kernel, PlanSpec } from "@adjoint/tensor";
+import type { TileTable } from "./tile-table.ts";
 
 /** One shape of matrix units: component type of the operands, of the result, and sizes M, N, K. */
 export interface MatrixConfig { readonly component: "f16" | "f32" | "i8" | "u8"; readonly result: "f16" | "f32" | "i32" | "u32"; readonly m: number; readonly n: number; readonly k: number }
@@ -24,6 +25,8 @@ export interface Target {
   };
   /** operands of matmuls: "f32" keeps every bit; "f16" may round f32 operands to f16 for matrix units (accumulation stays f32) */
   readonly matmul: "f32" | "f16";
+  /** choices measured on this device (`tune`), before the rule of tiles.ts */
+  readonly tiles?: TileTable;
   /** compute units to fill, when choosing tiles and split-K; an estimate */
   readonly units: number;
 }

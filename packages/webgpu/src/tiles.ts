@@ -1,7 +1,7 @@
 /** The shapes of product kernels as values, and which one a problem gets: by a table measured on the device, else by a model of its cost. */
-import { matrixBytes, matrixThreads, subgroupSize } from "./matrix.ts";
 import type { MatrixConfig, Target } from "./program.ts";
 import { type Problem, product } from "./gemm-problem.ts";
+import { matrixBytes, matrixThreads, subgroupSize } from "./matrix.ts";
 
 /** BM x BN results a workgroup, TM x TN (multiples of 4) a thread, BK (a multiple of 4) of k staged at once; `prefetch` reads the next tile early. */
 export interface TileVariant { readonly kind: "tile"; readonly BM: number; readonly BN: number; readonly BK: number; readonly TM: number; readonly TN: number; readonly prefetch: boolean }
@@ -21,20 +21,37 @@ export const vecBytes = (v: VecVariant, rows: number): number => 16 * rows * v.t
 /** Rows that a vec variant takes. */
 export const MOST_ROWS = 4;
 
-const tile = (BM: number, BN: number, BK: number, TM: number, TN: number, prefetch = false): TileVariant => ({ kind: "tile", BM, BN, BK, TM, TN, prefetch });
+/** A variant with the share of the f32 rate that a device full of it reaches (an estimate; tables replace it). */
+export interface Rated { readonly variant: Variant; readonly rate: number }
+const tile = (BM: number, BN: number, BK: number, TM: number, TN: number, rate: number, prefetch = false): { variant: TileVariant; rate: number } => ({ variant: { kind: "tile", BM, BN, BK, TM, TN, prefetch }, rate });
 
-/** Register tiles, each with the share of its arithmetic that a device with enough of them reaches (an estimate; tables replace it). */
 export const tiles: readonly { readonly variant: TileVariant; readonly rate: number }[] = [
-  { variant: tile(128, 128, 16, 8, 8), rate: 1 },
-  { variant: tile(128, 64, 16, 8, 8), rate: 0.93 }, { variant: tile(64, 128, 16, 8, 8), rate: 0.93 },
-  { variant: tile(64, 64, 16, 8, 8), rate: 0.85 }, { variant: tile(64, 64, 16, 4, 4), rate: 0.65 },
-  { variant: tile(64, 32, 16, 8, 4), rate: 0.65 }, { variant: tile(32, 64, 16, 4, 8), rate: 0.65 },
-  { variant: tile(32, 32, 16, 4, 4), rate: 0.5 },
+  tile(128, 128, 16, 8, 8, 1), tile(128, 64, 16, 8, 8, 0.93), tile(64, 128, 16, 8, 8, 0.93), tile(64, 64, 16, 8, 8, 0.85), tile(64, 64, 16, 4, 4, 0.65),
+  tile(64, 32, 16, 8, 4, 0.65), tile(32, 64, 16, 4, 8, 0.65), tile(32, 32, 16, 4, 4, 0.5),
   // few columns or few rows: products with low-rank factors
-  { variant: tile(128, 16, 32, 8, 4), rate: 0.4 }, { variant: tile(16, 128, 32, 4, 8), rate: 0.4 },
-  { variant: tile(128, 8, 32, 4, 4), rate: 0.3 }, { variant: tile(8, 128, 32, 4, 4), rate: 0.3 },
-  { variant: tile(16, 16, 32, 4, 4), rate: 0.25 },
+  tile(128, 16, 32, 8, 4, 0.4), tile(16, 128, 32, 4, 8, 0.4), tile(128, 8, 32, 4, 4, 0.3), tile(8, 128, 32, 4, 4, 0.3), tile(16, 16, 32, 4, 4, 0.25),
 ];
+
+/** Shapes for matrix units: workgroups of 32 x 32 to 128 x 256 results, 16 x 16 to 64 x 64 a subgroup. */
+export function matrixVariants(config: MatrixConfig): readonly { readonly variant: MatrixVariant; readonly rate: number }[] {
+  const gain = config.component === "f16" ? 5 : 2;
+  const shape = (SM: number, SN: number, rows: number, columns: number, BK: number, rate: number, prefetch = true): { variant: MatrixVariant; rate: number } => ({
+    variant: { kind: "matrix", config, SM, SN, WM: Math.max(1, rows / config.m), WN: Math.max(1, columns / config.n), BK: Math.max(BK, config.k), prefetch }, rate: rate * gain,
+  });
+  return [
+    shape(2, 4, 64, 32, 32, 1), shape(2, 2, 64, 64, 32, 0.95), shape(2, 4, 64, 64, 32, 1), shape(4, 2, 64, 64, 32, 1), shape(2, 4, 64, 32, 64, 0.98), shape(2, 4, 64, 32, 32, 0.9, false),
+    shape(2, 2, 32, 32, 32, 0.6), shape(2, 2, 32, 32, 64, 0.6), shape(2, 4, 32, 32, 32, 0.75), shape(4, 2, 32, 32, 32, 0.75), shape(2, 2, 16, 16, 32, 0.25), shape(4, 1, 32, 16, 32, 0.35), shape(1, 4, 16, 32, 32, 0.35),
+  ];
+}
+
+/** The configuration that products use: f32 sums of f32 operands, or of f16 ones where operands are f16 already or may be rounded. */
+export function matrixConfig(p: Problem, { matrix, matmul }: Target): MatrixConfig | undefined {
+  const halves = matmul === "f16" || p.products.every(({ a, b }) => a.view.dtype === "f16" && b.view.dtype === "f16");
+  const fit = (c: MatrixConfig): boolean => c.result === "f32" && (c.component === "f32" || (halves && c.component === "f16")) && c.m % 8 === 0 && c.n % 8 === 0 && c.k % (c.component === "f16" ? 8 : 4) === 0;
+  // f16 before f32; of those the nearest to 16 x 16 x 16
+  const distance = (c: MatrixConfig): number => (c.component === "f16" ? 0 : 100) + [c.m, c.n, c.k].reduce((t, x) => t + Math.abs(Math.log2(x / 16)), 0);
+  return matrix.filter(fit).sort((a, b) => distance(a) - distance(b))[0];
+}
 
 export const fits = (v: Variant, p: Problem, target: Target): boolean => {
   const { limits } = target;
@@ -53,7 +70,7 @@ const DISPATCH = 5e5, BYTE = 12;
 const SPLITS: readonly number[] = [1, 2, 4, 8, 16, 32, 64];
 
 /** Parts of k: at least 64 steps each, and scratch within a binding. */
-function splitsOf(p: Problem, BK: number, target: Target): readonly number[] {
+export function splitsOf(p: Problem, BK: number, target: Target): readonly number[] {
   const longest = Math.max(...p.products.map((x) => x.k)), words = product(p.batch) * p.m * Math.ceil(p.n / 4) * 4;
   return SPLITS.filter((s) => s === 1 || (longest / s >= Math.max(64, 2 * BK) && s * words * 4 <= Math.min(target.limits.bindingBytes, 2 ** 28)));
 }
@@ -70,34 +87,24 @@ function cost(p: Problem, BM: number, BN: number, threads: number, rate: number,
   return time + (splits > 1 ? DISPATCH + (splits * product(p.batch) * p.m * p.n * 8 * BYTE) / units : 0);
 }
 
-/** The rule without a table: depends on sizes, never on values. */
-export function choose(p: Problem, target: Target): Choice {
-  if (p.m <= MOST_ROWS && product(p.batch) * p.n >= 16) return vec(p, target);
-  let best: Choice | undefined, least = Infinity;
-  for (const { variant, rate } of tiles) {
-    if (!fits(variant, p, target)) continue;
-    for (const splits of splitsOf(p, variant.BK, target)) {
-      const c = cost(p, variant.BM, variant.BN, threadsOf(variant), rate, splits, target);
-      if (c < least) { least = c; best = { variant, splits }; }
-    }
-  }
-  return best ?? { variant: tile(16, 16, 16, 4, 4), splits: 1 };
+/** Every way to compute a problem on this device, the one of least modelled cost first. */
+export function candidates(p: Problem, target: Target): readonly Choice[] {
+  const config = matrixConfig(p, target), rated: Rated[] = [...tiles, ...(config === undefined ? [] : matrixVariants(config))].filter(({ variant }) => fits(variant, p, target));
+  const all = rated.flatMap(({ variant: v, rate }) => {
+    const [BM, BN, BK, threads] = v.kind === "tile" ? [v.BM, v.BN, v.BK, threadsOf(v)] : v.kind === "matrix" ? [v.SM * v.WM * v.config.m, v.SN * v.WN * v.config.n, v.BK, matrixThreads(v, target)] : [p.m, 1, 4, 1];
+    return splitsOf(p, BK, target).map((splits) => ({ choice: { variant: v, splits }, time: cost(p, BM, BN, threads, rate, splits, target) }));
+  });
+  all.sort((a, b) => a.time - b.time);
+  return [...(p.m <= MOST_ROWS ? vectors(p, target) : []), ...all.map((x) => x.choice)];
 }
 
-function vec(p: Problem, target: Target): Choice {
+function vectors(p: Problem, target: Target): readonly Choice[] {
   const k = Math.max(...p.products.map((x) => x.k)), alongK = p.products.every(({ b }) => b.order === "along"), threads = Math.min(128, target.limits.invocations);
   let lanes = alongK ? 32 : 8;
   while (lanes > 4 && lanes * 4 > k) lanes /= 2;
-  const groups = Math.ceil(p.n / ((threads / lanes) * 4)) * product(p.batch), wanted = (2 * target.units * BUSY) / threads;
-  const splits = splitsOf(p, 4 * lanes, target).findLast((s) => s === 1 || (groups * s <= wanted && k / s >= 16 * lanes)) ?? 1;
-  return { variant: { kind: "vec", lanes, threads }, splits };
-}
-
-/** Shapes for matrix units: workgroups of 32 x 32 to 128 x 256 results, 16 x 16 to 64 x 64 a subgroup. */
-export function matrixVariants(config: MatrixConfig): readonly MatrixVariant[] {
-  const shape = (SM: number, SN: number, rows: number, columns: number, BK: number, prefetch: boolean): MatrixVariant => ({ kind: "matrix", config, SM, SN, WM: Math.max(1, rows / config.m), WN: Math.max(1, columns / config.n), BK: Math.max(BK, config.k), prefetch });
-  return [
-    shape(2, 4, 64, 32, 32, true), shape(2, 2, 64, 64, 32, true), shape(2, 4, 64, 64, 32, true), shape(4, 2, 64, 64, 32, true),
-    shape(2, 2, 32, 32, 32, true), shape(2, 2, 32, 32, 64, true), shape(2, 4, 32, 32, 32, true), shape(4, 2, 32, 32, 32, true), shape(2, 2, 16, 16, 32, true), shape(4, 1, 32, 16, 32, true), shape(1, 4, 16, 32, 32, true),
-  ];
+  const of = (lanes: number): Choice => {
+    const groups = Math.ceil(p.n / ((threads / lanes) * 4)) * product(p.batch), wanted = (2 * target.units * BUSY) / threads;
+    return { variant: { kind: "vec", lanes, threads }, splits: splitsOf(p, 4 * lanes, target).findLast((s) => s === 1 || (groups * s <= wanted && k / s >= 16 * lanes)) ?? 1 };
+  };
+  return [lanes, lanes * 2, lanes / 2].filter((l) => l <= threads).map(of).filter((c) => fits(c.variant, p, target));
 }

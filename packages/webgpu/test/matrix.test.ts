@@ -40,7 +40,7 @@ describe("emulated", () => {
 describe("compiled without a device", () => {
   const all: readonly Variant[] = [
     ...tiles.map((t) => t.variant), ...tiles.slice(0, 2).map((t) => ({ ...t.variant, prefetch: true })),
-    ...[f16, thin, f32, wide].flatMap((c) => matrixVariants(c)),
+    ...[f16, thin, f32, wide].flatMap((c) => matrixVariants(c).map((x) => x.variant)),
   ];
   it("every variant, layout and type", async () => {
     let count = 0;
@@ -55,7 +55,7 @@ describe("compiled without a device", () => {
   }, 60_000);
   it("pinned subgroups too", async () => {
     const c = plain(new Draw(1), [], 64, 64, 64, { types: ["f16", "f16"] }), target = { ...none.target, subgroups: { min: 8, max: 64, control: true } };
-    const variant = matrixVariants(f16)[0];
+    const variant = matrixVariants(f16)[0].variant;
     const [d] = contractWith(c.kernel, planOf(c), target, problemOf(c.kernel), { variant, splits: 1 }).dispatches;
     expect(d.code).toContain("@subgroup_size(32)");
     await checkText(none, d.code);
