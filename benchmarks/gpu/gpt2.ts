@@ -1,12 +1,12 @@
-/** A GPT-2 of any size with random weights: packed query-key-value projection, learned positions, tied head; its linear layers take adapters. */
-import { type Tensor, composedAttention, gather, geluTanh, zeroStore } from "@adjoint/tensor";
+/** A GPT-2 of any size with random weights in bf16: packed query-key-value projection, learned positions, tied head; its linear layers take adapters. */
+import { type Tensor, packedAttention, gather, geluTanh, zeroStore } from "@adjoint/tensor";
 import { type Context, Embedding, LayerNorm, Linear, linearCrossEntropy, shiftLabels } from "@adjoint/nn";
 import { constantStore, randomStore } from "./weights.ts";
 
 export interface Gpt2Sizes { readonly layers: number; readonly width: number; readonly heads: number; readonly vocabulary: number; readonly positions: number }
 export const gpt2Small: Gpt2Sizes = { layers: 12, width: 768, heads: 12, vocabulary: 50257, positions: 1024 };
 
-const linear = (name: string, out: number, from: number): Linear => new Linear(randomStore(`${name}.weight`, [out, from]), zeroStore([out], "f32", `${name}.bias`));
+const linear = (name: string, out: number, from: number): Linear => new Linear(randomStore(`${name}.weight`, [out, from], "bf16"), zeroStore([out], "f32", `${name}.bias`));
 const norm = (name: string, width: number): LayerNorm => new LayerNorm(constantStore(`${name}.weight`, width, 1), zeroStore([width], "f32", `${name}.bias`));
 
 /** x + proj(attention(ln1(x))), then x + proj(gelu(fc(ln2(x)))). */
@@ -25,9 +25,8 @@ class Block {
   }
   forward(x: Tensor, context: Context): Tensor {
     const [B, T, width] = x.shape, d = width / this.heads;
-    const packed = this.attn.c_attn.forward(this.ln_1.forward(x), context).reshape([B, T, 3, this.heads, d]);
-    const [q, k, v] = [0, 1, 2].map((i) => packed.slice(2, i, i + 1).squeeze(2));
-    const h = x.add(this.attn.c_proj.forward(composedAttention(q, k, v, { causal: true }).reshape([B, T, width]), context));
+    const qkv = this.attn.c_attn.forward(this.ln_1.forward(x), context).reshape([B, T, 3 * this.heads, d]);
+    const h = x.add(this.attn.c_proj.forward(packedAttention(qkv, this.heads, { causal: true }).reshape([B, T, width]), context));
     return h.add(this.mlp.c_proj.forward(geluTanh(this.mlp.c_fc.forward(this.ln_2.forward(h), context)), context));
   }
 }
@@ -38,7 +37,7 @@ export class Gpt2 {
   readonly h: readonly Block[];
   readonly ln_f: LayerNorm;
   constructor(s: Gpt2Sizes) {
-    this.wte = new Embedding(randomStore("wte", [s.vocabulary, s.width]));
+    this.wte = new Embedding(randomStore("wte", [s.vocabulary, s.width], "bf16"));
     this.wpe = new Embedding(randomStore("wpe", [s.positions, s.width]));
     this.h = Array.from({ length: s.layers }, (_, i) => new Block(s, `h.${i}`));
     this.ln_f = norm("ln_f", s.width);
@@ -46,7 +45,7 @@ export class Gpt2 {
   /** Mean next-token loss of ids [B, T]; the head is the embedding. */
   loss({ ids }: { readonly ids: Tensor }, context: Context = {}): Tensor {
     const [B, T] = ids.shape;
-    let x = gather(this.wte.weight, ids).add(this.wpe.weight.slice(0, 0, T));
+    let x = gather(this.wte.weight, ids).cast("f32").add(this.wpe.weight.slice(0, 0, T));
     for (const block of this.h) x = block.forward(x, context);
     const { total, count } = linearCrossEntropy(this.ln_f.forward(x).reshape([B * T, -1]), this.wte.weight, shiftLabels(ids).reshape([B * T]));
     return total.div(count.maximum(1));

@@ -3,13 +3,13 @@ import { gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
 import { LlamaForCausalLM, parameterShapes, parseConfig } from "@adjoint/models";
 import { adamw } from "@adjoint/optim";
-import { type DType, type Tensor, assign, compile, fromHost, layerNorm, matmul, rmsNorm, softmax } from "@adjoint/tensor";
+import { type DType, Tensor, assign, compile, flatten, fromHost, layerNorm, matmul, rmsNorm, softmax } from "@adjoint/tensor";
 import { Gpt2, gpt2Small } from "./gpt2.ts";
 import { constantStore, randomStore } from "./weights.ts";
 
 /** One prepared task: `run` queues it once; a run does `work` units. */
-export interface Task { readonly run: () => void; readonly work: number; readonly unit: "bytes" | "flops" | "tokens" }
-export interface TaskOptions { readonly smoke: boolean; readonly scale: number }
+export interface Task { readonly run: () => void; readonly work: number; readonly unit: "bytes" | "flops" | "tokens"; /** the weights that a step reads */ readonly stores?: readonly Tensor[] }
+export interface TaskOptions { readonly smoke: boolean; readonly scale: number; /** tokens a row, where a task has rows of tokens */ readonly length?: number }
 export type Make = (o: TaskOptions) => Task;
 
 /** y = f(x) over [rows, width] f32, with x and y in memory: bytes = what is read and written once. */
@@ -30,12 +30,14 @@ const optimizer: Make = ({ smoke }) => {
   return { run: () => { step(); }, work: 7 * 4 * size, unit: "bytes" };
 };
 
+const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
+
 interface Shape { readonly batch: number; readonly length: number; readonly vocabulary: number }
 const idsOf = ({ batch, length, vocabulary }: Shape): Tensor => fromHost({ dtype: "i32", shape: [batch, length], data: Int32Array.from({ length: batch * length }, (_, i) => (i * 7919) % vocabulary) });
 
 /** One LoRA step (rank 16, every linear layer, AdamW) of the model of GPT-2's small size. */
-export const gpt2Step: Make = ({ smoke, scale }) => {
-  const sizes = smoke ? { layers: 2, width: 64, heads: 2, vocabulary: 199, positions: 64 } : gpt2Small, batch = smoke ? 1 : Math.max(1, Math.round(8 * scale)), length = smoke ? 32 : 512;
+export const gpt2Step: Make = ({ smoke, scale, length = smoke ? 32 : 512 }) => {
+  const sizes = smoke ? { layers: 2, width: 64, heads: 2, vocabulary: 199, positions: 64 } : gpt2Small, batch = smoke ? 1 : Math.max(1, Math.round(8 * scale));
   const tuned = lora(new Gpt2(sizes), { r: 16, loraAlpha: 32, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
   const step = compile((ids: Tensor) => {
     const loss = tuned.loss({ ids });
@@ -43,15 +45,15 @@ export const gpt2Step: Make = ({ smoke, scale }) => {
     return loss;
   });
   const ids = idsOf({ batch, length, vocabulary: sizes.vocabulary });
-  return { run: () => { step(ids); }, work: batch * length, unit: "tokens" };
+  return { run: () => { step(ids); }, work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
 };
 
 /** The shape of Llama 3.2 1B. */
 const llama1b = { model_type: "llama", vocab_size: 128256, hidden_size: 2048, intermediate_size: 8192, num_hidden_layers: 16, num_attention_heads: 32, num_key_value_heads: 8, head_dim: 64, max_position_embeddings: 8192, rms_norm_eps: 1e-5, rope_theta: 500000, tie_word_embeddings: true };
 const llamaSmoke = { ...llama1b, vocab_size: 199, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 16, max_position_embeddings: 64 };
 /** One LoRA step of a model of Llama 1B's size, base in bf16. */
-export const llamaStep: Make = ({ smoke, scale }) => {
-  const config = parseConfig(smoke ? llamaSmoke : llama1b), shapes = parameterShapes(config), batch = smoke ? 1 : Math.max(1, Math.round(4 * scale)), length = smoke ? 32 : 1024;
+export const llamaStep: Make = ({ smoke, scale, length = smoke ? 32 : 1024 }) => {
+  const config = parseConfig(smoke ? llamaSmoke : llama1b), shapes = parameterShapes(config), batch = smoke ? 1 : Math.max(1, Math.round(4 * scale));
   const model = new LlamaForCausalLM(config, (name) => { const shape = shapes.get(name)!; return name.endsWith("norm.weight") ? constantStore(name, shape[0], 1) : randomStore(name, shape, "bf16"); });
   const tuned = lora(model, { r: 16, loraAlpha: 32, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
   const step = compile((inputIds: Tensor) => {
@@ -60,7 +62,7 @@ export const llamaStep: Make = ({ smoke, scale }) => {
     return loss;
   });
   const ids = idsOf({ batch, length, vocabulary: config.vocabSize });
-  return { run: () => { step(ids); }, work: batch * length, unit: "tokens" };
+  return { run: () => { step(ids); }, work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
 };
 
 /** All tasks by name; a rival that has one of the same name is shown beside it. */

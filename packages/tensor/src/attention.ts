@@ -31,20 +31,29 @@ export type AttentionAttrs = {
   readonly offset: boolean;
   /** k and v are [B, S, heads, d] ("tokens", as projections make them) or [B, heads, S, d] ("heads", as caches keep them) */
   readonly keys: "tokens" | "heads";
+  /** query heads of one tensor [B, T, heads + 2 kvHeads, d] that holds q, k and v side by side; 0: they come apart */
+  readonly packed: number;
 };
 
 /** Sizes of one attention: q [batch, queries, heads, size], k and v with `kvHeads` heads and `keys` positions. */
 export interface AttentionSizes { readonly batch: number; readonly queries: number; readonly keys: number; readonly heads: number; readonly kvHeads: number; readonly size: number }
-/** Sizes by the shapes of q and k. */
-export const attentionSizes = (q: readonly number[], k: readonly number[], { keys }: Pick<AttentionAttrs, "keys">): AttentionSizes =>
-  ({ batch: q[0], queries: q[1], heads: q[2], size: q[3], keys: keys === "tokens" ? k[1] : k[2], kvHeads: keys === "tokens" ? k[2] : k[1] });
+/** Sizes by the shapes of q and k; of q alone where it holds all three. */
+export const attentionSizes = (q: readonly number[], k: readonly number[], { keys, packed = 0 }: Pick<AttentionAttrs, "keys"> & Partial<AttentionAttrs>): AttentionSizes =>
+  (packed > 0 ? { batch: q[0], queries: q[1], heads: packed, size: q[3], keys: q[1], kvHeads: (q[2] - packed) / 2 }
+    : { batch: q[0], queries: q[1], heads: q[2], size: q[3], keys: keys === "tokens" ? k[1] : k[2], kvHeads: keys === "tokens" ? k[2] : k[1] });
+/** q, k, v and what follows them among the inputs of a composite. */
+function unpack(inputs: readonly Tensor[], { packed }: AttentionAttrs): { qkv: Tensor[]; rest: readonly Tensor[] } {
+  if (packed === 0) return { qkv: inputs.slice(0, 3), rest: inputs.slice(3) };
+  const [all, ...rest] = inputs, n = all.shape[2], kv = (n - packed) / 2;
+  return { qkv: [all.slice(2, 0, packed), all.slice(2, packed, packed + kv), all.slice(2, packed + kv, n)], rest };
+}
 
 /** Stands for a score that does not exist: its exponential is 0 and stays finite in every derivative. */
 const HIDDEN = -1e30;
 
 /** scale · q kᵀ, and where a query may look (null: everywhere); q as [B, kvHeads, groups, T, d], k and v as [B, kvHeads, 1, S, d]. */
 function formula([q, k, v]: readonly Tensor[], rest: readonly Tensor[], attrs: AttentionAttrs): { q5: Tensor; k5: Tensor; v5: Tensor; scores: Tensor; visible: Tensor | null } {
-  const { batch: B, queries: T, keys: S, heads: H, kvHeads: KV, size: d } = attentionSizes(q.shape, k.shape, attrs);
+  const { batch: B, queries: T, keys: S, heads: H, kvHeads: KV, size: d } = attentionSizes(q.shape, k.shape, { keys: attrs.keys });
   const q5 = q.reshape([B, T, KV, H / KV, d]).permute([0, 2, 3, 1, 4]), byHead = (x: Tensor): Tensor => (attrs.keys === "tokens" ? x.permute([0, 2, 1, 3]) : x).unsqueeze(2), k5 = byHead(k);
   const scores = q5.matmul(k5.T).mul(attrs.scale), here = iota([1, 1, 1, T, 1], 3), key = iota([1, 1, 1, 1, S], 4), at = attrs.offset ? here.add(rest[rest.length - 1]) : here;
   let visible = attrs.causal ? key.le(at) : null;
@@ -59,11 +68,12 @@ const flat = (xs: readonly Tensor[]): Tensor => concat(xs.map((x) => x.reshape([
 const byToken = (x: Tensor): Tensor => x.permute([0, 3, 1, 2, 4]);
 
 /**
- * Inputs q, k, v, then marks and offset as the attributes say. One flat result: o [B, T, heads, d], then the log of each
+ * Inputs q, k, v (or the tensor that holds them), then marks and offset as the attributes say. One flat result: o [B, T, heads, d], then the log of each
  * query's Σ e^score, [B, heads, T] (0 for a query that sees nothing).
  */
 const forward = composite("attentionForward", {
-  define: ([q, k, v, ...rest], attrs: AttentionAttrs) => {
+  define: (inputs, attrs: AttentionAttrs) => {
+    const { qkv: [q, k, v], rest } = unpack(inputs, attrs);
     const { v5, scores, visible } = formula([q, k, v], rest, attrs), m = stopGradient(amax(shown(visible, scores), -1));
     const e = shown(visible, scores.sub(m)).exp(), l = sum(e, -1), seen = l.gt(0), some = where(seen, l, 1);
     return flat([byToken(e.matmul(v5).div(some)), where(seen, m.add(some.log()), 0)]);
@@ -72,18 +82,20 @@ const forward = composite("attentionForward", {
 });
 
 /**
- * Inputs q, k, v, the flat forward result, the gradient of o, then marks and offset. One flat result: dq, dk, dv, each as its input.
+ * Inputs q, k, v, the flat forward result, the gradient of o, then marks and offset. One flat result: dq, dk, dv, each as its input (or as the tensor that holds all three).
  *
  * P = e^(scale q kᵀ - lse), dV = Pᵀ dO, dP = dO Vᵀ, D = rowsum(dO ∘ O), dS = P ∘ (dP - D), dQ = scale dS K, dK = scale dSᵀ Q.
  */
 const backward = composite("attentionBackward", {
-  define: ([q, k, v, done, g, ...rest], attrs: AttentionAttrs) => {
-    const { batch: B, queries: T, heads: H, kvHeads: KV, size: d } = attentionSizes(q.shape, k.shape, attrs), n = sizeOf(q.shape);
+  define: (inputs, attrs: AttentionAttrs) => {
+    const { qkv: [q, k, v], rest: [done, g, ...rest] } = unpack(inputs, attrs);
+    const { batch: B, queries: T, heads: H, kvHeads: KV, size: d } = attentionSizes(q.shape, k.shape, { keys: attrs.keys }), n = sizeOf(q.shape);
     const { q5, k5, v5, scores, visible } = formula([q, k, v], rest, attrs), five = (x: Tensor): Tensor => x.reshape([B, T, KV, H / KV, d]).permute([0, 2, 3, 1, 4]);
     const o5 = five(done.slice(0, 0, n)), g5 = five(g), lse = done.slice(0, n).reshape([B, KV, H / KV, T, 1]);
     const p = shown(visible, scores.sub(lse)).exp(), dS = p.mul(g5.matmul(v5.T).sub(sum(g5.mul(o5), -1)));
     const grouped = (x: Tensor): Tensor => { const y = sum(x, 2).squeeze(2); return attrs.keys === "tokens" ? y.permute([0, 2, 1, 3]) : y; };
-    return flat([byToken(dS.matmul(k5).mul(attrs.scale)), grouped(dS.T.matmul(q5).mul(attrs.scale)), grouped(p.T.matmul(g5))]);
+    const found = [byToken(dS.matmul(k5).mul(attrs.scale)).reshape(q.shape), grouped(dS.T.matmul(q5).mul(attrs.scale)), grouped(p.T.matmul(g5))];
+    return attrs.packed > 0 ? concat(found, 2).reshape([-1]) : flat(found);
   },
   doc: "gradients of attentionForward's o with respect to q, k and v",
 });
@@ -110,7 +122,7 @@ export function composedAttention(q: Tensor, k: Tensor, v: Tensor, options: Comp
   const { scale, causal = false, window = 0, keys = "tokens", marks = null, offset = null } = options;
   check(q, k, v, keys, marks, offset);
   if (isHalf(q.dtype)) return cast(composedAttention(cast(q, "f32"), cast(k, "f32"), cast(v, "f32"), options), q.dtype);
-  const attrs: AttentionAttrs = { scale: scale ?? 1 / Math.sqrt(q.shape[3]), causal, window, marks: marks !== null, offset: offset !== null, keys };
+  const attrs: AttentionAttrs = { scale: scale ?? 1 / Math.sqrt(q.shape[3]), causal, window, marks: marks !== null, offset: offset !== null, keys, packed: 0 };
   const xs = [q, k, v].map(current), rest = [...(marks ? [marks.queries, marks.keys] : []), ...(offset ? [offset] : [])], n = sizeOf(q.shape);
   const done = internal(() => forward([...xs, ...rest], attrs));
   return withGradient(internal(() => done.slice(0, 0, n)), xs, (g) => {
@@ -118,6 +130,22 @@ export function composedAttention(q: Tensor, k: Tensor, v: Tensor, options: Comp
     let at = 0;
     return xs.map((x) => all.slice(0, at, (at += sizeOf(x.shape))).reshape(x.shape));
   }).reshape(q.shape);                                    // the reshape comes last: further ones fold into it
+}
+
+/**
+ * The same over one tensor qkv [B, T, heads + 2 kvHeads, d] that holds queries, keys and values side by side, as one projection
+ * makes them (GPT-2's c_attn): neither they nor their gradients are ever copied apart. y is [B, T, heads, d].
+ * @throws ShapeError, DTypeError where inputs do not fit together
+ */
+export function packedAttention(qkv: Tensor, heads: number, { scale, causal = false, window = 0, marks = null }: Omit<ComposedAttention, "keys" | "offset"> = {}): Tensor {
+  const n = qkv.shape[2], kv = (n - heads) / 2;
+  if (qkv.rank !== 4 || !Number.isInteger(kv) || kv < 1 || heads % kv !== 0) throw new ShapeError(`attention: ${show(qkv.shape)} does not hold ${heads} query heads, keys and values`, { op: "attention", shapes: [qkv.shape], value: heads, fix: "qkv [batch, T, heads + 2 kvHeads, d], heads a multiple of kvHeads" });
+  const x = current(qkv), attrs: AttentionAttrs = { scale: scale ?? 1 / Math.sqrt(qkv.shape[3]), causal, window, marks: marks !== null, offset: false, keys: "tokens", packed: heads };
+  const part = (from: number, to: number): Tensor => x.slice(2, from, to);
+  check(part(0, heads), part(heads, heads + kv), part(heads + kv, n), "tokens", marks, null);
+  const rest = marks ? [marks.queries, marks.keys] : [], [B, T, , d] = x.shape, size = B * T * heads * d;
+  const done = internal(() => forward([x, ...rest], attrs));
+  return withGradient(internal(() => done.slice(0, 0, size).reshape([B, T, heads, d])), [x], (g) => [backward([x, done, g, ...rest], attrs).reshape(x.shape)]);
 }
 
 function check(q: Tensor, k: Tensor, v: Tensor, keys: AttentionAttrs["keys"], marks: ComposedAttention["marks"], offset: Tensor | null): void {

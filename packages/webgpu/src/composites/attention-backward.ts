@@ -67,7 +67,7 @@ function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec,
     "let logs = vec4<f32>(stat0.x, stat1.x, stat2.x, stat3.x); let means = vec4<f32>(stat0.y, stat1.y, stat2.y, stat3.y);",
     ...text.keyRange("low", "high", t),
     ...w.keepOwn("own_a", (r, c) => text.load(p.q, text.queryAt(`min(r0 + ${r}, ${last})`), c), ` * ${scale}`),
-    ...w.keepOwn("own_b", (r, c) => text.load(p.g!, text.queryAt(`min(r0 + ${r}, ${last})`), c)),
+    ...w.keepOwn("own_b", (r, c) => text.load(p.g!, text.outputAt(`min(r0 + ${r}, ${last})`), c)),
     ...w.sums("o"),
     `for (var k0 = begin; k0 < end; k0 += ${t.C}u) {`,
     "{", ...pass(p.v), "}",
@@ -86,7 +86,7 @@ function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec,
     ...w.accumulate([{ out: "o", scores: "shared_p", passing: "passing" }]),
     "workgroupBarrier();",
     "}",
-    ...w.results("o", (i) => `mine + ${i}u < ${rows}`, (i, column, sum) => text.store(0, text.queryAt(`(mine + ${i}u)`), column, `${sum} * ${scale}`)),
+    ...w.results("o", (i) => `mine + ${i}u < ${rows}`, (i) => text.result(0, text.queryAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, `${sum} * ${scale}`)),
   ];
   return shader.dispatch(body.join("\n"), { size: [threadsOf(t), 1, 1], workgroups, label: `${kernel.label} queries`, flops: 6 * pairsOf(p) * size, bytes: 4 * (3 * sizeOf(p.q.shape) + 2 * sizeOf(p.k.shape)) });
 }
@@ -97,7 +97,7 @@ function ofKeys(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, ta
   shader.workgroup("passing_g", `array<vec4<f32>, ${m.passing}>`);
   shader.workgroup("shared_d", `array<vec4<f32>, ${m.scores}>`);
   const tiles = Math.ceil(keys / t.R), { workgroups, linear } = spread(tiles * batch * kvHeads, target), S = text.size("keys"), scale = shader.param(p.attrs.scale, "f32");
-  const pass = (memory: string, name: string, view: typeof p.q): string[] => w.pass(memory, name, (r, c) => text.load(view, text.queryAt(`min(r0 + ${r}, ${rows} - 1u)`), c));
+  const row = (r: string): string => `min(r0 + ${r}, ${rows} - 1u)`;
   const body = [
     ...text.begin(tiles, linear, false), ...w.place(),
     `let k0 = tile * ${t.R}u; let mine = k0 + ty * 4u;`,
@@ -109,7 +109,7 @@ function ofKeys(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, ta
     ...w.keepOwn("own_b", (r, c) => text.load(p.v, text.keyAt(`min(k0 + ${r}, ${S} - 1u)`), c)),
     ...w.sums("dk"), ...w.sums("dv"),
     `for (var r0 = begin; r0 < end; r0 += ${t.C}u) {`,
-    "{", ...pass("passing", "x", p.q), ...pass("passing_g", "g", p.g!), "}",
+    "{", ...w.pass("passing", "x", (r, c) => text.load(p.q, text.queryAt(row(r)), c)), ...w.pass("passing_g", "g", (r, c) => text.load(p.g!, text.outputAt(row(r)), c)), "}",
     ...w.each(w.scores, (j) => [`let row${j} = min(r0 + tx + ${j * t.TX}u, ${rows} - 1u); let stat${j} = ${stat}[${text.rowAt(`row${j}`)}];`]).flat(),
     `let low = i32(${text.time("r0")}) + at; let high = i32(${text.time(`min(r0 + ${t.C - 1}u, ${rows} - 1u)`)}) + at;`,
     "workgroupBarrier();",
@@ -123,8 +123,8 @@ function ofKeys(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, ta
     ...w.accumulate([{ out: "dv", scores: "shared_p", passing: "passing_g" }, { out: "dk", scores: "shared_d", passing: "passing" }]),
     "workgroupBarrier();",
     "}",
-    ...w.results("dk", (i) => `mine + ${i}u < ${S}`, (i, column, sum) => text.store(sizeOf(p.q.shape), text.keyAt(`(mine + ${i}u)`), column, `${sum} * ${scale}`)),
-    ...w.results("dv", (i) => `mine + ${i}u < ${S}`, (i, column, sum) => text.store(sizeOf(p.q.shape) + sizeOf(p.k.shape), text.keyAt(`(mine + ${i}u)`), column, sum)),
+    ...w.results("dk", (i) => `mine + ${i}u < ${S}`, (i) => text.result(sizeOf(p.q.shape), text.keyAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, `${sum} * ${scale}`)),
+    ...w.results("dv", (i) => `mine + ${i}u < ${S}`, (i) => text.result(sizeOf(p.q.shape) + sizeOf(p.k.shape), text.keyAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, sum)),
   ];
   return shader.dispatch(body.join("\n"), { size: [threadsOf(t), 1, 1], workgroups, label: `${kernel.label} keys`, flops: 8 * pairsOf(p) * size, bytes: 4 * (2 * sizeOf(p.q.shape) + 4 * sizeOf(p.k.shape)) });
 }

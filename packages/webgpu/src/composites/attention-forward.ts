@@ -24,7 +24,7 @@ export function forwardWith(kernel: CompositeKernel, plan: Parameters<typeof att
   shader.workgroup("shared_p", `array<vec4<f32>, ${m.scores}>`);
   shader.workgroup("exchange", `array<vec4<f32>, ${m.exchange}>`);
   const { rows } = text, last = `(${rows} - 1u)`, exchange = (x: string): string => `exchange[${x} * ${t.R / 4}u + ty]`, key = (j: number): string => `(k0 + tx + ${j * t.TX}u)`;
-  const S = text.size("keys"), pass = (memory: string, view: typeof p.k): string[] => w.pass(memory, "x", (r, c) => text.load(view, text.keyAt(`min(k0 + ${r}, ${S} - 1u)`), c));
+  const S = text.size("keys"), start = shader.param(p.out.offset), pass = (memory: string, view: typeof p.k): string[] => w.pass(memory, "x", (r, c) => text.load(view, text.keyAt(`min(k0 + ${r}, ${S} - 1u)`), c));
   const body = [
     ...text.begin(tiles, linear, true), ...w.place(),
     `let r0 = tile * ${t.R}u; let mine = r0 + ty * 4u;`,
@@ -63,8 +63,7 @@ export function forwardWith(kernel: CompositeKernel, plan: Parameters<typeof att
     `for (var x = 0u; x < ${t.TX}u; x++) { whole += ${exchange("x")}; }`,
     "let seen = whole > vec4<f32>();",
     "let share = select(vec4<f32>(), 1.0f / max(whole, vec4<f32>(1.0e-30f)), seen);",
-    ...w.results("o", (i) => `mine + ${i}u < ${rows}`, (i, column, sum) =>
-      text.scalars(`${shader.param(p.out.offset)} + ${text.queryAt(`mine + ${i}u`)} * ${text.unit}u + ${column} * 4u`, column, `${sum} * share.${"xyzw"[i]}`, size)),
+    ...w.results("o", (i) => `mine + ${i}u < ${rows}`, (i) => `${start} + ${text.outputAt(`mine + ${i}u`)} * ${text.unit}u`, (i, column, sum) => text.scalars(`address + ${column} * 4u`, column, `${sum} * share.${"xyzw"[i]}`, size)),
     "if (tx == 0u) {",
     `let log_sum = select(vec4<f32>(), most + ${intrinsic(shader, "log", 4)}(max(whole, vec4<f32>(1.0e-30f))), seen);`,
     ...w.each(4, (i) => `if (mine + ${i}u < ${rows}) { ${shader.bind(p.out.buffer, "f32")}[${shader.param(p.out.offset + sizeOf(p.q.shape))} + ${text.rowAt(`(mine + ${i}u)`)}] = log_sum.${"xyzw"[i]}; }`),

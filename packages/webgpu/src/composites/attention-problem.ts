@@ -18,6 +18,8 @@ export interface AttentionProblem {
   readonly g: Input | null;
   readonly marks: { readonly queries: Input; readonly keys: Input } | null;
   readonly out: Input;
+  /** elements from one token's queries to the next token's; likewise of keys; and where dk and dv begin in the backward result */
+  readonly steps: { readonly query: number; readonly key: number; readonly dk: number; readonly dv: number };
   /** position of the offset among the plan's numbers */
   readonly offset: number | null;
   /** heads are read as vec4s */
@@ -26,11 +28,15 @@ export interface AttentionProblem {
 
 export function problemOf(kernel: CompositeKernel): AttentionProblem {
   const attrs = kernel.attrs as AttentionAttrs, { inputs } = kernel, backward = kernel.name === "attentionBackward";   // the op of this name has these attributes
-  const [q, k, v] = inputs, rest = inputs.slice(backward ? 5 : 3), sizes = attentionSizes(q.shape, k.shape, attrs), groups = sizes.heads / sizes.kvHeads;
-  for (const x of [...inputs.slice(0, backward ? 5 : 3), ...kernel.outputs]) if (x.dtype !== "f32") throw new DeviceError(`webgpu: attention of ${x.dtype}`, { op: kernel.name, value: x.dtype, fix: "cast to f32" });
+  const { packed } = attrs, own = packed > 0 ? 1 : 3, rest = inputs.slice(backward ? own + 2 : own), sizes = attentionSizes(inputs[0].shape, packed > 0 ? inputs[0].shape : inputs[1].shape, attrs);
+  const { heads, kvHeads, size, batch, queries } = sizes, groups = heads / kvHeads, width = (heads + 2 * kvHeads) * size, tokens = attrs.keys === "tokens";
+  const within = (from: number, n: number): Input => ({ ...inputs[0], offset: inputs[0].offset + from * size, shape: [batch, queries, n, size] });
+  const [q, k, v] = packed > 0 ? [within(0, heads), within(heads, kvHeads), within(heads + kvHeads, kvHeads)] : inputs;
+  const steps = packed > 0 ? { query: width, key: width, dk: heads * size, dv: (heads + kvHeads) * size } : { query: heads * size, key: tokens ? kvHeads * size : size, dk: sizeOf(q.shape), dv: sizeOf(q.shape) + sizeOf(k.shape) };
+  for (const x of [...inputs.slice(0, backward ? own + 2 : own), ...kernel.outputs]) if (x.dtype !== "f32") throw new DeviceError(`webgpu: attention of ${x.dtype}`, { op: kernel.name, value: x.dtype, fix: "cast to f32" });
   if (Math.max(sizeOf(q.shape), sizeOf(k.shape)) * 3 >= 2 ** 32) throw new DeviceError("webgpu: attention over more than 2^32 numbers", { op: kernel.name, shapes: [q.shape, k.shape] });
   return {
-    attrs, sizes, groups, rows: sizes.queries * groups, q, k, v, done: backward ? inputs[3] : null, g: backward ? inputs[4] : null,
+    attrs, sizes, groups, rows: sizes.queries * groups, q, k, v, done: backward ? inputs[own] : null, g: backward ? inputs[own + 1] : null, steps,
     marks: attrs.marks ? { queries: rest[0], keys: rest[1] } : null, out: kernel.outputs[0], offset: attrs.offset ? kernel.uniforms[0] : null,
     vec: sizes.size % 4 === 0 && [...inputs, ...kernel.outputs].every((x) => x.offset % 4 === 0),
   };
@@ -72,15 +78,18 @@ export class AttentionText {
   /** Position among queries of a row (t·groups + head of the group). */
   time(row: string): string { return this.p.groups === 1 ? `(${row})` : `((${row}) / ${this.groups})`; }
   head(row: string): string { return this.p.groups === 1 ? "kv" : `(kv * ${this.groups} + (${row}) % ${this.groups})`; }
-  /** Address of a row of queries, in units from the start of a tensor like q. */
-  queryAt(row: string): string {
-    const { queries, heads, size } = this.p.sizes, step = (name: string, n: number): string => this.#param(name, n / this.unit);
-    return `(b * ${step("q batch", queries * heads * size)} + ${this.time(row)} * ${step("q time", heads * size)} + ${this.head(row)} * ${step("q head", size)})`;
+  /** Address of a row of queries, in units from the start of q (or dq). */
+  queryAt(row: string): string { return this.#rowAt(row, "q", this.p.steps.query); }
+  /** The same in the output and its gradient, [batch, queries, heads, size]. */
+  outputAt(row: string): string { const { heads, size } = this.p.sizes; return this.p.steps.query === heads * size ? this.queryAt(row) : this.#rowAt(row, "o", heads * size); }
+  #rowAt(row: string, name: string, time: number): string {
+    const { queries, size } = this.p.sizes, step = (what: string, n: number): string => this.#param(`${name} ${what}`, n / this.unit);
+    return `(b * ${step("batch", queries * time)} + ${this.time(row)} * ${step("time", time)} + ${this.head(row)} * ${step("head", size)})`;
   }
   /** Address of a key, likewise. */
   keyAt(key: string): string {
-    const { keys, kvHeads, size } = this.p.sizes, step = (name: string, n: number): string => this.#param(name, n / this.unit), tokens = this.p.attrs.keys === "tokens";
-    return `(b * ${step("k batch", keys * kvHeads * size)} + (${key}) * ${step("k key", tokens ? kvHeads * size : size)} + kv * ${step("k head", tokens ? size : keys * size)})`;
+    const { keys, kvHeads, size } = this.p.sizes, { key: step } = this.p.steps, param = (name: string, n: number): string => this.#param(name, n / this.unit), tokens = this.p.attrs.keys === "tokens";
+    return `(b * ${param("k batch", tokens ? keys * step : keys * kvHeads * size)} + (${key}) * ${param("k key", step)} + kv * ${param("k head", tokens ? size : keys * size)})`;
   }
   /** Place of a row among numbers of queries, [batch, heads, queries]. */
   rowAt(row: string): string { return `((b * ${this.size("heads")} + ${this.head(row)}) * ${this.size("queries")} + ${this.time(row)})`; }
@@ -94,11 +103,12 @@ export class AttentionText {
     this.shader.use(fn, `fn ${fn}(a: u32, c: u32) -> vec4<f32> { let i = a + c * 4u; return vec4<f32>(${[0, 1, 2, 3].map(at).join(", ")}); }`);
     return `${fn}(${from}, ${c})`;
   }
-  /** Writes column c of the head at `address`; `start` elements into the result. */
-  store(start: number, address: string, c: string, value: string): string {
-    const { size } = this.p.sizes, first = this.shader.param((this.p.out.offset + start) / this.unit);
-    if (this.p.vec) return `${this.shader.bind(this.p.out.buffer, "vec4f")}[${first} + ${address} + ${c}] = ${value};`;
-    return this.scalars(`${first} + ${address} + ${c} * 4u`, c, value, size);
+  /** Address in the result of a part that begins at element `start`. */
+  result(start: number, address: string): string { return `${this.#param(`out ${start}`, (this.p.out.offset + start) / this.unit)} + ${address}`; }
+  /** Writes column c of the head at `address`, a WGSL value in units. */
+  store(c: string, value: string): string {
+    if (this.p.vec) return `${this.shader.bind(this.p.out.buffer, "vec4f")}[address + ${c}] = ${value};`;
+    return this.scalars(`address + ${c} * 4u`, c, value, this.p.sizes.size);
   }
   /** The same one number at a time, for a result that is bound as numbers. */
   scalars(at: string, c: string, value: string, size: number): string {

@@ -115,9 +115,9 @@ export class TileText {
       "}",
     ];
   }
-  /** For each own row i and column n of a thread that exist: `write(i, column, sum)`. */
-  results(out: string, exists: (i: number) => string, write: (i: number, column: string, sum: string) => string): string[] {
-    return this.each(4, (i) => [`if (${exists(i)}) {`, ...this.each(this.cols, (n) => {
+  /** For each own row i of a thread that exists, with its `address`, and each column: `write(column, sum)` under i. */
+  results(out: string, exists: (i: number) => string, address: (i: number) => string, write: (i: number, column: string, sum: string) => string): string[] {
+    return this.each(4, (i) => [`if (${exists(i)}) { let address = ${address(i)};`, ...this.each(this.cols, (n) => {
       const whole = (n + 1) * this.t.TX <= this.d, text = write(i, `col${n}`, `${out}${i}_${n}`);
       return whole ? text : `if (tx + ${n * this.t.TX}u < ${this.d}u) { ${text} }`;
     }), "}"]).flat();
