@@ -1,11 +1,11 @@
 /** One attention as a plan of one composite, and what its definition says. */
-import { type AttentionAttrs, attentionSizes, buildGraph, composedAttention, type CompositeKernel, createReference, decode, type Kernel, makePlan, type PlanSpec, scalar, tensor, type Tensor } from "@adjoint/tensor";
+import { type AttentionAttrs, attentionSizes, buildGraph, composedAttention, type CompositeKernel, createReference, decode, type Kernel, makePlan, packedAttention, type PlanSpec, scalar, tensor, type Tensor } from "@adjoint/tensor";
 import { gradients } from "@adjoint/autograd";
 import { evaluate } from "@adjoint/testing";
 import type { Buffer4 } from "./execute.ts";
 
 export interface Shape { readonly B: number; readonly T: number; readonly S: number; readonly KV: number; readonly G: number; readonly d: number }
-export interface Use extends Shape { readonly causal?: boolean; readonly window?: number; readonly offset?: number; readonly marks?: boolean; readonly keys?: "tokens" | "heads" }
+export interface Use extends Shape { readonly causal?: boolean; readonly window?: number; readonly offset?: number; readonly marks?: boolean; readonly keys?: "tokens" | "heads"; readonly packed?: boolean }
 /** A kernel, its plan, the numbers before it, and the numbers of its result. */
 export interface Prepared { readonly kernel: CompositeKernel; readonly plan: PlanSpec; readonly buffers: readonly Buffer4[]; readonly uniforms: readonly number[]; readonly want: readonly number[] }
 
@@ -14,11 +14,11 @@ let seed = 1;
 const noise = (n: number): Float32Array => Float32Array.from({ length: n }, () => { seed = (Math.imul(seed, 1664525) + 1013904223) >>> 0; return ((seed >>> 8) % 97) / 16 - 3; });
 
 /** Forward and backward of one attention, each as a kernel over buffers that hold its inputs. */
-export async function prepare({ B, T, S, KV, G, d, causal = false, window = 0, offset, marks = false, keys = "tokens" }: Use): Promise<readonly [Prepared, Prepared]> {
+export async function prepare({ B, T, S, KV, G, d, causal = false, window = 0, offset, marks = false, keys = "tokens", packed = false }: Use): Promise<readonly [Prepared, Prepared]> {
   const cells = keys === "tokens" ? [B, S, KV, d] : [B, KV, S, d], of = (shape: readonly number[]): Tensor => tensor(noise(shape.reduce((a, b) => a * b, 1)), { shape });
   const q = of([B, T, KV * G, d]), k = of(cells), v = of(cells), g = of(q.shape), mark = (n: number): Tensor => tensor(Int32Array.from(noise(B * n), (x) => (x > -1 ? 1 : 0)), { shape: [B, n] });
-  const y = composedAttention(q, k, v, { causal, window, keys, offset: offset === undefined ? null : scalar(offset, "i32"), marks: marks ? { queries: mark(T), keys: mark(S) } : null });
-  const loss = y.mul(g).sum(), dq = gradients(loss, { q }).q!;
+  const all = of([B, T, KV * (G + 2), d]), y = packed ? packedAttention(all, KV * G, { causal, window, marks: marks ? { queries: mark(T), keys: mark(T) } : null }) : composedAttention(q, k, v, { causal, window, keys, offset: offset === undefined ? null : scalar(offset, "i32"), marks: marks ? { queries: mark(T), keys: mark(S) } : null });
+  const loss = y.mul(g).sum(), dq = gradients(loss, { x: packed ? all : q }).x!;
   const find = (t: Tensor, name: string): Tensor => { let x = t; while (x.op.name !== name) x = x.inputs[0]; return x; };
   const forward = find(y, "attentionForward"), backward = find(dq, "attentionBackward");
   return [await single(forward), await single(backward)];

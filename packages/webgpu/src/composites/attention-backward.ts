@@ -123,8 +123,8 @@ function ofKeys(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, ta
     ...w.accumulate([{ out: "dv", scores: "shared_p", passing: "passing_g" }, { out: "dk", scores: "shared_d", passing: "passing" }]),
     "workgroupBarrier();",
     "}",
-    ...w.results("dk", (i) => `mine + ${i}u < ${S}`, (i) => text.result(sizeOf(p.q.shape), text.keyAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, `${sum} * ${scale}`)),
-    ...w.results("dv", (i) => `mine + ${i}u < ${S}`, (i) => text.result(sizeOf(p.q.shape) + sizeOf(p.k.shape), text.keyAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, sum)),
+    ...w.results("dk", (i) => `mine + ${i}u < ${S}`, (i) => text.result(p.steps.dk, text.keyAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, `${sum} * ${scale}`)),
+    ...w.results("dv", (i) => `mine + ${i}u < ${S}`, (i) => text.result(p.steps.dv, text.keyAt(`mine + ${i}u`)), (_, column, sum) => text.store(column, sum)),
   ];
   return shader.dispatch(body.join("\n"), { size: [threadsOf(t), 1, 1], workgroups, label: `${kernel.label} keys`, flops: 8 * pairsOf(p) * size, bytes: 4 * (2 * sizeOf(p.q.shape) + 4 * sizeOf(p.k.shape)) });
 }
