@@ -1,5 +1,5 @@
 /** What follows a product: the kernel's formulas on four neighbouring sums at once, and its stores. */
-import { type ContractKernel, type Expr, type ExprType, type PlanSpec, type View, walk } from "@adjoint/tensor";
+import { type ContractKernel, type ExprType, type PlanSpec, type View, walk } from "@adjoint/tensor";
 import { bindLoads, bindStores, loadElement, loadVec4, storeElement, storeVec4, typeOf } from "./element.ts";
 import type { Problem } from "./gemm-problem.ts";
 import type { Emit } from "./gemm-tile.ts";

@@ -1,9 +1,10 @@
 /** Matrix products of every layout, type and size against plain loops, on the software GPU. */
 import { type ContractKernel, type DType, type Expr, leaf, literal, type StoreTo, type View } from "@adjoint/tensor";
+import fc from "fast-check";
 import { beforeAll, describe, expect, it } from "vitest";
 import { contractWith, lowerContract } from "../src/contract.ts";
 import { problemOf } from "../src/gemm-problem.ts";
-import type { Choice, TileVariant } from "../src/tiles.ts";
+import type { Choice, TileVariant, Variant } from "../src/tiles.ts";
 import { type Bench, open } from "./execute.ts";
 import { acc, type Case, differences, Draw, plain, planOf, uniforms } from "./products.ts";
 
@@ -136,4 +137,22 @@ describe("tiles", () => {
       expect(await differences(gpu, c, lowerContract(c.kernel, planOf(c), gpu.target))).toBe("");
     }
   });
+});
+
+describe("law", () => {
+  const runs = Number(process.env["ADJOINT_RUNS"] ?? 6), types: readonly DType[] = ["f32", "f16", "bf16"], layouts = ["row", "column", "any"] as const, sizes = [1, 2, 4, 5, 8, 12, 17, 31];
+  it("any product equals plain loops, by any kernel", async () => {
+    await fc.assert(fc.asyncProperty(fc.integer(), async (seed) => {
+      const d = new Draw(seed), batch = d.of([[], [], [2], [3, 2]]), [m, n, k] = [d.of(sizes), d.of(sizes), d.of([1, 3, 8, 20, 33])];
+      const pick = (): DType => d.of(types), wild = (r: number, c: number): View => d.view(batch, r, c, pick(), d.of(layouts), { pad: d.of([0, 4, 3]), offset: d.of([0, 8, 1]), at: d.of([0, 0, 8, 3]) });
+      const base: ContractKernel = { kind: "contract", label: "law", shape: [...batch, m, n], k, a: wild(m, k), b: wild(k, n), loads: [], affines: [], uniforms: [0, 1], stores: [] };
+      const stores: StoreTo[] = [{ view: d.view(batch, m, n, pick(), d.of(["row", "column"] as const), { pad: d.of([0, 4]), repeat: false }), value: acc }];
+      const loads = [wild(m, n)], formula: StoreTo = { ...stores[0], value: acc.mul(leaf("load", 0, "float")).add(leaf("uniform", 0, "float")) };
+      const kernel = { ...base, loads, stores: d.int(2) === 0 ? stores : [formula], ...(d.int(3) === 0 ? { more: [{ k: 5, a: wild(m, 5), b: wild(5, n) }] } : {}) };
+      const c: Case = { kernel, buffers: d.buffers, uniforms }, problem = problemOf(kernel), splits = d.of([1, 1, 2, 3]);
+      const emulated: Variant = { kind: "matrix", config: { component: "f32", result: "f32", m: 8, n: 8, k: 8 }, SM: 1, SN: 2, WM: 1, WN: 1, BK: 8, prefetch: d.int(2) === 0, emulate: true };
+      const variant = problem.m <= 4 ? d.of<Variant>([small, { kind: "vec", lanes: 4, threads: 16 }]) : d.of<Variant>([small, { ...small, prefetch: true }, emulated]);
+      expect(await differences(gpu, c, contractWith(kernel, planOf(c), gpu.target, problem, { variant, splits })), JSON.stringify([variant, splits, kernel.shape, k])).toBe("");
+    }), { numRuns: runs, seed: Number(process.env["ADJOINT_SEED"] ?? 1), endOnFailure: true });
+  }, 600_000);
 });

@@ -44,6 +44,9 @@ export async function differences(b: Bench, c: Case, program: Program, tolerance
   return "";
 }
 
+/** What a matrix may be besides its layout. */
+interface Variety { readonly pad?: number; readonly offset?: number; readonly repeat?: boolean; /** a start that is data, in steps of so many elements */ readonly at?: number }
+type Layout = "row" | "column" | "any";
 /** A source of choices from a seed. */
 export class Draw {
   readonly buffers: Buffer4[] = [];
@@ -55,7 +58,7 @@ export class Draw {
   number(): number { return (this.#next(33) - 16) / 8; }
   buffer(dtype: DType, length: number): number { return this.buffers.push({ dtype, values: Array.from({ length }, () => this.number()) }) - 1; }
   /** a matrix over [batch..., r, c], the axis `fast` contiguous (or none), rows padded by `pad`; batch axes may repeat */
-  view(batch: readonly number[], r: number, c: number, dtype: DType, layout: "row" | "column" | "any", { pad = 0, offset = 0, repeat = true, at = 0 } = {}): View {
+  view(batch: readonly number[], r: number, c: number, dtype: DType, layout: Layout, { pad = 0, offset = 0, repeat = true, at = 0 }: Variety = {}): View {
     const [sr, sc] = layout === "row" ? [c + pad, 1] : layout === "column" ? [1, r + pad] : [(c + 1) * 2, 2];
     const strides = batch.map(() => 0);
     let step = layout === "row" ? (c + pad) * r : layout === "column" ? (r + pad) * c : (c + 1) * 2 * r;
@@ -67,7 +70,7 @@ export class Draw {
 export const uniforms: readonly number[] = [0.375, 3];
 export const acc: Expr = leaf("acc", 0, "float");
 /** The plain product of f32 matrices. */
-export function plain(d: Draw, batch: readonly number[], m: number, n: number, k: number, { a = "row", b = "row", types = ["f32", "f32"] }: { a?: "row" | "column" | "any"; b?: "row" | "column" | "any"; types?: readonly [DType, DType] } = {}): Case {
+export function plain(d: Draw, batch: readonly number[], m: number, n: number, k: number, { a = "row", b = "row", types = ["f32", "f32"] }: { a?: Layout; b?: Layout; types?: readonly [DType, DType] } = {}): Case {
   const kernel: ContractKernel = { kind: "contract", label: "product", shape: [...batch, m, n], k, a: d.view(batch, m, k, types[0], a), b: d.view(batch, k, n, types[1], b), loads: [], affines: [], uniforms: [0, 1], stores: [{ view: d.view(batch, m, n, "f32", "row", { repeat: false }), value: acc }] };
   return { kernel, buffers: d.buffers, uniforms };
 }
