@@ -189,10 +189,13 @@ function place(kernels: readonly Kernel[], buffers: Draft[]): number {
   });
   const live = buffers.map((b, i) => ({ b, i })).filter(({ b, i }) => b.kind !== "store" && (first.has(i) || b.kind === "output"));
   live.sort((x, y) => (first.get(x.i) ?? 0) - (first.get(y.i) ?? 0) || x.i - y.i);
-  let active: { start: number; end: number; until: number }[] = [], top = 0;        // by start
+  let active: { start: number; end: number; until: number }[] = [], expires = Infinity, top = 0;        // by start
   for (const { b, i } of live) {
     const from = first.get(i) ?? 0, until = b.kind === "output" ? Infinity : last.get(i)!, bytes = Math.ceil((b.length * bytesOf(b.dtype)) / 64) * 64;
-    active = active.filter((a) => a.until >= from);
+    if (expires < from) {
+      active = active.filter((a) => a.until >= from);
+      expires = active.reduce((t, a) => Math.min(t, a.until), Infinity);
+    }
     let end = 0, best = active.length, bestGap = Infinity, start = -1;
     active.forEach((a, j) => {
       const gap = a.start - end;
@@ -202,6 +205,7 @@ function place(kernels: readonly Kernel[], buffers: Draft[]): number {
     if (start < 0) start = end;
     b.offset = start;
     active.splice(best, 0, { start, end: start + bytes, until });
+    expires = Math.min(expires, until);
     top = Math.max(top, start + bytes);
   }
   return top;
