@@ -23,6 +23,10 @@ export class Cell implements DeviceBuffer {
   /** a plan writes it: state rather than parameter */
   state = false;
   freed = false;
+  /** where its region goes back to */
+  owner: Pages | BufferPool | null = null;
+  /** stores that lie beside it for merged dispatches */
+  beside: Set<Cell> | null = null;
   /** the numbers of a small answer, on their way to the host */
   host: Promise<ArrayBuffer> | null = null;
   /** why the numbers never came */
@@ -68,11 +72,34 @@ export class DeviceMemory {
     if (bytes > bindingBytes) {
       throw new DeviceError(`webgpu: a buffer of ${cell.length} ${cell.dtype} takes ${bytes} bytes; this device binds at most ${bindingBytes}`, { key: "maxStorageBufferBindingSize", value: bytes, fix: "store it in half precision, or split it by rows" });
     }
-    cell.region = (bytes >= PAGED || (cell.kind === "answer" && bytes > 1024) ? this.#large : cell.kind === "store" ? this.#pages : this.#answers).take(bytes);
+    cell.owner = bytes >= PAGED || (cell.kind === "answer" && bytes > 1024) ? this.#large : cell.kind === "store" ? this.#pages : this.#answers;
+    cell.region = cell.owner.take(bytes);
+    cell.beside = null;
     cell.generation = this.device.generation;
     cell.blank = true;
     if (cell.kind === "store") { this.#stores += cell.region.bytes; if (cell.state) this.#state += cell.region.bytes; } else this.#held += cell.region.bytes;
     return true;
+  }
+  /**
+   * Puts stores side by side in one GPU buffer, unless they are. Stores that lay beside one of them come along, so that
+   * plans with different wishes come to rest. What it gives back lets the old places go, after the submit.
+   */
+  gather(cells: readonly Cell[], encoder: GPUCommandEncoder): (() => void) | null {
+    if (cells.every((c) => c.beside !== null && c.beside === cells[0].beside)) return null;
+    const all = new Set(cells);
+    for (const c of cells) for (const x of c.beside ?? []) all.add(x);
+    const list = [...all], left: (() => void)[] = [], regions = this.#pages.together(list.map((c) => deviceBytes(c.dtype, c.length)));
+    list.forEach((c, i) => {
+      const from = c.region!, to = regions[i], owner = c.owner!;
+      encoder.copyBufferToBuffer(from.buffer, from.offset, to.buffer, to.offset, Math.min(from.bytes, to.bytes));
+      this.#stores += to.bytes - from.bytes;
+      if (c.state) this.#state += to.bytes - from.bytes;
+      left.push(() => { owner.give(from); });
+      c.owner = this.#pages;
+      c.region = to;
+      c.beside = all;
+    });
+    return () => { for (const f of left) f(); };
   }
   /** A plan writes this store. */
   mark(cell: Cell): void {
@@ -83,8 +110,9 @@ export class DeviceMemory {
   release(cell: Cell): void {
     const { region } = cell;
     if (region === null || cell.generation !== this.device.generation) { cell.region = null; return; }
-    const bytes = deviceBytes(cell.dtype, cell.length);
-    (bytes >= PAGED || (cell.kind === "answer" && bytes > 1024) ? this.#large : cell.kind === "store" ? this.#pages : this.#answers).give(region);
+    cell.owner!.give(region);
+    cell.beside?.delete(cell);
+    cell.beside = null;
     if (cell.kind === "store") { this.#stores -= region.bytes; if (cell.state) this.#state -= region.bytes; } else this.#held -= region.bytes;
     cell.region = null;
   }

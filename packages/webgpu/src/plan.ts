@@ -1,6 +1,7 @@
 /** A plan as a list of dispatches over numbered buffers, and which of these can share memory. */
 import { bytesOf, DeviceError, type DType, type PlanSpec } from "@adjoint/tensor";
-import type { Dispatch, Program, Target } from "./program.ts";
+import { type Group, group, type Home, type Step, stepsOf, type Union } from "./group.ts";
+import type { Program, Target } from "./program.ts";
 import { roundUp } from "./pool.ts";
 
 /** Answers up to this size are copied out in the step's own submit; larger ones get a buffer of their own. */
@@ -11,21 +12,20 @@ export const SMALL_INPUT = 65536;
 /** Bytes of a tensor as a GPU buffer holds it: whole words, and room for one vector load. */
 export const deviceBytes = (dtype: DType, length: number): number => roundUp(Math.max(1, length) * bytesOf(dtype), 16);
 
-/** Where a numbered buffer lives: in the step's own memory, in a store, or in an answer's own buffer. */
-export type Home = "step" | "store" | "answer";
-
-/** One dispatch with buffers numbered over the whole plan: the plan's own first, then all scratch. */
-export interface Step { readonly dispatch: Dispatch; readonly buffers: readonly number[]; readonly kernel: number }
-
 export interface Layout {
-  readonly steps: readonly Step[];
+  /** what runs, in order: single dispatches, and groups that run as one */
+  readonly items: readonly (Step | Group)[];
   /** of each numbered buffer */
   readonly bytes: readonly number[];
   readonly homes: readonly Home[];
   /** for buffers in the step's memory: which of `sizes` each takes, -1 for others and for buffers that nobody uses */
   readonly places: readonly number[];
+  /** of each numbered buffer: bytes from the start of its place */
+  readonly offsets: readonly number[];
   /** bytes of the buffers that the plan needs at once */
   readonly sizes: readonly number[];
+  /** stores (buffer numbers) that groups want side by side */
+  readonly storeUnions: readonly (readonly number[])[];
   /** stores (buffer numbers) that dispatches only write */
   readonly written: ReadonlySet<number>;
   /** stores (buffer numbers) that dispatches write */
@@ -50,9 +50,10 @@ export function layOut(plan: PlanSpec, programs: readonly Program[], target: Tar
       steps.push({ dispatch, buffers, kernel });
     }
   });
-  const { places, sizes } = share(lives(plan, steps, bytes.length), bytes, homes);
+  const { items, unions, storeUnions } = group(plan, steps, bytes, homes, target);
+  const { places, offsets, sizes } = share(lives(plan, items, bytes.length), bytes, homes, unions);
   const { reads, writes } = directions(plan);
-  return { steps, bytes, homes, places, sizes, touched: writes, written: new Set([...writes].filter((b) => !reads.has(b))) };
+  return { items, bytes, homes, places, offsets, sizes, storeUnions, touched: writes, written: new Set([...writes].filter((b) => !reads.has(b))) };
 }
 
 function tooLarge(what: string, bytes: number, target: Target): DeviceError {
@@ -62,28 +63,29 @@ function tooLarge(what: string, bytes: number, target: Target): DeviceError {
 }
 
 /** First and last dispatch that touches each buffer; inputs are there before the first, answers stay after the last. */
-function lives(plan: PlanSpec, steps: readonly Step[], count: number): { first: number; last: number }[] {
+function lives(plan: PlanSpec, items: readonly (Step | Group)[], count: number): { first: number; last: number }[] {
   const out = Array.from({ length: count }, () => ({ first: Infinity, last: -1 }));
-  steps.forEach((s, i) => { for (const b of s.buffers) { out[b].first = Math.min(out[b].first, i); out[b].last = i; } });
+  items.forEach((x, i) => { for (const s of stepsOf(x)) for (const b of s.buffers) { out[b].first = Math.min(out[b].first, i); out[b].last = i; } });
   plan.buffers.forEach((b, i) => {
     if (b.kind === "input" && out[i].last >= 0) out[i].first = -1;
-    if (b.kind === "output") { out[i].last = steps.length; out[i].first = Math.min(out[i].first, steps.length); }
+    if (b.kind === "output") { out[i].last = items.length; out[i].first = Math.min(out[i].first, items.length); }
   });
   return out;
 }
 
-/** Greedy by size: the largest first, each into the first shared buffer whose other tenants live at other times. */
-function share(life: readonly { first: number; last: number }[], bytes: readonly number[], homes: readonly Home[]): { places: number[]; sizes: number[] } {
-  const places = bytes.map(() => -1), sizes: number[] = [], tenants: { first: number; last: number }[][] = [];
-  const order = bytes.map((_, i) => i).filter((i) => homes[i] === "step" && life[i].last >= 0).sort((a, b) => bytes[b] - bytes[a] || life[a].first - life[b].first);
-  for (const i of order) {
-    const { first, last } = life[i];
-    let at = tenants.findIndex((list) => list.every((t) => t.last < first || last < t.first));
-    if (at < 0) { at = sizes.push(bytes[i]) - 1; tenants.push([]); }
-    tenants[at].push(life[i]);
-    places[i] = at;
+/** Greedy by size: the largest first, each into the first shared buffer whose other tenants live at other times; a union is one tenant. */
+function share(life: readonly { first: number; last: number }[], bytes: readonly number[], homes: readonly Home[], unions: readonly Union[]): { places: number[]; offsets: number[]; sizes: number[] } {
+  interface Tenant { readonly members: readonly number[]; readonly offsets: readonly number[]; readonly bytes: number; readonly first: number; readonly last: number }
+  const places = bytes.map(() => -1), offsets = bytes.map(() => 0), sizes: number[] = [], tenants: Tenant[][] = [], united = new Set(unions.flatMap((u) => u.members));
+  const all: Tenant[] = unions.map((u) => ({ ...u, first: Math.min(...u.members.map((b) => life[b].first)), last: Math.max(...u.members.map((b) => life[b].last)) }));
+  bytes.forEach((n, b) => { if (homes[b] === "step" && life[b].last >= 0 && !united.has(b)) all.push({ members: [b], offsets: [0], bytes: n, ...life[b] }); });
+  for (const t of all.sort((a, b) => b.bytes - a.bytes || a.first - b.first)) {
+    let at = tenants.findIndex((list) => list.every((o) => o.last < t.first || t.last < o.first));
+    if (at < 0) { at = sizes.push(t.bytes) - 1; tenants.push([]); }
+    tenants[at].push(t);
+    t.members.forEach((b, i) => { places[b] = at; offsets[b] = t.offsets[i]; });
   }
-  return { places, sizes };
+  return { places, offsets, sizes };
 }
 
 /** Stores that are written, and those whose old numbers matter: some kernel loads them, or none writes them wholly. */

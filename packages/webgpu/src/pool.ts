@@ -79,6 +79,16 @@ export class Pages {
     this.bytes += total;
     return { buffer: page.buffer, serial: page.serial, offset: 0, bytes: size };
   }
+  /** Regions side by side, in a page of their own. */
+  together(sizes: readonly number[]): Region[] {
+    const rounded = sizes.map((n) => roundUp(Math.max(n, 1), 256)), total = rounded.reduce((n, x) => n + x, 0);
+    const page: Page = { buffer: this.#maker.create(total, DATA, this.#label), serial: newSerial(), bytes: total, free: [] };
+    this.#pages.push(page);
+    this.bytes += total;
+    this.used += total;
+    let at = 0;
+    return rounded.map((bytes) => { const offset = at; at += bytes; return { buffer: page.buffer, serial: page.serial, offset, bytes }; });
+  }
   give(region: Region): void {
     const page = this.#pages.find((p) => p.serial === region.serial);
     if (page === undefined) throw new DeviceError("webgpu: a region that belongs to no page was given back");

@@ -22,6 +22,9 @@ export class Ready implements Prepared {
   readonly stores: readonly Part[];
   readonly inputs: readonly Part[];
   readonly outputs: readonly Part[];
+  /** stores that lie side by side, by their positions in `stores` */
+  get unions(): readonly (readonly number[])[] { return (this.#unions ??= this.layout.storeUnions.map((u) => u.map((b) => this.stores.findIndex((s) => s.buffer === b)))); }
+  #unions: readonly (readonly number[])[] | null = null;
   readonly words: Uint32Array<ArrayBuffer>;
   readonly floats: Float32Array<ArrayBuffer>;
   constructor(plan: PlanSpec, layout: Layout, target: Target) {
@@ -116,25 +119,26 @@ export class Run implements Operation {
     const most = profiler === null ? wanted : Math.min(wanted, profiler.most);
     for (let from = 0; from < total;) {
       const to = Math.min(total, from + most), timed = profiler === null ? null : this.#timed(profiler, instance, encoder, from, to);
-      if (timed === null) instance.encode(encoder, from, to);
+      if (timed === null) stats.dispatches += instance.encode(encoder, from, to);
       if (to < total || timed !== null) { checks.push(session.submit(encoder, "a step")); encoder = gpu.createCommandEncoder({ label: "adjoint step" }); }
       timed?.();
       from = to;
     }
-    stats.dispatches += total;
     const landing = this.#copyOut(instance, encoder);
     checks.push(session.submit(encoder, "a step"));
+    for (const leave of this.#left) leave();
     const done: Promise<ArrayBuffer | null> = landing === null ? session.device.guard(gpu.queue.onSubmittedWorkDone()).then(() => null) : session.memory.staging.land(landing.landing, landing.bytes);
     checked(this.#times.then(() => done), checks).then((bytes) => { this.#arrive(bytes); }, (error: unknown) => { this.fail(error); });
   }
   /** Encodes dispatches with timestamps; what it gives back takes their times in after the submit. */
   #timed(profiler: Profiler, instance: Instance, encoder: GPUCommandEncoder, from: number, to: number): () => void {
-    const { device, memory } = this.#host.session;
-    instance.encodeTimed(encoder, from, to, profiler.queries(device).set);
-    const landing = profiler.resolve(device, memory.staging, encoder, to - from);
-    const timed = this.#ready.layout.steps.slice(from, to).map((s) => s.dispatch);
+    const { device, memory, stats } = this.#host.session;
+    const timed = instance.encodeTimed(encoder, from, to, profiler.queries(device).set), landing = profiler.resolve(device, memory.staging, encoder, timed.length);
+    stats.dispatches += timed.length;
     return () => { this.#times = Promise.all([this.#times, profiler.take(memory.staging, landing, timed)]); this.#times.catch(() => {}); };
   }
+  /** what may be let go once the copies are submitted */
+  readonly #left: (() => void)[] = [];
   #times: Promise<unknown> = Promise.resolve();
   #bind(instance: Instance, encoder: GPUCommandEncoder): void {
     const { session } = this.#host, { layout, stores, inputs, outputs } = this.#ready, { memory } = session;
@@ -143,8 +147,12 @@ export class Run implements Operation {
       if (session.dead(cell) && !layout.written.has(buffer)) throw deadCell(cell, `store ${spec.position}`);
       if (layout.touched.has(buffer)) memory.mark(cell);
       session.prepare(cell, encoder);
-      instance.bind(buffer, cell.region);
     });
+    if (layout.storeUnions.length > 0) for (const list of this.#ready.unions) {
+      const leave = memory.gather(list.map((i) => this.#stores[i]), encoder);
+      if (leave !== null) this.#left.push(leave);
+    }
+    stores.forEach(({ buffer }, i) => { instance.bind(buffer, this.#stores[i].region); });
     inputs.forEach(({ buffer, spec }, i) => {
       const from = this.#inputs[i];
       if (layout.places[buffer] < 0) return;                // no kernel reads it

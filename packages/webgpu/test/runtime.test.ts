@@ -2,6 +2,7 @@
 import { type DeviceBuffer, type TypedArray } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
+import { stepsOf } from "../src/group.ts";
 import { layOut } from "../src/plan.ts";
 import { BufferPool, Pages, sizeClass, Workspace } from "../src/pool.ts";
 import { OperationQueue } from "../src/queue.ts";
@@ -199,11 +200,12 @@ describe("memory of a step", () => {
     fc.assert(fc.property(fc.array(line, { maxLength: 20 }), fc.array(fc.constantFrom(1, 3, 64, 100, 5000), { minLength: 10, maxLength: 10 }), (lines, sizes) => {
       const plan = planOf(kinds.map((k, i) => [k, sizes[i]]), lines.map((l) => ({ ...l, code: "copy" })));
       const target = { f16: false, subgroups: null, matrix: [], limits: { storageBuffers: 10, workgroupBytes: 32768, invocations: 256, workgroups: 65535, bindingBytes: 2 ** 27 }, matmul: "f32", units: 1 } as const;
-      const { steps, places, sizes: shared, bytes, homes } = layOut(plan, plan.kernels.map((k) => lowering(k, plan, target)), target);
+      const { items, places, offsets, sizes: shared, bytes, homes } = layOut(plan, plan.kernels.map((k) => lowering(k, plan, target)), target);
+      const steps = items.flatMap(stepsOf);
       const tenants = new Map<number, { b: number; from: number; to: number }[]>();
       places.forEach((p, b) => {
         if (p < 0) return;
-        expect(shared[p]).toBeGreaterThanOrEqual(bytes[b]);
+        expect(shared[p]).toBeGreaterThanOrEqual(offsets[b] + bytes[b]);
         expect(homes[b]).toBe("step");
         const touched = steps.flatMap((s, i) => (s.buffers.includes(b) ? [i] : [])), kind = plan.buffers[b]?.kind;
         const from = kind === "input" ? -1 : Math.min(...touched, steps.length), to = kind === "output" ? steps.length : Math.max(...touched);

@@ -1,0 +1,95 @@
+/** Which dispatches of a plan become one: equal texts, no dependency between them, and buffers that can lie side by side. */
+import type { PlanSpec } from "@adjoint/tensor";
+import { mostSegments, type SegmentPlan, segmentPlan } from "./merge.ts";
+import { roundUp } from "./pool.ts";
+import type { Dispatch, Target } from "./program.ts";
+
+/** One dispatch with buffers numbered over the whole plan: the plan's own first, then all scratch. */
+export interface Step { readonly dispatch: Dispatch; readonly buffers: readonly number[]; readonly kernel: number }
+/** Steps that run as one dispatch. */
+export interface Group { readonly steps: readonly Step[]; readonly segment: SegmentPlan }
+/** Where a numbered buffer lives: in the step's own memory, in a store, or in an answer's own buffer. */
+export type Home = "step" | "store" | "answer";
+
+/** Buffers that lie side by side in one GPU buffer, with their places in it. */
+export interface Union { readonly members: readonly number[]; readonly offsets: readonly number[]; readonly bytes: number }
+export interface Grouping { readonly items: readonly (Step | Group)[]; readonly unions: readonly Union[]; readonly storeUnions: readonly (readonly number[])[] }
+
+/** How far ahead a dispatch is looked for that could run now. */
+const AHEAD = 320;
+/** Dispatches that move more bytes gain nothing from company, unless it stands beside them. */
+const SMALL = 2 ** 22, NEAR = 12, MOST = 2 ** 28;
+
+export const isGroup = (x: Step | Group): x is Group => "steps" in x;
+export const stepsOf = (x: Step | Group): readonly Step[] => (isGroup(x) ? x.steps : [x]);
+
+export function group(plan: PlanSpec, steps: readonly Step[], bytes: readonly number[], homes: readonly Home[], target: Target): Grouping {
+  let items = find(plan, steps, homes);
+  for (;;) {
+    const { unions, stores, bad } = join(items, bytes, homes, target);
+    if (bad === null) return { items, unions, storeUnions: stores };
+    items = items.flatMap((x): (Step | Group)[] => (x === bad ? [...bad.steps] : [x]));
+  }
+}
+
+/** Takes, for each dispatch in turn, later ones of its text that nothing in between forbids to run now. */
+function find(plan: PlanSpec, steps: readonly Step[], homes: readonly Home[]): (Step | Group)[] {
+  const count = new Map<string, number>(), plans = new Map<string, SegmentPlan | null>();
+  for (const s of steps) count.set(s.dispatch.code, (count.get(s.dispatch.code) ?? 0) + 1);
+  for (const [code, n] of count) if (n > 1) plans.set(code, segmentPlan(steps.find((s) => s.dispatch.code === code)!.dispatch));
+  const out: (Step | Group)[] = [], taken = new Set<number>();
+  steps.forEach((first, i) => {
+    if (taken.has(i)) return;
+    const segment = plans.get(first.dispatch.code) ?? null;
+    if (segment === null || plan.kernels[first.kernel].kind === "composite") { out.push(first); return; }
+    const all = [first], reads = new Set<number>(), writes = new Set<number>(), most = mostSegments(segment);
+    const enter = (s: Step): void => { s.dispatch.bindings.forEach((b, k) => { (b.access === "read" ? reads : writes).add(s.buffers[k]); }); };
+    const free = (s: Step): boolean => s.dispatch.bindings.every((b, k) => !writes.has(s.buffers[k]) && (b.access === "read" || !reads.has(s.buffers[k])));
+    enter(first);
+    for (let j = i + 1; j < steps.length && j <= i + AHEAD && all.length < most; j++) {
+      if (taken.has(j)) continue;
+      const s = steps[j];
+      if (s.dispatch.code === first.dispatch.code && (Math.max(s.dispatch.bytes, first.dispatch.bytes) <= SMALL || (j - i <= NEAR && !s.buffers.some((b) => homes[b] === "store"))) && free(s) && alike(plan, homes, all, s)) { all.push(s); taken.add(j); }
+      enter(s);
+    }
+    out.push(all.length > 1 ? { steps: all, segment } : first);
+  });
+  return out;
+}
+/** At each binding: the same buffer in all, or buffers that can be placed side by side. */
+function alike(plan: PlanSpec, homes: readonly Home[], all: readonly Step[], s: Step): boolean {
+  return s.buffers.every((b, k) => {
+    const a = all[0].buffers[k];
+    if (all.every((x) => x.buffers[k] === b)) return true;
+    return [a, b].every((x) => homes[x] === homes[a] && homes[x] !== "answer" && plan.buffers[x]?.kind !== "input");
+  });
+}
+
+/** Unions of the buffers that groups want side by side, or a group that cannot be. */
+function join(items: readonly (Step | Group)[], bytes: readonly number[], homes: readonly Home[], target: Target): { unions: Union[]; stores: number[][]; bad: Group | null } {
+  const parent = new Map<number, number>();
+  const root = (b: number): number => { let r = b; while (parent.has(r) && parent.get(r) !== r) r = parent.get(r)!; return r; };
+  const tie = (a: number, b: number): void => { const x = root(a), y = root(b); parent.set(x, y); if (!parent.has(y)) parent.set(y, y); };
+  const groups = items.filter(isGroup);
+  for (const g of groups) for (let k = 0; k < g.steps[0].buffers.length; k++) for (const s of g.steps) if (s.buffers[k] !== g.steps[0].buffers[k]) tie(g.steps[0].buffers[k], s.buffers[k]);
+  const sets = new Map<number, number[]>();
+  for (const b of [...parent.keys()].sort((x, y) => x - y)) { const r = root(b), set = sets.get(r); if (set === undefined) sets.set(r, [b]); else set.push(b); }
+  const users = (b: number): Group[] => groups.filter((g) => g.steps.some((s) => s.buffers.some((x) => root(x) === root(b)))).sort((x, y) => x.steps.length - y.steps.length);
+  // one dispatch binds a union for reading or for writing, not both; a merged one also not twice for writing
+  for (const x of items) {
+    const parts = stepsOf(x), merged = parts.length > 1;
+    for (const s of parts) for (let i = 0; i < s.buffers.length; i++) for (let j = 0; j < i; j++) {
+      const p = s.dispatch.bindings[i].access, q = s.dispatch.bindings[j].access;
+      if (homes[s.buffers[i]] === "store" || root(s.buffers[i]) !== root(s.buffers[j]) || (p === "read" && q === "read")) continue;
+      if (merged || p !== q) return { unions: [], stores: [], bad: merged ? (x as Group) : users(s.buffers[i])[0] };
+    }
+  }
+  const unions: Union[] = [], stores: number[][] = [];
+  for (const members of sets.values()) {
+    let total = 0;
+    const offsets = members.map((b) => { const at = total; total += roundUp(bytes[b], 256); return at; });
+    if (total > Math.min(target.limits.bindingBytes, MOST)) return { unions: [], stores: [], bad: users(members[0])[0] };
+    if (homes[members[0]] === "store") stores.push(members); else unions.push({ members, offsets, bytes: total });
+  }
+  return { unions, stores, bad: null };
+}

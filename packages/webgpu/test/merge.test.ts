@@ -1,0 +1,81 @@
+/** Merged dispatches: the text, the choice, and the same numbers as before. */
+import { type Store, type Tensor, add, assign, compile, createReference, fromHost, getDevice, memory, mul, scalar, setDevice, store, sum, tensor } from "@adjoint/tensor";
+import { afterAll, describe, expect, test } from "vitest";
+import { adapters, webgpu } from "../src/index.ts";
+import { mergeText, segmentPlan, segmentWords } from "../src/merge.ts";
+import type { Dispatch } from "../src/program.ts";
+
+const host = getDevice(), found = (await adapters({ mode: "safe" })).length > 0;
+afterAll(() => { setDevice(host); });
+
+const dispatch = (code: string, n: number): Dispatch => ({ code, bindings: [{ buffer: 0, access: "read" }, { buffer: 1, access: "read_write" }], params: [n, 7, 0, 0], numbers: false, workgroups: [n, 1, 1], label: "k", flops: 1, bytes: 1 });
+const text = `@group(0) @binding(0) var<uniform> P: array<vec4<u32>, 1>;
+@group(0) @binding(2) var<storage, read> b0: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> b1: array<f32>;
+fn twice(x: f32) -> f32 { return 2.0 * x; }
+fn store(i: u32, x: f32) { if (i < P[0].x) { b1[i + P[0].y] = twice(x); } }
+@compute @workgroup_size(64, 2, 1)
+fn main(@builtin(workgroup_id) wg: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>, @builtin(local_invocation_id) lid: vec3<u32>, @builtin(local_invocation_index) li: u32, @builtin(global_invocation_id) gid: vec3<u32>) {
+let i = gid.x;
+let b0_k = i;
+store(i, b0[(i + u32(b1[P[0].x])) >> 2u].x);
+}`;
+
+describe("text", () => {
+  const d = dispatch(text, 3), p = segmentPlan(d)!;
+  test("segments have a head, displacements and parameters", () => {
+    expect(p).toEqual({ vectors: 3, head: 2, cells: [16, 4] });
+    expect(segmentWords([d, dispatch(text, 5)], p, [[0, 0], [512, 256]])).toEqual([0, 3, 1, 1, 0, 0, 0, 0, 3, 7, 0, 0, 3, 5, 1, 1, 32, 64, 0, 0, 5, 7, 0, 0]);
+  });
+  test("indices move, parameters move, helpers are told where", () => {
+    const merged = mergeText(text, 2, p);
+    expect(merged).toContain("var<uniform> P: array<vec4<u32>, 6>");
+    expect(merged).toContain("fn twice(x: f32)");
+    expect(merged).toContain("fn store(sP: u32, i: u32, x: f32) { if (i < P[sP + 0u].x) { b1[P[sP - 1u].y + (i + P[sP + 0u].y)] = twice(x); } }");
+    expect(merged).toContain("store(sP, i, b0[P[sP - 1u].x + ((i + u32(b1[P[sP - 1u].y + (P[sP + 0u].x)])) >> 2u)].x);");
+    expect(merged).toContain("wg_: vec3<u32>");
+    expect(merged).toContain("let gid = wg * vec3<u32>(64, 2, 1) + lid;");
+    expect(merged).toContain("let b0_k = i;");
+  });
+  test("texts that take the address of a binding, or do other things with P, stay alone", () => {
+    expect(segmentPlan(dispatch(text.replace("let b0_k = i;", "let q = &b1;"), 1))).toBeNull();
+    expect(segmentPlan(dispatch(text.replace("let b0_k = i;", "let n = arrayLength(&b1);"), 1))).toBeNull();
+    expect(segmentPlan(dispatch(text.replace("let b0_k = i;", "let q = P[i];"), 1))).toBeNull();
+  });
+});
+
+describe.runIf(found)("on a software driver", () => {
+  const sizes = [1000, 3, 2048, 4096, 257, 12288, 1000, 5000, 3000, 6000, 2000], count = sizes.length;
+  /** AdamW-like updates of many stores, and the sum of the squares of their gradients. */
+  const trainer = (): { step: (x: Tensor) => Tensor; stores: Store[] } => {
+    const make = (name: string, at: number): Store[] => sizes.map((n, i) => store(fromHost({ dtype: "f32", shape: [n], data: Float32Array.from({ length: n }, (_, j) => ((i + at + j) % 7) / 8) }), `${name}${i}`));
+    const p = make("p", 0), m = make("m", 3), v = make("v", 5), stores = [...p, ...m, ...v];
+    const step = compile((x: Tensor) => {
+      const g = p.map((w) => add(mul(w.read(), x), 0.125));
+      const norm = g.map((y) => sum(mul(y, y))).reduce((a, b) => add(a, b));
+      const m2 = m.map((s, i) => add(mul(s.read(), 0.5), g[i])), v2 = v.map((s, i) => add(mul(s.read(), 0.75), mul(g[i], g[i])));
+      const p2 = p.map((s, i) => s.read().sub(mul(m2[i], 0.125)).add(mul(v2[i], norm.minimum(scalar(1)).mul(0.0625))));
+      assign(stores, [...p2, ...m2, ...v2]);
+      return norm;
+    });
+    return { step, stores };
+  };
+  const play = async (steps: number): Promise<{ losses: number[]; ends: number[][] }> => {
+    const { step, stores } = trainer(), losses: number[] = [], ends: number[][] = [];
+    for (let i = 0; i < steps; i++) losses.push(await step(tensor([0.25 * (i + 1)])).item());
+    for (const s of stores) ends.push([...(await s.data())]);
+    return { losses, ends };
+  };
+  test("equal updates of many tensors are few dispatches with equal results", async () => {
+    setDevice(createReference({ fuse: true }));
+    const want = await play(4), device = await webgpu({ mode: "safe", allowSoftware: true });
+    setDevice(device);
+    const kernels = memory(device).kernels, got = await play(4);
+    got.losses.forEach((x, i) => { expect(Math.abs(x / want.losses[i] - 1)).toBeLessThan(1e-5); });
+    got.ends.forEach((xs, i) => { xs.forEach((x, j) => { expect(Math.abs(x - want.ends[i][j])).toBeLessThan(1e-5 * (1 + Math.abs(x))); }); });
+    // odd sizes have texts of their own
+    expect(device.stats.dispatches).toBeLessThan(0.6 * (memory(device).kernels - kernels));
+    expect(memory(device).kernels - kernels).toBeGreaterThanOrEqual(4 * 2 * count);
+    await device.close();
+  });
+});
