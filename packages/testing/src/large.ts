@@ -14,6 +14,7 @@ const product = (name: string, shape: fc.Arbitrary<readonly [number, number, num
   subject(name, shape.chain(([m, k, n]) => { const [a, b] = operands(m, k, n); return fc.tuple(bulk(a, { low: -3, high: 3, dtype: dtype === "float" ? dtype : "f32" }), bulk(b, { low: -3, high: 3, dtype })).map((xs) => sample(name, xs, apply)); }));
 const boxes = fc.tuple(edges, long, edges).filter(([m, k, n]) => m * k * n <= 300_000);
 const flat = fc.tuple(fc.constantFrom(1, 2, 16, 33), edges, long);
+const slim = fc.shuffledSubarray([0, 1, 2], { minLength: 3 }).chain((order) => fc.tuple(fc.constantFrom(1, 2, 4, 8), fc.constantFrom(8, 16, 24, 64), fc.constantFrom(4, 32, 33, 64)).map((s): readonly [number, number, number] => [s[order[0]], s[order[1]], s[order[2]]]));
 const tables = fc.tuple(edges, long).filter(([r, c]) => r * c <= 20_000);
 const cubes = fc.tuple(fc.constantFrom(1, 2, 5), edges, edges).map((s): number[] => [...s]);
 const axes = (rank: number): fc.Arbitrary<number[]> => fc.subarray(Array.from({ length: rank }, (_, i) => i), { minLength: 1 });
@@ -25,6 +26,10 @@ export const largeSubjects: readonly Subject[] = [
   product("aᵀ b", boxes, (m, k, n) => [[k, m], [k, n]], ([a, b]) => matmul(a.T, b)),
   product("aᵀ bᵀ", boxes, (m, k, n) => [[k, m], [n, k]], ([a, b]) => matmul(a.T, b.T)),
   product("wide a b", flat, (m, k, n) => [[m, k], [k, n]], ([a, b]) => matmul(a, b)),
+  // the products of a low-rank adapter: a dimension of a few vectors beside ones of many
+  product("slim a b", slim, (m, k, n) => [[m, k], [k, n]], ([a, b]) => matmul(a, b)),
+  product("slim a bᵀ", slim, (m, k, n) => [[m, k], [n, k]], ([a, b]) => matmul(a, b.T)),
+  product("slim aᵀ b", slim, (m, k, n) => [[k, m], [k, n]], ([a, b]) => matmul(a.T, b)),
   product("wide a bᵀ", flat, (m, k, n) => [[m, k], [n, k]], ([a, b]) => matmul(a, b.T)),
   product("a bᵀ in f16", boxes, (m, k, n) => [[m, k], [n, k]], ([a, b]) => matmul(a, b.T), "f16"),
   product("a b in bf16", boxes, (m, k, n) => [[m, k], [k, n]], ([a, b]) => matmul(a, b), "bf16"),

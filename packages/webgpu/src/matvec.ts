@@ -46,5 +46,6 @@ export function vecBody(shader: Shader, pairs: readonly Pair[], v: VecVariant, r
   lines.push(`for (var m = lane; m < ${rows}u; m += ${lanes}u) { ${emit("m", "n", `sums[m * ${threads}u + group * ${alongK ? lanes : 1}u]`)} }`);
   return lines.join("\n");
 }
-/** Whether a must be read by elements: only steps of four along k read it as vectors. */
-export const vecNeedsScalarA = (pair: { readonly b: { readonly order: string; readonly width: number } }): boolean => !(pair.b.order === "along" && pair.b.width > 1);
+/** Whether a must be read by elements: vectors of it serve only steps of four along k, and only where they lie along k. */
+export const vecNeedsScalarA = ({ a, b }: { readonly a: { readonly order: string }; readonly b: { readonly order: string; readonly width: number } }): boolean =>
+  !(b.order === "along" && b.width > 1 && a.order === "along");
