@@ -24,12 +24,49 @@ export const isGroup = (x: Step | Group): x is Group => "steps" in x;
 export const stepsOf = (x: Step | Group): readonly Step[] => (isGroup(x) ? x.steps : [x]);
 
 export function group(plan: PlanSpec, steps: readonly Step[], bytes: readonly number[], homes: readonly Home[], target: Target): Grouping {
-  let items = find(plan, steps, homes);
+  let items = find(plan, defer(plan, steps, bytes), homes);
   for (;;) {
     const { unions, stores, bad } = join(items, bytes, homes, target);
     if (bad === null) return { items, unions, storeUnions: stores };
     items = items.flatMap((x): (Step | Group)[] => (x === bad ? [...bad.steps] : [x]));
   }
+}
+
+/** Kernels that a small result may wait for company, and bytes that its operands may hold meanwhile. */
+const PATIENCE = 24, HELD = 2 ** 28;
+
+/**
+ * Lets kernels with small results that nobody wants soon wait a while (the gradients of adapters, which only the
+ * optimizer reads), so that those of a layer stand together: all first dispatches, then all second ones.
+ */
+function defer(plan: PlanSpec, steps: readonly Step[], bytes: readonly number[]): Step[] {
+  const units: { readonly steps: Step[]; readonly reads: Set<number>; readonly writes: Set<number> }[] = [];
+  for (const s of steps) {
+    if (units.length === 0 || units[units.length - 1].steps[0].kernel !== s.kernel) units.push({ steps: [], reads: new Set(), writes: new Set() });
+    const u = units[units.length - 1];
+    u.steps.push(s);
+    s.dispatch.bindings.forEach((b, k) => { (b.access === "read" ? u.reads : u.writes).add(s.buffers[k]); });
+  }
+  type Unit = (typeof units)[number];
+  const meet = (a: Unit, b: Unit): boolean => [...a.writes].some((x) => b.reads.has(x) || b.writes.has(x)) || [...a.reads].some((x) => b.writes.has(x));
+  const sum = (set: Set<number>): number => [...set].reduce((n, b) => n + bytes[b], 0), texts = new Map<string, number>(), keyOf = (u: Unit): string => u.steps.map((s) => s.dispatch.code).join("\n");
+  for (const u of units) texts.set(keyOf(u), (texts.get(keyOf(u)) ?? 0) + 1);
+  const out: Step[] = [];
+  let waiting: Unit[] = [], since = 0, held = 0;
+  const flush = (): void => {
+    for (let level = 0; waiting.some((u) => level < u.steps.length); level++) for (const u of waiting) if (level < u.steps.length) out.push(u.steps[level]);
+    waiting = []; held = 0;
+  };
+  units.forEach((u, i) => {
+    if (waiting.length > 0 && (i - since >= PATIENCE || held > HELD || waiting.some((w) => meet(w, u)))) flush();
+    const small = plan.kernels[u.steps[0].kernel].kind === "contract" && sum(u.writes) <= SMALL && (texts.get(keyOf(u)) ?? 0) > 1;
+    if (!small || units.slice(i + 1, i + 1 + PATIENCE).some((v) => meet(u, v))) { out.push(...u.steps); return; }
+    if (waiting.length === 0) since = i;
+    waiting.push(u);
+    held += sum(u.reads);
+  });
+  flush();
+  return out;
 }
 
 /** Takes, for each dispatch in turn, later ones of its text that nothing in between forbids to run now. */
