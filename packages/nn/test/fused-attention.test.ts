@@ -2,7 +2,7 @@
 import { describe, expect, it } from "vitest";
 import fc from "fast-check";
 import { type Backend, type Tensor, attentionKernels, createReference, fromHost, planOf, scalar, setDevice, store, tensor } from "@adjoint/tensor";
-import { gradients } from "@adjoint/autograd";
+import { checkpoint, gradients } from "@adjoint/autograd";
 import { type Draw, draws, evaluate, forward, hostOf } from "@adjoint/testing";
 import { CausalMask, attention } from "@adjoint/nn";
 
@@ -32,6 +32,16 @@ describe("attention on a device with kernels for it", () => {
       const [x, y] = [await evaluate(want.values, plain), await evaluate(got.values, plain)];
       x.forEach((row, i) => { row.forEach((e, j) => { expect(Math.abs(e - y[i][j])).toBeLessThan(1e-4); }); });
     }), { numRuns: 40 }));
+  it("is computed again by a checkpoint, with the same gradients", async () => {
+    setDevice(claims);
+    const noise = (n: number): Float32Array => Float32Array.from({ length: n }, (_, i) => ((i * 37) % 23) / 8 - 1.4), x = tensor(noise(2 * 5 * 8), { shape: [2, 5, 8] }), mask = new CausalMask({ queries: 5 });
+    const block = (h: Tensor): Tensor => { const y = h.reshape([2, 5, 2, 1, 4]).permute([0, 2, 3, 1, 4]), kv = y.squeeze(2); return attention(y.mul(2), kv, kv.tanh(), { mask }).mul(h.reshape([2, 5, 2, 1, 4]).permute([0, 2, 3, 1, 4])); };
+    const of = (f: (h: Tensor) => Tensor): Tensor => gradients(f(x).mul(0.5).sum(), { x }).x!, [once, again] = [of(block), of(checkpoint(block))];
+    expect(planOf([again]).spec.kernels.filter((k) => k.kind === "composite").length).toBe(2);
+    setDevice(plain);
+    const [a, b] = await evaluate([once, again], plain);
+    expect(b).toEqual(a);
+  });
   it("copies nothing that a projection made, and reads a cache as it lies there", () => {
     setDevice(claims);
     const [B, T, KV, G, d] = [2, 6, 2, 3, 4], x = store(tensor(new Float32Array(B * T * 8), { shape: [B * T, 8] })), w = (n: number): Tensor => store(tensor(new Float32Array(n * 8), { shape: [n, 8] })).current;
