@@ -3,7 +3,7 @@
  * kernel of its own with an iteration space that suits it.
  */
 import type { GNode } from "./graph.ts";
-import { type IndexMap, type Refine, identityMap, refineMap, sameMap, throughView } from "./indexmap.ts";
+import { type IndexMap, type Refine, identityMap, refineMap, sameMap, startOf, throughView } from "./indexmap.ts";
 import { isHalf } from "./dtype.ts";
 import type { Sums } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
@@ -42,20 +42,25 @@ export interface Cluster {
 export const inMemory = (t: GNode): boolean => t.op.kind === "leaf" || t.op.kind === "read";
 export const isRefine = (x: IndexMap | Refine | null): x is Refine => x !== null && "axis" in x;
 
-const none: readonly Demand[] = [];
+/** What is known of a node so far. */
+export interface Wanted {
+  /** how it is wanted inside clusters */
+  readonly demands: Demand[];
+  /** clusters that want it in memory */
+  readonly readers: Cluster[];
+  /** it must be in memory although nobody reads it as an operand */
+  forced: boolean;
+  /** the cluster that writes it to memory */
+  home: Cluster | null;
+  /** the map under which that cluster enumerates it, if it is the cluster's own node */
+  self: Demand | null;
+}
 
 /** The clusters of one graph, with everything that is wanted so far. */
 export class Clusters {
   readonly list: Cluster[] = [];
-  /** the cluster that writes a materialised node */
-  readonly home: Map<GNode, Cluster> = new Map();
-  /** how a node is wanted inside clusters */
-  readonly demands: Map<GNode, Demand[]> = new Map();
-  /** clusters that want a node in memory */
-  readonly readers: Map<GNode, Set<Cluster>> = new Map();
-  /** nodes that must be in memory although nobody reads them as an operand */
-  readonly forced: Set<GNode> = new Set();
-  private readonly selves = new Map<GNode, Demand>();
+  /** by number of the node; nobody has asked for those that are missing */
+  private readonly nodes: Wanted[] = [];
   private walks = 0;
   private readonly roots: ReadonlySet<GNode>;
   private readonly sums: Sums;
@@ -66,34 +71,39 @@ export class Clusters {
     this.list.push(c);
     return c;
   }
+  /** What is known of t, if anybody wants it. */
+  find(t: GNode): Wanted | undefined { return this.nodes[t.number]; }
+  private of(t: GNode): Wanted { return (this.nodes[t.number] ??= { demands: [], readers: [], forced: false, home: null, self: null }); }
+  /** t must be in memory. */
+  force(t: GNode): void { this.of(t).forced = true; }
+  private isForced(t: GNode): boolean { return this.find(t)?.forced ?? false; }
+
   /** The maps under which c wants t. */
   mapsIn(t: GNode, c: Cluster): IndexMap[] {
-    const maps: IndexMap[] = [];
-    for (const d of this.demands.get(t) ?? none) if (d.cluster === c) maps.push(d.map);
+    const maps: IndexMap[] = [], wanted = this.find(t);
+    if (wanted) for (const d of wanted.demands) if (d.cluster === c) maps.push(d.map);
     return maps;
   }
   /** The map under which c writes its output t. */
   mapOf(t: GNode, c: Cluster): IndexMap {
-    const self = this.selves.get(t);
+    const self = this.find(t)?.self;
     return self?.cluster === c ? self.map : this.mapsIn(t, c)[0];
   }
   /** Whether c reads t as an operand in memory. */
-  reads(t: GNode, c: Cluster): boolean { return this.readers.get(t)?.has(c) ?? false; }
+  reads(t: GNode, c: Cluster): boolean { return this.find(t)?.readers.includes(c) ?? false; }
 
   demand(t: GNode, cluster: Cluster, map: IndexMap): void {
     if (t.op.kind === "scalar" || this.sums.zeros.has(t)) return;
-    let list = this.demands.get(t);
-    if (!list) this.demands.set(t, (list = []));
+    const list = this.of(t).demands;
     for (const d of list) if (d.cluster === cluster && sameMap(d.map, map)) return;
     const d = { cluster, map };
     list.push(d);
     cluster.demands.push(d);
   }
   readBy(t: GNode, cluster: Cluster): void {
-    if (t.op.kind === "scalar") this.forced.add(t);
-    let set = this.readers.get(t);
-    if (!set) this.readers.set(t, (set = new Set()));
-    set.add(cluster);
+    const wanted = this.of(t);
+    if (t.op.kind === "scalar") wanted.forced = true;
+    if (!wanted.readers.includes(cluster)) wanted.readers.push(cluster);
   }
   refine(c: Cluster, r: Refine): void {
     if (c.reducedAxes > 1 && c.kind === "rows" && r.axis >= c.space.length - c.reducedAxes) c.reducedAxes++;   // a row of several axes gets one more
@@ -117,19 +127,27 @@ export class Clusters {
   private operand(t: GNode, reader: Cluster): void {
     let v = t, map = identityMap(t.shape);
     for (;;) {
-      if (this.forced.has(v) || this.roots.has(v)) break;
+      if (this.isForced(v) || this.roots.has(v)) break;
       if (v.op === castOp && isHalf(v.inputs[0].dtype) && v.dtype === "f32" && memoryBase(v.inputs[0])) { v = v.inputs[0]; continue; }
       if (v.op.kind !== "view") break;
       const next = throughView(v, map, t.shape);
       if (next === null || isRefine(next)) {
-        if (v.op.name === "reshape" && !(v.inputs[0].op.kind === "view")) { v = v.inputs[0]; break; }   // memory is linear under a reshape
-        if (v.op.name === "reshape") v = v.inputs[0];
-        this.forced.add(v);
+        if (v.op.name === "reshape") v = this.run(v.inputs[0]);                 // memory is linear under a reshape
+        if (v.op.kind === "view") this.force(v);
         break;
       }
       map = next; v = v.inputs[0];
     }
     this.readBy(v, reader);
+  }
+  /** The node in memory that t shows in order and without gaps; t itself where a view in between breaks the order. */
+  private run(t: GNode): GNode {
+    let v = t;
+    while (v.op.kind === "view" && !this.isForced(v) && !this.roots.has(v)) {
+      if (startOf(v) === null) return t;
+      v = v.inputs[0];
+    }
+    return v;
   }
   /** c multiplies: t, and what its accumulator adds to it. */
   multiply(t: GNode, c: Cluster): void {
@@ -141,9 +159,8 @@ export class Clusters {
   }
   /** An operand that must sit in memory, contiguous. */
   private contiguous(t: GNode, reader: Cluster): void {
-    let v = t;
-    while ((v.op.name === "reshape" || v.op.name === "stopGradient" || v.op.name === "after") && !this.roots.has(v) && !this.forced.has(v)) v = v.inputs[0];
-    if (v.op.kind === "view") this.forced.add(v);
+    const v = this.run(t);
+    if (v.op.kind === "view") this.force(v);
     this.readBy(v, reader);
   }
 
@@ -176,7 +193,7 @@ export class Clusters {
       case "update": {
         const c = this.open("special", t.shape, t);
         this.readBy(t.inputs[0], c);
-        if (t.inputs[0].op.kind === "view") this.forced.add(t.inputs[0]);
+        if (t.inputs[0].op.kind === "view") this.force(t.inputs[0]);
         this.contiguous(t.inputs[1], c);
         this.writes(t, c);
         return;
@@ -211,7 +228,7 @@ export class Clusters {
     for (;;) {
       const next = throughView(t, map, c.space);
       if (isRefine(next)) { this.refine(c, next); map = refineMap(map, next); continue; }
-      if (next === null) { this.forced.add(x); this.readBy(x, c); }
+      if (next === null) { this.force(x); this.readBy(x, c); }
       else this.demand(x, c, next);
       return c;
     }
@@ -230,7 +247,7 @@ export class Clusters {
     c.space = [...x.shape];
     c.reducedAxes = x.shape.length - lead;
     this.demand(x, c, identityMap(x.shape));
-    this.selves.get(t)!.map = kept(x.shape.length);
+    this.find(t)!.self!.map = kept(x.shape.length);
     return c;
   }
   private openCols(t: GNode): Cluster {
@@ -252,21 +269,24 @@ export class Clusters {
       c.part = { node: t, source: x, start: x.shape.map((_, i) => (i === axis ? at : 0)) };
       if (x.op.kind !== "scalar") this.demand(x, c, flatIdentity(x.shape));
       at += x.shape[axis];
-      for (const d of this.demands.get(t) ?? []) c.feeds.add(d.cluster);
-      for (const r of this.readers.get(t) ?? []) c.feeds.add(r);
-      this.home.set(t, c);                                  // any part: orders readers after; lower.ts looks at all parts
+      this.written(t, c);                                   // any part: orders readers after; lower.ts looks at all parts
     }
   }
   private selfDemand(t: GNode, c: Cluster, map: IndexMap): void {
     const d = { cluster: c, map };
     c.demands.push(d);
-    this.selves.set(t, d);
+    this.of(t).self = d;
   }
   private writes(t: GNode, c: Cluster): void {
     c.outputs.add(t);
-    this.home.set(t, c);
-    for (const d of this.demands.get(t) ?? []) if (d.cluster !== c) c.feeds.add(d.cluster);
-    for (const r of this.readers.get(t) ?? []) if (r !== c) c.feeds.add(r);
+    this.written(t, c);
+  }
+  /** c writes t for all who want it. */
+  written(t: GNode, c: Cluster): void {
+    const wanted = this.of(t);
+    wanted.home = c;
+    for (const d of wanted.demands) if (d.cluster !== c) c.feeds.add(d.cluster);
+    for (const r of wanted.readers) if (r !== c) c.feeds.add(r);
   }
 }
 

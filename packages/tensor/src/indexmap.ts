@@ -75,6 +75,18 @@ export function throughView(view: NodeLike & { readonly inputs: readonly { reado
   }
 }
 
+/** Where in its input's memory a view's run of elements begins, for views that keep elements in order and without gaps; else null. */
+export function startOf(view: NodeLike & { readonly inputs: readonly { readonly shape: Shape }[] }): number | null {
+  switch (view.op.name) {
+    case "expand": case "permute": return null;
+    case "slice": {
+      const { start } = view.attrs as SliceAttrs, from = view.inputs[0].shape, cut = from.findIndex((d, i) => d !== view.shape[i]);
+      return from.some((d, i) => i < cut && d > 1) || from.some((d, i) => i > cut && d !== view.shape[i]) ? null : start[cut] * sizeOf(from.slice(cut + 1));
+    }
+    default: return 0;
+  }
+}
+
 function throughReshape(out: Shape, from: Shape, m: IndexMap, space: readonly number[]): IndexMap | Refine | null {
   const offset = new Array<number>(from.length).fill(0), coef = from.map(() => new Array<number>(space.length).fill(0));
   let o = 0, i = 0;

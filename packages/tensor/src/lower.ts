@@ -5,7 +5,7 @@ import { type Cluster, colInput, flatIdentity } from "./clusters.ts";
 import { isHalf } from "./dtype.ts";
 import { type Expr, leaf } from "./expr.ts";
 import type { GNode } from "./graph.ts";
-import { type IndexMap, identityMap, linear, sameMap, throughView } from "./indexmap.ts";
+import { type IndexMap, identityMap, linear, sameMap, startOf, throughView } from "./indexmap.ts";
 import { castOp, rounded } from "./ops/pointwise.ts";
 import type { LimitAttrs, UpdateAttrs } from "./ops/indexing.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
@@ -96,7 +96,7 @@ class Lowering {
       }
       case "view": {
         const x = t.inputs[0];
-        if (t.op.name === "reshape" && !this.c.members.has(x) && (x.op.kind === "leaf" || x.op.kind === "read" || this.schedule.home.has(x)))
+        if (t.op.name === "reshape" && !this.c.members.has(x) && (x.op.kind === "leaf" || x.op.kind === "read" || this.schedule.stored(x)))
           return this.load(this.memory.bufferOf(x), x.dtype, linear(map, t.shape, this.rank));
         const next = throughView(t, map, this.c.space);
         if (isMap(next)) return this.value(x, next);
@@ -190,22 +190,24 @@ class Lowering {
       if (v.op.kind !== "view") break;
       const next = throughView(v, map, t.shape);
       if (isMap(next)) { map = next; v = v.inputs[0]; continue; }
-      const l = linear(map, v.shape, t.shape.length);               // a reshape over memory
-      return { buffer: this.memory.bufferOf(v.inputs[0]), dtype: v.inputs[0].dtype, offset: l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
+      const l = linear(map, v.shape, t.shape.length), { node, start } = runIn(v.inputs[0], this.c, this.schedule);               // a reshape over memory
+      return { buffer: this.memory.bufferOf(node), dtype: node.dtype, offset: start + l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
     }
     const l = linear(map, v.shape, t.shape.length);
     return { buffer: this.memory.bufferOf(v), dtype: v.dtype, offset: l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
   }
 }
 
+/** The node whose memory x shows in order, as c reads it, and where in that memory x begins. */
+function runIn(x: GNode, c: Cluster, schedule: Schedule): { node: GNode; start: number } {
+  let node = x, start = 0;
+  for (; node.op.kind === "view" && !schedule.reads(node, c); node = node.inputs[0]) start += startOf(node) ?? 0;
+  return { node, start };
+}
+
 /** Kernels that do not come from formulas. */
 function special(t: GNode, c: Cluster, schedule: Schedule, memory: Memory): Kernel[] {
-  const base = (x: GNode): GNode => {
-    let v = x;
-    while ((v.op.name === "reshape" || v.op.name === "stopGradient" || v.op.name === "after") && !schedule.reads(v, c)) v = v.inputs[0];
-    return v;
-  };
-  const flat = (x: GNode): View => { const v = base(x); return { buffer: memory.bufferOf(v), dtype: v.dtype, offset: 0, strides: [1] }; };
+  const flat = (x: GNode): View => { const { node, start } = runIn(x, c, schedule); return { buffer: memory.bufferOf(node), dtype: node.dtype, offset: start, strides: [1] }; };
   const out: View = { buffer: memory.bufferOf(t), dtype: t.dtype, offset: 0, strides: [1] };
   const copyAll = (x: GNode): Kernel => ({ kind: "map", shape: [sizeOf(t.shape)], loads: [flat(x)], affines: [], uniforms: [], label: "copy", stores: [{ view: out, value: leaf("load", 0, exprType(t.dtype)) }] });
   switch (t.op.kind) {

@@ -14,12 +14,13 @@ import type { GNode, Graph } from "./graph.ts";
 import { type IndexMap, isLinear, linear, throughView } from "./indexmap.ts";
 import { type Sums, sumsOfProducts } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
+import { reshapeOp } from "./ops/views.ts";
 import { type Shape, sizeOf } from "./shape.ts";
 
 export interface Schedule {
   readonly clusters: readonly Cluster[];
-  /** the cluster that writes a materialised node */
-  readonly home: ReadonlyMap<GNode, Cluster>;
+  /** whether a cluster writes t to memory */
+  readonly stored: (t: GNode) => boolean;
   /** the map under which a cluster writes its output t */
   readonly mapOf: (t: GNode, c: Cluster) => IndexMap;
   /** whether c reads t as an operand in memory */
@@ -27,31 +28,30 @@ export interface Schedule {
   readonly sums: Sums;
 }
 
-const none: readonly never[] = [];
 const MAX_MEMBERS = 160;
 const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "div", "threefry"]);
 
 /** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel; up to `products` matmuls share an accumulator. */
 export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean, products = 1): Schedule {
-  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums), { demands, readers, forced } = clusters, cheap = cheapNodes(graph);
-  for (const t of graph.nodes) if (t.op.name === "stored") forced.add(t);
+  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums), cheap = cheapNodes(graph);
+  for (const t of graph.nodes) if (t.op.name === "stored") clusters.force(t);
   for (let i = graph.nodes.length - 1; i >= 0; i--) {
     const t = graph.nodes[i];
     if (inMemory(t) && roots.has(t)) continue;
-    if (!demands.has(t) && !readers.has(t) && !roots.has(t) && !forced.has(t)) continue;     // nobody needs it
+    if (!clusters.find(t) && !roots.has(t)) continue;     // nobody needs it
     place(t);
   }
-  return { clusters: clusters.list, home: clusters.home, mapOf: (t, c) => clusters.mapOf(t, c), reads: (t, c) => clusters.reads(t, c), sums };
+  return { clusters: clusters.list, stored: (t) => !!clusters.find(t)?.home, mapOf: (t, c) => clusters.mapOf(t, c), reads: (t, c) => clusters.reads(t, c), sums };
 
   function place(t: GNode): void {
-    const inside: Cluster[] = [];
-    for (const { cluster } of demands.get(t) ?? none) if (!inside.includes(cluster)) inside.push(cluster);
-    const memory = readers.get(t), must = roots.has(t) || forced.has(t) || !!memory?.size;
     if (inMemory(t)) return;
+    const wanted = clusters.find(t), memory: readonly Cluster[] = wanted?.readers ?? [], forced = roots.has(t) || (wanted?.forced ?? false), must = forced || memory.length > 0;
+    const inside: Cluster[] = [];
+    for (const { cluster } of wanted?.demands ?? []) if (!inside.includes(cluster)) inside.push(cluster);
     if (t.op.kind === "scalar") { if (must) clusters.openOwn(t); return; }
-    if (t.op.kind === "view" && !(forced.has(t) || roots.has(t))) {
+    if (t.op.kind === "view" && !forced) {
       for (const c of inside) cross(t, c);
-      if (memory?.size) { forced.add(t); clusters.openOwn(t); }
+      if (must) { clusters.force(t); clusters.openOwn(t); }
       return;
     }
     if (!fuse || t.op.kind === "view") { clusters.openOwn(t); return; }
@@ -62,15 +62,21 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if (must || joinable.length < inside.length) clusters.openOwn(t);
       return;
     }
-    const all = memory ? [...inside, ...memory] : inside;
-    const host = joinable.find((c) => !memory?.has(c) && ownsOutput(t, c) && all.every((o) => o === c || !clusters.reaches(o, c)));
-    if (!host) { clusters.openOwn(t); return; }
+    const all = [...inside, ...memory];
+    const host = joinable.find((c) => !memory.includes(c) && ownsOutput(t, c) && all.every((o) => o === c || !clusters.reaches(o, c)));
+    if (!host || (host.kind === "rows" && endsProduct(t))) { clusters.openOwn(t); return; }      // a matmul writes its own epilogue, so the product alone never goes to memory
     const rowLevel = rowLevelIn(t, host, clusters.mapsIn(t, host));
     join(t, host);
     if (rowLevel) host.kind = "rows";
     host.outputs.add(t);
-    clusters.home.set(t, host);
-    for (const o of all) if (o !== host) host.feeds.add(o);
+    clusters.written(t, host);
+  }
+
+  /** t is the epilogue of a matmul that nothing else reads. */
+  function endsProduct(t: GNode): boolean {
+    if (t.op.kind !== "map") return false;
+    return t.inputs.some((x) => x.users.length === 1 && !roots.has(x) && !sums.zeros.has(x) && sizeOf(x.shape) === sizeOf(t.shape)
+      && (x.op.kind === "contract" || (x.op.kind === "view" ? x.op === reshapeOp && x.inputs[0].users.length === 1 && !roots.has(x.inputs[0]) && x.inputs[0].op.kind === "contract" : endsProduct(x))));
   }
 
   /** A view inside c: its input is wanted through it, or in memory where no affine map crosses it. */
@@ -82,7 +88,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
         if (t.op.name === "reshape" && inMemory(x)) continue;
         const next = throughView(t, map, c.space);
         if (isRefine(next) && clusters.mayRefine(c, next.axis)) { clusters.refine(c, next); again = true; break; }
-        if (next === null || isRefine(next)) { forced.add(x); clusters.readBy(x, c); continue; }
+        if (next === null || isRefine(next)) { clusters.force(x); clusters.readBy(x, c); continue; }
         clusters.demand(x, c, next);
       }
     }
@@ -119,7 +125,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if (isRowOf(t, c, map, width)) return [...c.outputs].every((o) => rowsCanWrite(o, c));
       return isLinear(map, t.shape, c.space) && c.space.length < 8;
     }
-    if (t.op.kind === "contract") return c.kind === "map" && isLinear(map, t.shape, c.space) && c.space[c.space.length - 1] === t.shape[t.shape.length - 1];
+    if (t.op.kind === "contract") return c.kind === "map" && isLinear(map, t.shape, c.space) && endsWith(c.space, t.shape[t.shape.length - 1]);
     return false;
   }
 
@@ -138,6 +144,12 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
   }
 }
 
+/** The last axes of the space, together, have this size. */
+function endsWith(space: readonly number[], size: number): boolean {
+  let n = 1;
+  for (let s = space.length - 1; s >= 0 && n < size; s--) n *= space[s];
+  return n === size;
+}
 const rowsCanWrite = (o: GNode, c: Cluster): boolean => sizeOf(o.shape) === sizeOf(c.space);
 /** The reduction t runs along the last axis of the map cluster c. */
 const isRowOf = (t: GNode, c: Cluster, map: IndexMap, width: number): boolean =>
@@ -161,22 +173,18 @@ function costOf(t: GNode): number {
 }
 /** Nodes that may be computed wherever they are needed: light formulas of at most one stored value. */
 function cheapNodes(graph: Graph): (t: GNode) => boolean {
-  const source = new Map<GNode, GNode | null>();             // null: no stored value at all
-  const cheap = new Set<GNode>();
+  const source: (GNode | null)[] = [], cheap: boolean[] = [];          // source null: no stored value at all
   for (const t of graph.nodes) {
-    if (t.op.kind === "scalar") { source.set(t, null); continue; }
-    if (t.op.kind === "map" && costOf(t) <= 2) {
-      let from: GNode | null = null, several = false;
-      for (const x of t.inputs) {
-        const y = source.get(x) ?? null;
-        if (y === null || y === from) continue;
-        several = from !== null;
-        if (several) break;
-        from = y;
-      }
-      if (!several) { cheap.add(t); source.set(t, from); continue; }
+    if (t.op.kind === "scalar") { source.push(null); cheap.push(false); continue; }
+    let from: GNode | null = null, light = t.op.kind === "map" && costOf(t) <= 2;
+    if (light) for (const x of t.inputs) {
+      const y = source[x.number];
+      if (y === null || y === from) continue;
+      if (from !== null) { light = false; break; }
+      from = y;
     }
-    source.set(t, t.op.kind === "view" && t.op.name !== "after" ? source.get(t.inputs[0]) ?? null : t);
+    cheap.push(light);
+    source.push(light ? from : t.op.kind === "view" && t.op.name !== "after" ? source[t.inputs[0].number] : t);
   }
-  return (t) => cheap.has(t);
+  return (t) => cheap[t.number];
 }
