@@ -1,9 +1,12 @@
 /** Merged dispatches: the text, the choice, and the same numbers as before. */
-import { type Store, type Tensor, add, assign, compile, createReference, fromHost, getDevice, memory, mul, scalar, setDevice, store, sum, tensor } from "@adjoint/tensor";
+import { type PlanSpec, type Store, type Tensor, add, assign, compile, createReference, fromHost, getDevice, memory, mul, scalar, setDevice, store, sum, tensor } from "@adjoint/tensor";
+import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
+import { group, type Home, isGroup, type Step, stepsOf } from "../src/group.ts";
 import { adapters, webgpu } from "../src/index.ts";
 import { mergeText, segmentPlan, segmentWords } from "../src/merge.ts";
 import type { Dispatch } from "../src/program.ts";
+import { type Kind, planOf } from "./plans.ts";
 
 const host = getDevice(), found = (await adapters({ mode: "safe" })).length > 0;
 afterAll(() => { setDevice(host); });
@@ -44,6 +47,44 @@ describe("text", () => {
   });
 });
 
+describe("law: grouping", () => {
+  const target = { f16: false, subgroups: null, matrix: [], limits: { storageBuffers: 10, workgroupBytes: 32768, invocations: 256, workgroups: 65535, bindingBytes: 2 ** 20 }, matmul: "f32", units: 1 } as const;
+  const kinds: Kind[] = ["input", "input", "store", "store", "store", "output", "slot", "slot", "slot", "slot", "slot", "slot", "slot", "slot"], n = kinds.length;
+  const line = fc.record({ code: fc.constantFrom("a", "b"), out: fc.integer({ min: 2, max: n - 1 }), in: fc.nat(n - 1), kind: fc.constantFrom("map", "contract") });
+  const code = (name: string): string => `// ${name}\n@group(0) @binding(0) var<uniform> P: array<vec4<u32>, 1>;\n@group(0) @binding(2) var<storage, read_write> b0: array<f32>;\n@group(0) @binding(3) var<storage, read> b1: array<f32>;\nfn main() { b0[P[0].x] = b1[0u]; }`;
+  const build = (lines: readonly { code: string; out: number; in: number; kind: string }[]): { plan: PlanSpec; steps: Step[]; bytes: number[]; homes: Home[] } => {
+    const used = lines.filter((l) => l.in !== l.out), plain = planOf(kinds.map((k, i) => [k, 4 + i]), used.map((l) => ({ code: l.code, reads: [l.in], writes: [l.out] })));
+    const plan = { ...plain, kernels: plain.kernels.map((k, i) => ({ ...k, kind: used[i].kind })) } as unknown as PlanSpec;
+    const steps = used.map((l, kernel): Step => ({ kernel, buffers: [l.out, l.in], dispatch: { code: code(l.code), bindings: [{ buffer: l.out, access: "read_write" }, { buffer: l.in, access: "read" }], params: [kernel, 0, 0, 0], numbers: false, workgroups: [1, 1, 1], label: l.code, flops: 0, bytes: 64 } }));
+    return { plan, steps, bytes: kinds.map((_, i) => 16 * (1 + i)), homes: kinds.map((k) => (k === "store" ? "store" : "step")) };
+  };
+  /** What every buffer holds in the end, as a term: each step writes its text and parameters of what it reads and overwrites. */
+  const meaning = (steps: readonly Step[]): string[] => {
+    const held = kinds.map((_, i) => `x${i}`);
+    for (const s of steps) held[s.buffers[0]] = `${s.dispatch.params[0]}(${held[s.buffers[0]]},${held[s.buffers[1]]})`;
+    return held;
+  };
+  test("changes no meaning, and what is bound together lies together", () => {
+    let merged = 0;
+    fc.assert(fc.property(fc.array(line, { maxLength: 14 }), (lines) => {
+      const { plan, steps, bytes, homes } = build(lines), { items, unions, storeUnions } = group(plan, steps, bytes, homes, target);
+      expect(items.flatMap(stepsOf).map((s) => s.kernel).sort((a, b) => a - b)).toEqual(steps.map((s) => s.kernel));
+      expect(meaning(items.flatMap(stepsOf))).toEqual(meaning(steps));
+      const home = (b: number): string => { const u = unions.findIndex((x) => x.members.includes(b)), v = storeUnions.findIndex((x) => x.includes(b)); return u >= 0 ? `u${u}` : v >= 0 ? `s${v}` : `b${b}`; };
+      for (const x of items) {
+        const parts = stepsOf(x);
+        for (let k = 0; k < 2; k++) expect(new Set(parts.map((s) => home(s.buffers[k]))).size).toBe(1);
+        for (const s of parts) if (homes[s.buffers[0]] !== "store") expect(home(s.buffers[0])).not.toBe(home(s.buffers[1]));
+        // any order of its segments is right: none reads or writes what another writes
+        for (const s of parts) for (const t of parts) if (s !== t) expect(s.buffers).not.toContain(t.buffers[0]);
+        if (isGroup(x)) merged += parts.length;
+      }
+      for (const u of unions) u.members.forEach((b, i) => { expect(u.offsets[i] % 256).toBe(0); expect(u.offsets[i] + bytes[b]).toBeLessThanOrEqual(u.offsets[i + 1] ?? u.bytes); });
+    }), { numRuns: 300, seed: 7 });
+    expect(merged).toBeGreaterThan(50);
+  });
+});
+
 describe.runIf(found)("on a software driver", () => {
   const sizes = [1000, 3, 2048, 4096, 257, 12288, 1000, 5000, 3000, 6000, 2000], count = sizes.length;
   /** AdamW-like updates of many stores, and the sum of the squares of their gradients. */
@@ -76,6 +117,24 @@ describe.runIf(found)("on a software driver", () => {
     // odd sizes have texts of their own
     expect(device.stats.dispatches).toBeLessThan(0.6 * (memory(device).kernels - kernels));
     expect(memory(device).kernels - kernels).toBeGreaterThanOrEqual(4 * 2 * count);
+    await device.close();
+  });
+  test("plans that want different stores side by side come to rest, with right numbers", async () => {
+    const play = async (): Promise<number[][]> => {
+      const w = Array.from({ length: 9 }, (_, i) => store(fromHost({ dtype: "f32", shape: [600 + 4 * i], data: new Float32Array(600 + 4 * i).fill(i) })));
+      const grow = (from: number, to: number, by: number): (() => Tensor) => compile(() => { const part = w.slice(from, to); assign(part, part.map((s) => add(mul(s.read(), 0.5), by))); return scalar(0).add(by); });
+      const plans = [grow(0, 5, 1), grow(3, 8, 2), grow(0, 9, 3), grow(6, 9, 4)];
+      for (let i = 0; i < 3; i++) for (const p of plans) await p().data();
+      return Promise.all(w.map(async (s) => [...(await s.data())]));
+    };
+    setDevice(createReference({ fuse: true }));
+    const want = await play(), device = await webgpu({ mode: "safe", allowSoftware: true });
+    setDevice(device);
+    expect(await play()).toEqual(want);
+    const made = device.stats.buffersCreated, kernels = memory(device).kernels, dispatches = device.stats.dispatches;
+    expect(await play()).toEqual(want);
+    expect(device.stats.dispatches - dispatches).toBeLessThan(0.4 * (memory(device).kernels - kernels));
+    expect(device.stats.buffersCreated - made).toBeLessThan(20);
     await device.close();
   });
 });
