@@ -16,7 +16,7 @@ import { Shader, spread } from "./shader.ts";
 import { Access, aligned, ceilDiv, collapse, decompose, type IndexText, powerUp, product, type Space, stridesOf } from "./space.ts";
 import { splitInto } from "./split.ts";
 
-export const lowerCols: Lower<ColsKernel> = (kernel, plan, target) => splitInto(kernel, plan, target, colsDispatches, mapDispatch);
+export const lowerCols: Lower<ColsKernel> = (kernel, plan, target) => splitInto(kernel, plan, target, cut(arrange(kernel), target).parts > 1 ? 1 : 0, colsDispatches, mapDispatch);
 
 /** [outer..., reduced..., columns]: inner axes but the last stand before the reduced ones, as they are independent too. */
 interface Arranged { readonly space: Space; readonly outer: number; readonly outers: number; readonly reduced: number; readonly columns: number }
@@ -27,10 +27,16 @@ function arrange(k: ColsKernel): Arranged {
   return { space: { shape, groups: s.groups, strides: s.strides.map((l) => pick(l, 0)) }, outer, outers: product(shape.slice(0, outer)), reduced: product(shape.slice(outer, -1)), columns: shape[shape.length - 1] };
 }
 
+/** Slices of a workgroup, and parts of the rows (1 where workgroups are enough without). */
+function cut(a: Arranged, target: Target): { slices: number; parts: number } {
+  const slices = Math.min(64, Math.max(4, 1024 / Math.min(256, powerUp(a.columns)))), groups = a.outers * ceilDiv(a.columns, 64);
+  const parts = Math.min(Math.ceil((4 * target.units) / groups), Math.floor(a.reduced / (8 * slices)));
+  return { slices, parts: parts < 4 ? 1 : parts };
+}
+
 function colsDispatches(k: ColsKernel, plan: PlanSpec, target: Target, scratch: (bytes: number) => number): Dispatch[] {
-  const a = arrange(k), slices = Math.min(64, Math.max(4, 1024 / Math.min(256, powerUp(a.columns)))), groups = a.outers * ceilDiv(a.columns, 64);
-  const parts = Math.min(Math.ceil((4 * target.units) / groups), Math.floor(a.reduced / (8 * slices))), flops = operationsOf(k), bytes = bytesMoved(k, plan);
-  if (parts < 4) return [new Cols(k, plan, target, a, slices).dispatch(flops, bytes)];
+  const a = arrange(k), { slices, parts } = cut(a, target), flops = operationsOf(k), bytes = bytesMoved(k, plan);
+  if (parts === 1) return [new Cols(k, plan, target, a, slices).dispatch(flops, bytes)];
   const buffer = scratch(4 * parts * a.outers * a.columns);
   return [new Cols(k, plan, target, a, slices, { buffer, parts, second: false }).dispatch(flops, bytes), new Cols(k, plan, target, a, Math.min(32, powerUp(parts)), { buffer, parts, second: true }).dispatch(0, 0)];
 }

@@ -1,8 +1,9 @@
 /**
  * Row kernels: statistics along the last axes, then stores.
  *
- * T invocations share a row (short rows: several rows a workgroup); each takes every T-th group of four neighbours, with four
- * running totals, so the order of sums depends on the row's length only. Rows up to 16 T elements are held in registers: what
+ * T invocations share a row (short rows: several rows a workgroup); each takes every T-th group of four neighbours (where the
+ * length is no multiple of 4: positions t, t + T, t + 2T, t + 3T of every 4T, so that a load still takes neighbours at once),
+ * with four running totals: the order of sums depends on the row's length only. Rows up to 16 T elements are held in registers: what
  * a later pass needs again is neither read nor computed twice. Few long rows are cut in chunks over many workgroups, one
  * dispatch for each statistic that depends on another, with partial totals in scratch memory.
  */
@@ -18,7 +19,7 @@ import { splitInto } from "./split.ts";
 /** Elements of a chunk of a long row, and from which length rows count as long. */
 const CHUNK = 8192, LONG = 4 * CHUNK;
 
-export const lowerRows: Lower<RowsKernel> = (kernel, plan, target) => splitInto(kernel, plan, target, rowsDispatches, mapDispatch);
+export const lowerRows: Lower<RowsKernel> = (kernel, plan, target) => splitInto(kernel, plan, target, isLong(shapeOf(kernel), target) ? 1 : 0, rowsDispatches, mapDispatch);
 
 /** Statistics by what they need: those of group g need totals of earlier groups only. */
 function groupsOf(k: RowsKernel): number[][] {
@@ -38,9 +39,11 @@ function shapeOf(k: RowsKernel): Shape {
   return { space, outer, row, rows: product(outer.map((a) => space.shape[a])), length: product(row.map((a) => space.shape[a])) };
 }
 
+const isLong = (s: Shape, target: Target): boolean => s.length >= LONG && s.rows * 4 <= target.units;
+
 function rowsDispatches(k: RowsKernel, plan: PlanSpec, target: Target, scratch: (bytes: number) => number): Dispatch[] {
   const shape = shapeOf(k), groups = groupsOf(k), all = ceilDiv(shape.length, CHUNK), flops = operationsOf(k), bytes = bytesMoved(k, plan);
-  if (shape.length < LONG || shape.rows * 4 > target.units) return [new Rows(k, plan, target, shape, { before: [], here: groups, stores: true }).dispatch(flops, bytes)];
+  if (!isLong(shape, target)) return [new Rows(k, plan, target, shape, { before: [], here: groups, stores: true }).dispatch(flops, bytes)];
   // one dispatch a group; each folds what the ones before have left
   const partials = scratch(4 * k.stats.length * shape.rows * all), wide = k.stores.some((s) => !s.perRow);
   const phases: Part[] = groups.map((group, g) => ({ before: groups.slice(0, g).flat(), here: [group], stores: false, long: { partials, chunks: all, all } }));
@@ -72,6 +75,9 @@ class Rows {
   readonly #trips: number;
   /** four neighbours lie in one line, and the row ends with one */
   readonly #even: boolean;
+  /** distance in the row of an invocation's first positions from those of the next, and of its four positions */
+  readonly #lead: number;
+  readonly #step: number;
   readonly #wide: readonly number[];
   readonly #narrow: readonly number[];
   readonly #rowCount: string;
@@ -84,6 +90,8 @@ class Rows {
     this.#perGroup = long ? 1 : Math.max(1, 64 / this.#threads);
     this.#trips = ceilDiv(quads, this.#threads);
     this.#even = space.shape[space.shape.length - 1] % 4 === 0;
+    this.#lead = s.length % 4 === 0 ? 4 : 1;
+    this.#step = this.#lead === 4 ? 1 : this.#threads;
     const which = (perRow: boolean): number[] => (stores ? k.stores.flatMap((x, i) => (x.perRow === perRow ? [i] : [])) : []);
     this.#wide = which(false);
     this.#narrow = which(true);
@@ -123,7 +131,7 @@ class Rows {
   /** Every value in registers, so that each load and each shared formula happens once. */
   #held(): void {
     const quads = Array.from({ length: this.#trips }, (_, j) => {
-      this.#body.push(`let c${j} = start + t * 4u + ${j * this.#threads * 4}u;`);
+      this.#body.push(`let c${j} = start + t * ${this.#lead}u + ${j * this.#threads * 4}u;`);
       return this.#quad(`c${j}`, this.#even ? `min(c${j}, stop - 4u)` : `c${j}`, `v${j}_`, this.#body);
     });
     for (const group of this.#part.here) this.#reduce(group, () => { for (const q of quads) this.#body.push(...this.#accumulate(group, q)); });
@@ -133,7 +141,7 @@ class Rows {
   #looped(): void {
     const loop = (each: (q: Quad) => string[]): void => {
       const lines: string[] = [], quad = this.#quad("c", "c", "v", lines);
-      this.#body.push(`for (var c = start + t * 4u; c < stop; c += ${this.#threads * 4}u) {`);
+      this.#body.push(`for (var c = start + t * ${this.#lead}u; c < stop; c += ${this.#threads * 4}u) {`);
       lines.push(...each(quad));
       this.#body.push(...lines, "}");
     };
@@ -156,7 +164,7 @@ class Rows {
       sink.push(...lines);
       return at;
     };
-    if (!this.#even) return [0, 1, 2, 3].map((j) => index(place(`${prefix}c${j}`, `min(${c} + ${j}u, stop - 1u)`)));
+    if (!this.#even) return [0, 1, 2, 3].map((j) => index(place(`${prefix}c${j}`, `min(${c} + ${j * this.#step}u, stop - 1u)`)));
     const at = place(`${prefix}c`, c), last = row[row.length - 1];
     return [0, 1, 2, 3].map((j) => index(j === 0 ? at : new Map(at).set(last, `(${at.get(last) ?? "0u"} + ${j}u)`)));
   }
@@ -173,7 +181,7 @@ class Rows {
     for (const i of group) this.#stats.set(i, this.#folds[i].give(`p${i}`));
   }
   #accumulate(group: readonly number[], { c, printer }: Quad): string[] {
-    const values = group.map((i) => printer.value(this.#k.stats[i].value)), inside = this.#even ? `${c} < stop` : `(vec4<u32>(${c}) + vec4<u32>(0u, 1u, 2u, 3u)) < vec4<u32>(stop)`;
+    const values = group.map((i) => printer.value(this.#k.stats[i].value)), inside = this.#even ? `${c} < stop` : `(vec4<u32>(${c}) + vec4<u32>(${[0, 1, 2, 3].map((j) => `${j * this.#step}u`).join(", ")})) < vec4<u32>(stop)`;
     const adds = group.map((i, j) => {
       const f = this.#folds[i];
       return `a${i} = ${f.combine(`a${i}`, `select(${f.wgsl(4)}(${f.identity()}), ${f.take(values[j], 4)}, ${inside})`)};`;
@@ -183,7 +191,7 @@ class Rows {
 
   #storeWide({ c, printer, lanes }: Quad): string[] {
     const values = this.#wide.map((i) => printer.let(printer.value(this.#k.stores[i].value)));
-    const guards = [0, 1, 2, 3].map((j) => `real < ${this.#rowCount} && ${c}${j === 0 ? "" : ` + ${j}u`} < stop`);
+    const guards = [0, 1, 2, 3].map((j) => `real < ${this.#rowCount} && ${c}${j === 0 ? "" : ` + ${j * this.#step}u`} < stop`);
     const writes = this.#wide.flatMap((i, j) => this.#access.store(i, lanes, values[j], this.#k.stores[i].value.type, 4, bindIn(printer), guards));
     return [...printer.lines.splice(0), ...writes];
   }

@@ -125,12 +125,11 @@ function apart<K extends Formulas>(k: K, scratch: Scratch): { kernels: K[]; afte
   return { kernels, after };
 }
 
-/** The program of a kernel: one dispatch where it fits, else its parts. */
-export function splitInto<K extends Formulas>(kernel: K, plan: PlanSpec, target: Target, make: Make<K>, makeMap: Make<MapKernel>): Program {
+/** The program of a kernel: one dispatch where it fits beside `own` scratch buffers of its kind, else its parts. */
+export function splitInto<K extends Formulas>(kernel: K, plan: PlanSpec, target: Target, own: number, make: Make<K>, makeMap: Make<MapKernel>): Program {
   const limit = target.limits.storageBuffers, scratch = new Scratch(plan), dispatches: Dispatch[] = [];
   const emit = <L extends Formulas>(k: L, by: Make<L>): void => { dispatches.push(...[by(k, scratch.plan, target, scratch.take)].flat()); };
-  // a statistic may pass through one scratch buffer more
-  const room = kernel.kind === "map" ? limit : limit - 1;
+  const room = limit - own;
   if (buffersOf(kernel).size <= room) emit(kernel, make);
   else {
     const { kernels, after } = apart(kernel, scratch);
@@ -143,4 +142,4 @@ export function splitInto<K extends Formulas>(kernel: K, plan: PlanSpec, target:
   }
   return { dispatches, scratch: scratch.bytes };
 }
-export const splitMap = (kernel: MapKernel, plan: PlanSpec, target: Target, make: Make<MapKernel>): Program => splitInto(kernel, plan, target, make, make);
+export const splitMap = (kernel: MapKernel, plan: PlanSpec, target: Target, make: Make<MapKernel>): Program => splitInto(kernel, plan, target, 0, make, make);
