@@ -5,13 +5,13 @@ import { ConfigError, ShapeError, type Tensor, amax, concat, iota, show, stored,
 const LIMIT = 2 ** 24;
 
 export interface ChunkOptions {
-  /** rows of logits at once; by default as many as make 64 MiB, in multiples of 64, spread evenly */
+  /** rows of logits at once; by default as many as make 64 MiB, in multiples of 128, spread evenly */
   readonly chunk?: number;
 }
 
-/** Rows a chunk: at most `limit` logits, a multiple of 64 where there are that many, chunks as even as that allows. */
+/** Rows a chunk: at most `limit` logits, a multiple of 128 or 64 (tiles of products) where there are that many, chunks as even as that allows. */
 export function rowsPerChunk(rows: number, vocabulary: number, limit: number = LIMIT): number {
-  const most = Math.max(1, Math.floor(limit / vocabulary)), unit = most < 64 ? 1 : 64, cap = most - (most % unit), pieces = Math.ceil(rows / cap);
+  const most = Math.max(1, Math.floor(limit / vocabulary)), unit = most >= 128 ? 128 : most >= 64 ? 64 : 1, cap = most - (most % unit), pieces = Math.ceil(rows / cap);
   return Math.min(rows, Math.ceil(Math.ceil(rows / pieces) / unit) * unit);
 }
 

@@ -17,7 +17,12 @@ export const attentionBackward: Lower<CompositeKernel> = (kernel, plan, target):
 /** The kernels with given tiles. */
 export function backwardWith(kernel: CompositeKernel, plan: PlanSpec, target: Target, tiles: { readonly queries: AttentionTile; readonly keys: AttentionTile }): Program {
   const p = problemOf(kernel), stats = plan.buffers.length, { batch, heads, queries } = p.sizes;
-  return { scratch: [8 * batch * heads * queries], dispatches: [rowSums(kernel, p, plan, target, stats), ofQueries(kernel, p, plan, target, stats, tiles.queries), ofKeys(kernel, p, plan, target, stats, tiles.keys)] };
+  // the kernel of queries makes the statistics of its rows itself, unless marks leave it no binding for them (8 is the least a device has)
+  const apart = p.marks !== null && p.attrs.packed === 0 && target.limits.storageBuffers < 9;
+  return {
+    scratch: [8 * batch * heads * queries],
+    dispatches: [...(apart ? [rowSums(kernel, p, plan, target, stats)] : []), ofQueries(kernel, p, plan, target, stats, tiles.queries, apart), ofKeys(kernel, p, plan, target, stats, tiles.keys)],
+  };
 }
 
 /** stats[b, head, t] = (log Σ e^score, Σ dO ∘ O): eight threads a row. */
@@ -43,17 +48,36 @@ function rowSums(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, t
 }
 
 /** Texts that both kernels share. */
-function setup(kind: AttentionKind, p: AttentionProblem, plan: PlanSpec, target: Target, stats: number, t: AttentionTile): { text: AttentionText; w: TileText; stat: string } {
-  const text = new AttentionText(p, plan, target, [p.out.buffer]), { shader } = text, m = memoryOf(kind, t, p.sizes.size);
+function setup(kind: AttentionKind, p: AttentionProblem, plan: PlanSpec, target: Target, stats: number, t: AttentionTile, writes: readonly number[]): { text: AttentionText; w: TileText; stat: string } {
+  const text = new AttentionText(p, plan, target, writes), { shader } = text, m = memoryOf(kind, t, p.sizes.size);
   for (const name of ["own_a", "own_b"]) shader.workgroup(name, `array<vec4<f32>, ${m.own}>`);
   shader.workgroup("passing", `array<vec4<f32>, ${m.passing}>`);
   shader.workgroup("shared_p", `array<vec4<f32>, ${m.scores}>`);
   return { text, w: new TileText(t, p.sizes.size), stat: shader.bind(stats, "vec2f") };
 }
 
+/** logs and means of a thread's own rows: threads side by side share the columns; the first of them writes both down for the other kernel. */
+function ownSums(text: AttentionText, w: TileText, stat: string): string[] {
+  const { p, shader } = text, done = p.done!, start = shader.param(done.offset + sizeOf(p.q.shape)), { R, TX } = w.t, at = (i: number): string => `(${start} + place${i})`, column = (n: number): string => `tx + ${n * TX}u`;
+  const lse = (i: number): string => (p.vec ? `${shader.bind(done.buffer, "vec4f")}[${at(i)} >> 2u][${at(i)} & 3u]` : `${shader.bind(done.buffer, "f32")}[${at(i)}]`);
+  return [
+    "var part = vec4<f32>();",
+    ...w.each(4, (i) => [`{ let row = ${text.outputAt(`each.${"xyzw"[i]}`)};`, ...w.each(w.cols, (n) =>
+      `${(n + 1) * TX <= w.d ? "" : `if (${column(n)} < ${w.d}u) `}{ part.${"xyzw"[i]} += dot(${text.load(done, "row", `(${column(n)})`)}, ${text.load(p.g!, "row", `(${column(n)})`)}); }`), "}"]).flat(),
+    `shared_p[tx * ${R / 4}u + ty] = part;`,
+    "workgroupBarrier();",
+    "var means = vec4<f32>();",
+    `for (var x = 0u; x < ${TX}u; x++) { means += shared_p[x * ${R / 4}u + ty]; }`,
+    `let logs = vec4<f32>(${w.each(4, lse).join(", ")});`,
+    "if (tx == 0u) {",
+    ...w.each(4, (i) => `if (mine + ${i}u < ${text.rows}) { ${stat}[place${i}] = vec2<f32>(logs.${"xyzw"[i]}, means.${"xyzw"[i]}); }`),
+    "}",
+  ];
+}
+
 /** Own rows are queries: dP = dO Vᵀ, P = e^(S - lse), dS = P ∘ (dP - D), dQ = scale dS K. */
-function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, target: Target, stats: number, t: AttentionTile): Dispatch {
-  const { text, w, stat } = setup("queries", p, plan, target, stats, t), { shader, rows } = text, { batch, kvHeads, size } = p.sizes;
+function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, target: Target, stats: number, t: AttentionTile, apart: boolean): Dispatch {
+  const { text, w, stat } = setup("queries", p, plan, target, stats, t, apart ? [p.out.buffer] : [p.out.buffer, stats]), { shader, rows } = text, { batch, kvHeads, size } = p.sizes;
   const tiles = Math.ceil(p.rows / t.R), { workgroups, linear } = spread(tiles * batch * kvHeads, target), S = text.size("keys"), last = `(${rows} - 1u)`, scale = shader.param(p.attrs.scale, "f32");
   const pass = (view: typeof p.k): string[] => w.pass("passing", "x", (r, c) => text.load(view, text.keyAt(`min(k0 + ${r}, ${S} - 1u)`), c)), key = (j: number): string => `(k0 + tx + ${j * t.TX}u)`;
   const body = [
@@ -63,8 +87,11 @@ function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec,
     `let position = vec4<i32>(${p.groups === 1 ? "each" : `each / vec4<u32>(${text.groups})`}) + vec4<i32>(at);`,
     `let low = i32(${text.time("r0")}) + at; let high = i32(${text.time(`min(r0 + ${t.R - 1}u, ${last})`)}) + at;`,
     ...(p.marks ? [`let mark = vec4<i32>(${[..."xyzw"].map((e) => text.mark("queries", text.time(`each.${e}`))).join(", ")});`] : []),
-    ...w.each(4, (i) => `let stat${i} = ${stat}[${text.rowAt(`each.${"xyzw"[i]}`)}];`),
-    "let logs = vec4<f32>(stat0.x, stat1.x, stat2.x, stat3.x); let means = vec4<f32>(stat0.y, stat1.y, stat2.y, stat3.y);",
+    ...w.each(4, (i) => `let place${i} = ${text.rowAt(`each.${"xyzw"[i]}`)};`),
+    ...(apart ? [
+      ...w.each(4, (i) => `let stat${i} = ${stat}[place${i}];`),
+      "let logs = vec4<f32>(stat0.x, stat1.x, stat2.x, stat3.x); let means = vec4<f32>(stat0.y, stat1.y, stat2.y, stat3.y);",
+    ] : ownSums(text, w, stat)),
     ...text.keyRange("low", "high", t),
     ...w.keepOwn("own_a", (r, c) => text.load(p.q, text.queryAt(`min(r0 + ${r}, ${last})`), c), ` * ${scale}`),
     ...w.keepOwn("own_b", (r, c) => text.load(p.g!, text.outputAt(`min(r0 + ${r}, ${last})`), c)),
@@ -93,7 +120,7 @@ function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec,
 
 /** Own rows are keys: the same P and dS, transposed; dV = Pᵀ dO, dK = scale dSᵀ Q, over queries of all heads of the group. */
 function ofKeys(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec, target: Target, stats: number, t: AttentionTile): Dispatch {
-  const { text, w, stat } = setup("keys", p, plan, target, stats, t), { shader, rows } = text, { batch, kvHeads, keys, size } = p.sizes, m = memoryOf("keys", t, size);
+  const { text, w, stat } = setup("keys", p, plan, target, stats, t, [p.out.buffer]), { shader, rows } = text, { batch, kvHeads, keys, size } = p.sizes, m = memoryOf("keys", t, size);
   shader.workgroup("passing_g", `array<vec4<f32>, ${m.passing}>`);
   shader.workgroup("shared_d", `array<vec4<f32>, ${m.scores}>`);
   const tiles = Math.ceil(keys / t.R), { workgroups, linear } = spread(tiles * batch * kvHeads, target), S = text.size("keys"), scale = shader.param(p.attrs.scale, "f32");
