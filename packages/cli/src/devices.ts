@@ -3,6 +3,7 @@ import { node } from "@adjoint/io";
 import { type Backend, ConfigError, DeviceError, referenceBackend } from "@adjoint/tensor";
 import type { Recipe } from "@adjoint/train";
 import type { AdapterReport, WebGpuOptions } from "@adjoint/webgpu";
+import { readTiles } from "./tiles-file.ts";
 
 /** A device and what the screen calls it. */
 export interface Opened { readonly device: Backend; readonly name: string }
@@ -24,10 +25,15 @@ async function cpu({ threads, wide }: DeviceChoice): Promise<Opened> {
   return { device: await wasm({ threads: n, wide: use }), name: `wasm: ${use ? "256-bit, " : ""}${n} ${n === 1 ? "thread" : "threads"}` };
 }
 
-/** The GPU; an adapter that is a program on the CPU is taken only when it is asked for by name. */
+/** How `webgpu({ adapter })` takes what a user wrote: a number, or a part of the name. */
+export const adapterOption = (part: string): number | string => (/^\d+$/.test(part) ? Number(part) : part);
+
+/** The GPU, with the kernels that `adjoint tune` found; an adapter that is a program on the CPU is taken only when it is asked for by name. */
 async function gpu(options: WebGpuOptions): Promise<Opened> {
-  const { nameOf, webgpu } = await import("@adjoint/webgpu"), device = await webgpu(options);
-  return { device, name: `webgpu: ${nameOf(device.adapter)}` };
+  const { adapters, nameOf, webgpu } = await import("@adjoint/webgpu"), { adapter: want } = options, all = await adapters(options);
+  const chosen = want === undefined ? all[0] : typeof want === "number" ? all[want] : all.find((a) => nameOf(a).toLowerCase().includes(want.toLowerCase()));
+  const tiles = chosen === undefined ? null : await readTiles(nameOf(chosen)), device = await webgpu(tiles === null ? options : { ...options, tiles });
+  return { device, name: `webgpu: ${nameOf(device.adapter)}${tiles === null ? "" : ", tuned"}` };
 }
 
 /** The first adapter that is a GPU, or why there is none. */
@@ -52,7 +58,7 @@ export async function chooseDevice(choice: DeviceChoice): Promise<Opened> {
   switch (kind) {
     case "reference": return { device: referenceBackend, name: "reference" };
     case "cpu": case "wasm": return cpu(choice);
-    case "webgpu": return gpu(part === undefined ? {} : { adapter: /^\d+$/.test(part) ? Number(part) : part, allowSoftware: true });
+    case "webgpu": return gpu(part === undefined ? {} : { adapter: adapterOption(part), allowSoftware: true });
     case "auto": {
       const found = await findGpu();
       return "none" in found ? cpu(choice) : gpu({ adapter: found.index });
