@@ -23,18 +23,16 @@ const both = async (use: Use): Promise<void> => { for (const x of await prepare(
 const LONG = 240_000;
 const small: Use = { B: 2, T: 5, S: 7, KV: 2, G: 1, d: 8 };
 describe("values", () => {
-  for (const d of [1, 3, 20, 32]) it(`heads of ${d}`, () => both({ ...small, d }), LONG);
-  it("heads of 64, 80, 128", async () => {
-    for (const d of [64, 80, 128]) await both({ B: 1, T: 5, S: 9, KV: 1, G: 1, d, causal: true, offset: 4 });
+  for (const d of [1, 3, 32]) it(`heads of ${d}`, () => both({ ...small, d }), LONG);
+  it("heads of 64 and 128", async () => {
+    for (const d of [64, 128]) await both({ B: 1, T: 5, S: 9, KV: 1, G: 1, d, causal: true, offset: 4 });
   }, LONG);
   it("grouped heads, causal, with an offset", async () => {
-    await both({ ...small, G: 3, causal: true });
     await both({ ...small, G: 3, causal: true, offset: 2 });
     await both({ ...small, T: 9, S: 5, G: 2, causal: true, offset: -3 });
   }, LONG);
   it("windows and marks", async () => {
-    await both({ ...small, window: 2 });
-    await both({ ...small, marks: true });
+    await both({ ...small, window: 2, marks: true });
     await both({ ...small, T: 19, S: 23, causal: true, marks: true, offset: 4, window: 7 });
   }, LONG);
   it("keys by head, as caches hold them, and one query", async () => {
