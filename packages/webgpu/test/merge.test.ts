@@ -1,11 +1,15 @@
 /** Merged dispatches: the text, the choice, and the same numbers as before. */
 import { type PlanSpec, type Store, type Tensor, add, assign, compile, createReference, fromHost, getDevice, memory, mul, scalar, setDevice, store, sum, tensor } from "@adjoint/tensor";
+import { conform, tensorSubjects } from "@adjoint/testing";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
 import { group, type Home, isGroup, type Step, stepsOf } from "../src/group.ts";
+import { WebGpuBackend } from "../src/backend.ts";
 import { adapters, webgpu } from "../src/index.ts";
+import { lower } from "../src/lower.ts";
 import { mergeText, segmentPlan, segmentWords } from "../src/merge.ts";
 import type { Dispatch } from "../src/program.ts";
+import { Session } from "../src/session.ts";
 import { type Kind, planOf } from "./plans.ts";
 
 const host = getDevice(), found = (await adapters({ mode: "safe" })).length > 0;
@@ -84,6 +88,22 @@ describe("law: grouping", () => {
     expect(merged).toBeGreaterThan(50);
   });
 });
+
+test("every text that the ops of the table become compiles merged", async () => {
+  const session = await Session.open({ backend: "null", mode: "safe" }), texts = new Map<string, Dispatch>();
+  const backend = new WebGpuBackend(session, (kernel, plan, target) => {
+    const program = lower(kernel, plan, target);
+    for (const d of program.dispatches) texts.set(d.code, d);
+    return program;
+  });
+  // the null driver computes nothing, so values are wrong; what was to be compiled is known by then
+  for (const law of conform(backend, tensorSubjects, { runs: 1, graphs: 0 }).laws) if (law.kind === "values") await law.check().catch(() => {});
+  const merged = [...texts.values()].flatMap((d) => { const p = segmentPlan(d); return p === null ? [] : [session.device.pipeline({ ...d, code: mergeText(d.code, 3, p) })]; });
+  await Promise.all(merged.map((m) => m.ready));
+  expect(merged.flatMap((m) => (m.error === null ? [] : [m.error.message]))).toEqual([]);
+  expect(merged.length).toBeGreaterThan(60);
+  await backend.close();
+}, 120_000);
 
 describe.runIf(found)("on a software driver", () => {
   const sizes = [1000, 3, 2048, 4096, 257, 12288, 1000, 5000, 3000, 6000, 2000], count = sizes.length;
