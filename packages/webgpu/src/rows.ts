@@ -17,7 +17,7 @@ import { Access, ceilDiv, collapse, decompose, type IndexText, powerUp, product,
 import { splitInto } from "./split.ts";
 
 /** Elements of a chunk of a long row, and from which length rows count as long. */
-const CHUNK = 8192, LONG = 4 * CHUNK;
+const CHUNK = 8192, LONG = 8 * CHUNK;
 
 export const lowerRows: Lower<RowsKernel> = (kernel, plan, target) => splitInto(kernel, plan, target, isLong(shapeOf(kernel), target) ? 1 : 0, rowsDispatches, mapDispatch);
 
