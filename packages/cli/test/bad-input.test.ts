@@ -3,8 +3,9 @@ import { existsSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { withFileSystem } from "@adjoint/io";
 import { failingFileSystem } from "@adjoint/io/failing";
+import { fixture } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
-import { adjoint, copyOf, exact, fixture, temporary } from "./support.ts";
+import { adjoint, copyOf, exact, temporary } from "./support.ts";
 
 const model = fixture("llama/tiny"), ids = join(model, "ids.json");
 

@@ -2,9 +2,10 @@
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseSafetensors } from "@adjoint/io";
+import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import { commands } from "../src/index.ts";
-import { adjoint, exact, fixture, golden, temporary } from "./support.ts";
+import { adjoint, exact, temporary } from "./support.ts";
 
 const model = fixture("llama/tiny"), ids = join(model, "ids.json");
 const near = (got: number, want: number, relative: number): void => { expect(Math.abs(got - want)).toBeLessThanOrEqual(relative * Math.abs(want)); };

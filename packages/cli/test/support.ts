@@ -1,14 +1,10 @@
 /** Runs command lines in this process, and keeps what they print. */
-import { cpSync, mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { cpSync, mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
+import { fixture } from "@adjoint/testing/fixtures";
 import { afterAll } from "vitest";
 import { main, type Terminal } from "../src/index.ts";
-
-const root = fileURLToPath(new URL("../../../fixtures/data/", import.meta.url));
-export const fixture = (path: string): string => join(root, path);
-export const golden = (path: string): Record<string, unknown> => JSON.parse(readFileSync(fixture(`${path}/golden.json`), "utf8"));
 
 const made: string[] = [];
 /** A folder that is gone after the tests. */

@@ -1,11 +1,6 @@
-/** Rows of token ids as a batch, and the tensors of a fixture. */
-import { readFileSync } from "node:fs";
-import { parseSafetensors } from "@adjoint/io";
+/** Rows of token ids as a batch. */
 import type { Batch } from "@adjoint/models";
-import { type HostArray, type Tensor, tensor } from "@adjoint/tensor";
-import { fixture } from "./golden.ts";
-
-export const readTensors = (path: string): ReadonlyMap<string, HostArray> => parseSafetensors(new Uint8Array(readFileSync(fixture(path))), path).tensors;
+import { type Tensor, tensor } from "@adjoint/tensor";
 
 /** Right-padded; a causal model needs no mask for that, and -100 leaves the padding out of the loss. */
 export function batchOf(rows: readonly (readonly number[])[]): Batch {

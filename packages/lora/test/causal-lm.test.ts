@@ -1,7 +1,7 @@
 import { expect, it } from "vitest";
 import { type CausalLM, loadModel } from "@adjoint/models";
+import { fixture, golden } from "@adjoint/testing/fixtures";
 import { loadLora, lora } from "../src/index.ts";
-import { fixture, golden } from "./golden.ts";
 import { batchOf } from "./batch.ts";
 
 it("a tuned language model is a language model", async () => {

@@ -2,9 +2,9 @@ import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "@adjoint/tensor";
+import { fixture } from "@adjoint/testing/fixtures";
 import { fileDefaults, refusedKeys } from "../src/config-keys.ts";
 import { defaultConfig, loraConfig, type LoraOptions, readLoraConfig, writeLoraConfig } from "../src/index.ts";
-import { fixture } from "./golden.ts";
 
 const adapters = ["lora", "rslora", "patterns", "bf16-base", "embedding"];
 const file = (name: string): string => readFileSync(fixture(`peft/${name}/adapter/adapter_config.json`), "utf8");

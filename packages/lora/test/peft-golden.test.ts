@@ -2,9 +2,9 @@ import { describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { type CausalLM, loadModel } from "@adjoint/models";
 import { flatten, type HostArray, scope, Tensor } from "@adjoint/tensor";
+import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { loadLora, type Tuned } from "../src/index.ts";
-import { fixture, golden } from "./golden.ts";
-import { batchOf, readTensors } from "./batch.ts";
+import { batchOf } from "./batch.ts";
 
 interface Golden {
   readonly base: string;
@@ -24,7 +24,7 @@ async function open(name: string): Promise<{ g: Golden; model: CausalLM; tuned: 
   const g = golden<Golden>(`peft/${name}`);
   const model = await loadModel(fixture(g.base));
   const { tuned } = await loadLora(model, fixture(`peft/${name}/adapter`));
-  return { g, model, tuned, tensors: readTensors(`peft/${name}/golden.safetensors`) };
+  return { g, model, tuned, tensors: goldenTensors(`peft/${name}`) };
 }
 
 /** max |a - b| over max |b| */
@@ -99,7 +99,7 @@ describe("against PEFT", () => {
         p.set({ dtype: "f32", shape: p.shape, data: next });
       }
     }
-    const trained = readTensors(`peft/${name}/trained/adapter_model.safetensors`);
+    const trained = goldenTensors(`peft/${name}`, "trained/adapter_model.safetensors");
     for (const [key, p] of tuned.tensors()) {
       const theirs = trained.get(key)?.data ?? new Float32Array(0);
       (await p.data()).forEach((v, i) => { expect(Math.abs(v - theirs[i]), `${key}[${i}]`).toBeLessThan(5e-5); });

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ConfigError, FormatError, type HostArray, toBf16 } from "@adjoint/tensor";
+import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describeTargets, expectedTensors, factorKey, type LoadReport, matchTensors, parseKey, readAdapterDirectory, readLoraConfig, writeAdapterDirectory } from "../src/index.ts";
-import { fixture, golden } from "./golden.ts";
 import { llamaModules } from "./llama-modules.ts";
 
 const adapters = ["lora", "rslora", "patterns", "bf16-base", "embedding"];

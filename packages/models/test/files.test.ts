@@ -4,8 +4,9 @@ import { fileURLToPath } from "node:url";
 import { describe, expect, test } from "vitest";
 import { loadModel, type ModelFiles } from "../src/index.ts";
 import { tensor } from "@adjoint/tensor";
+import { fixture } from "@adjoint/testing/fixtures";
 
-const data = (name: string): string => fileURLToPath(new URL(`../../../fixtures/data/llama/${name}`, import.meta.url));
+const data = (name: string): string => fixture(`llama/${name}`);
 const bytesOf = async (folder: string): Promise<Record<string, Uint8Array>> =>
   Object.fromEntries(await Promise.all((await readdir(folder)).filter((name) => /^(config|model|tokenizer)/.test(name)).map(async (name) => [name, new Uint8Array(await readFile(`${folder}/${name}`))] as const)));
 const logits = async (source: string | ModelFiles): Promise<number[]> => {

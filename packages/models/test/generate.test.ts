@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { clearPlans, createReference, memory, setDevice, tensor } from "@adjoint/tensor";
 import { wasmSync } from "@adjoint/wasm";
 import { Session, distribution, generateIds, initModel, loadModel, sample } from "@adjoint/models";
-import { fixture } from "./golden.ts";
+import { fixture } from "@adjoint/testing/fixtures";
 
 const config = { model_type: "mistral", vocab_size: 23, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, max_position_embeddings: 512, initializer_range: 0.5 };
 

@@ -1,13 +1,9 @@
-/** Reads the folders under fixtures/data. */
-import { readFileSync } from "node:fs";
-import { fileURLToPath } from "node:url";
-import { parseSafetensors } from "@adjoint/io";
+/** Rows and tensors of the golden fixtures. */
 import { type Tensor, fromHost, tensor } from "@adjoint/tensor";
+import { goldenTensors } from "@adjoint/testing/fixtures";
 
-export const fixture = (path: string): string => fileURLToPath(new URL(`../../../fixtures/data/${path}`, import.meta.url));
-export const golden = <T>(name: string): T => JSON.parse(readFileSync(fixture(`${name}/golden.json`), "utf8")) as T;
-export const goldenTensors = (name: string): ReadonlyMap<string, Tensor> =>
-  new Map([...parseSafetensors(readFileSync(fixture(`${name}/golden.safetensors`)), name).tensors].map(([key, h]) => [key, fromHost(h)]));
+/** The tensors of a fixture. */
+export const tensorsOf = (name: string): ReadonlyMap<string, Tensor> => new Map([...goldenTensors(name)].map(([key, h]) => [key, fromHost(h)]));
 
 /** Rows of ids, padded on the right; labels -100 at padding. */
 export function rowsOf(rows: readonly (readonly number[])[], length: number = Math.max(...rows.map((r) => r.length))): { inputIds: Tensor; labels: Tensor; attentionMask: Tensor } {

@@ -4,7 +4,8 @@ import { checkpoint, gradients } from "@adjoint/autograd";
 import { wasmSync } from "@adjoint/wasm";
 import type { Context } from "@adjoint/nn";
 import { initModel, loadModel } from "@adjoint/models";
-import { fixture, golden, goldenTensors, rowsOf } from "./golden.ts";
+import { fixture, golden } from "@adjoint/testing/fixtures";
+import { tensorsOf, rowsOf } from "./golden.ts";
 
 const read = async (tree: Readonly<Record<string, Tensor | null>>): Promise<Record<string, number[]>> =>
   Object.fromEntries(await Promise.all(Object.entries(tree).map(async ([name, g]) => [name, g ? [...(await g.data())] : []] as const)));
@@ -12,7 +13,7 @@ const read = async (tree: Readonly<Record<string, Tensor | null>>): Promise<Reco
 for (const device of [createReference(), createReference({ name: "fused", fuse: true, arena: true }), wasmSync()]) describe(device.name, () => {
   for (const name of ["tiny", "tiny-tied"]) it(`${name}: gradients of every weight are torch's, and checkpointing changes nothing`, async () => {
     setDevice(device);
-    const model = await loadModel(fixture(`llama/${name}`)), batch = rowsOf(golden<{ rows: number[][] }>(`full/${name}`).rows), want = goldenTensors(`full/${name}`);
+    const model = await loadModel(fixture(`llama/${name}`)), batch = rowsOf(golden<{ rows: number[][] }>(`full/${name}`).rows), want = tensorsOf(`full/${name}`);
     const parameters = model.parameters(), got = await read(scope(() => gradients(model.loss(batch), parameters)));
     expect(Object.keys(got).sort()).toEqual([...want.keys()].filter((k) => k.startsWith("grad/")).map((k) => k.slice(5)).sort());
     for (const [key, g] of Object.entries(got)) {

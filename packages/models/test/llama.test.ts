@@ -2,7 +2,8 @@ import { describe, expect, it } from "vitest";
 import { type Tensor, createReference, planOf, setDevice, tensor } from "@adjoint/tensor";
 import { wasmSync } from "@adjoint/wasm";
 import { type Batch, initModel, loadModel } from "@adjoint/models";
-import { fixture, golden, goldenTensors, rowsOf } from "./golden.ts";
+import { fixture, golden } from "@adjoint/testing/fixtures";
+import { tensorsOf, rowsOf } from "./golden.ts";
 
 interface Golden { readonly rows: number[][]; readonly tokens: number; readonly loss: number }
 const folders = [
@@ -17,7 +18,7 @@ for (const device of [createReference(), createReference({ name: "fused", fuse: 
     const batch = rowsOf(rows), { total, count } = model.lossSum(batch);
     expect(await count.item()).toBe(tokens);
     expect((await total.item()) / tokens / loss).toBeCloseTo(1, 6);
-    const want = await goldenTensors(folder).get("logits")!.data();
+    const want = await tensorsOf(folder).get("logits")!.data();
     for (const pass of [{}, { attentionMask: batch.attentionMask }]) {
       const got = await model.logits(batch.inputIds, pass).data(), [, T, V] = [rows.length, batch.inputIds.shape[1], model.config.vocabSize];
       let worst = 0;

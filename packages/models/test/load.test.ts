@@ -1,3 +1,4 @@
+import { pathToFileURL } from "node:url";
 import { mkdtemp, readFile, rm, writeFile, cp } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -5,7 +6,8 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openModelFolder, saveSafetensors } from "@adjoint/io";
 import { ConfigError, FormatError, createReference, setDevice, tensor } from "@adjoint/tensor";
 import { initModel, loadModel, modelFrom, parseConfig, saveModel } from "@adjoint/models";
-import { fixture, golden, goldenTensors, rowsOf } from "./golden.ts";
+import { fixture, golden } from "@adjoint/testing/fixtures";
+import { tensorsOf, rowsOf } from "./golden.ts";
 
 const tiny = fixture("llama/tiny");
 let folder = "";
@@ -34,7 +36,7 @@ describe("loading", () => {
     await expect(loadModel(at, JSON.parse('{"dtype":"int4"}') as object)).rejects.toThrow("int4");
   });
   it("takes a URL, and a folder without a tokenizer", async () => {
-    expect((await loadModel(new URL("../../../fixtures/data/llama/tiny-sharded", import.meta.url))).tokenizer).toBe(null);
+    expect((await loadModel(pathToFileURL(fixture("llama/tiny-sharded")))).tokenizer).toBe(null);
     await expect(loadModel(tiny, { tokenizer: true })).rejects.toThrow("tokenizer.json");
   });
   it("names file, tensor, expected and found", async () => {
@@ -81,7 +83,7 @@ describe("saving", () => {
     expect(config).toMatchObject({ dtype: name.endsWith("bf16") ? "bfloat16" : "float32", model_type: name.endsWith("qwen2") ? "qwen2" : "llama" });
     expect(config).not.toHaveProperty("torch_dtype");
     expect(await readFile(join(dir, "note.txt"), "utf8")).toBe("kept");
-    const { rows } = golden<{ rows: number[][] }>(name), got = await again.logits(rowsOf(rows).inputIds).data(), want = await goldenTensors(name).get("logits")!.data();
+    const { rows } = golden<{ rows: number[][] }>(name), got = await again.logits(rowsOf(rows).inputIds).data(), want = await tensorsOf(name).get("logits")!.data();
     expect(Math.abs(got[0] - want[0])).toBeLessThan(1e-5);
   });
   it("writes shards above a limit", async () => {

@@ -1,10 +1,11 @@
 /** Tokenizers against Python `tokenizers` and `transformers`: merges, ids, chat templates; and what bad files answer. */
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
 import { ConfigError, FormatError } from "@adjoint/tensor";
+import { golden as goldenOf } from "@adjoint/testing/fixtures";
 import { loadTokenizer, trainTokenizer, type Message, type TrainedTokenizer } from "../src/tokenizer/index.ts";
 
 interface Golden {
@@ -13,7 +14,7 @@ interface Golden {
   dialogue: Message[];
   chats: { name: string; template: string; add_generation_prompt: boolean; text: string; ids?: number[]; assistant_mask?: number[] }[];
 }
-const golden: Golden = JSON.parse(readFileSync(new URL("../../../fixtures/data/tokenizer/golden.json", import.meta.url), "utf8"));
+const golden: Golden = goldenOf("tokenizer");
 
 const trained = (index: number): TrainedTokenizer => {
   const c = golden.cases[index];

@@ -1,9 +1,8 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import fc from "fast-check";
-import { readFileSync } from "node:fs";
-import { parseSafetensors } from "@adjoint/io";
 import { type Tensor, createReference, fromHost, setDevice, store, tensor } from "@adjoint/tensor";
 import { type Context, Dropout, Embedding, LayerNorm, Linear, RMSNorm, attention, causalMask, kaimingUniform, nextTokenLossSum, normal, paddingMask, rope, ropeFrequencies, ropeTables, segmentMask, xavierUniform } from "@adjoint/nn";
+import { golden, goldenTensors } from "@adjoint/testing/fixtures";
 
 beforeEach(() => { setDevice(createReference({ name: "fused", fuse: true })); });
 const grid = (n: number): fc.Arbitrary<number[]> => fc.array(fc.integer({ min: -48, max: 48 }).map((k) => k / 16), { minLength: n, maxLength: n });
@@ -95,9 +94,8 @@ describe("attention", () => {
 });
 
 describe("losses", () => {
-  const folder = new URL("../../../fixtures/data/clm-loss/", import.meta.url);
   interface Case { readonly case: number; readonly label_smoothing: number; readonly labels: number[][]; readonly num_items: number | null; readonly predicted: number; readonly loss: number }
-  const { cases } = JSON.parse(readFileSync(new URL("golden.json", folder), "utf8")) as { cases: Case[] }, { tensors } = parseSafetensors(readFileSync(new URL("golden.safetensors", folder)), "clm-loss");
+  const { cases } = golden<{ cases: Case[] }>("clm-loss"), tensors = goldenTensors("clm-loss");
   for (const c of cases) it(`case ${c.case} is transformers' loss`, async () => {
     const logits = fromHost(tensors.get(`${c.case}/logits`)!), labels = tensor(Int32Array.from(c.labels.flat()), { shape: [c.labels.length, c.labels[0].length] });
     const { total, count } = nextTokenLossSum(logits, labels, { labelSmoothing: c.label_smoothing });

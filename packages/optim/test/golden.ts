@@ -1,13 +1,7 @@
-/** Reads fixtures/data/<name>: the JSON beside its tensors, and closeness to it. */
-import { readFileSync } from "node:fs";
-import { type Backend, type HostArray, createReference } from "@adjoint/tensor";
-import { parseSafetensors } from "@adjoint/io";
+/** Closeness to golden fixtures, and the devices that must be close. */
+import { type Backend, createReference } from "@adjoint/tensor";
 import { wasmSync } from "@adjoint/wasm";
 import { expect } from "vitest";
-
-const at = (path: string): URL => new URL(`../../../fixtures/data/${path}`, import.meta.url);
-export const goldenJson = <J>(name: string): J => JSON.parse(readFileSync(at(`${name}/golden.json`), "utf8"));
-export const goldenTensors = (name: string): ReadonlyMap<string, HostArray> => parseSafetensors(readFileSync(at(`${name}/golden.safetensors`)), name).tensors;
 
 /** |a - b| ≤ bound · max(1, |b|), element by element. */
 export function expectClose(a: ArrayLike<number>, b: ArrayLike<number>, bound: number, what = ""): void {

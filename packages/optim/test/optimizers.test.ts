@@ -4,7 +4,8 @@ import { gradients } from "@adjoint/autograd";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { type AdamOptions, type Optimizer, type SgdOptions, adam, adamw, clipByGlobalNorm, globalNorm, isNormOrBias, optimizer, optimizerNames, sgd } from "@adjoint/optim";
-import { devices, expectClose, goldenJson, goldenTensors } from "./golden.ts";
+import { golden, goldenTensors } from "@adjoint/testing/fixtures";
+import { devices, expectClose } from "./golden.ts";
 
 interface Options { readonly lr: number; readonly weight_decay: number; readonly momentum?: number; readonly dampening?: number; readonly nesterov?: boolean; readonly betas?: [number, number]; readonly eps?: number; readonly amsgrad?: boolean }
 interface Case { readonly name: string; readonly class: string; readonly options: Options }
@@ -17,7 +18,7 @@ function make({ class: kind, options: { lr, weight_decay, ...rest } }: Case): Op
 
 for (const device of devices) describe(`torch on ${device.name}`, () => {
   const tensors = goldenTensors("optim"), get = (name: string, dtype: DType): HostArray => cast(tensors.get(name)!, dtype);
-  for (const c of goldenJson<{ cases: Case[] }>("optim").cases) it.each(([["f64", 1e-12], ["f32", 1e-6]] satisfies [DType, number][]).filter(([dtype]) => device.dtypes.has(dtype)))(`${c.name} in %s`, async (dtype, bound) => {
+  for (const c of golden<{ cases: Case[] }>("optim").cases) it.each(([["f64", 1e-12], ["f32", 1e-6]] satisfies [DType, number][]).filter(([dtype]) => device.dtypes.has(dtype)))(`${c.name} in %s`, async (dtype, bound) => {
     setDevice(device);
     const tree = { a: store(get("start/a", dtype)), b: store(get("start/b", dtype)), c: store(get("start/c", dtype)) }, bound_ = make(c).for(tree);
     for (let t = 1; t <= 5; t++) {
@@ -36,7 +37,7 @@ for (const device of devices) describe(`torch on ${device.name}`, () => {
 
 describe("clipping", () => {
   const tensors = goldenTensors("clip");
-  for (const { case: i, max_norm, total } of goldenJson<{ cases: { case: number; max_norm: number; total: number }[] }>("clip").cases) it(`a total of ${total} to ${max_norm}`, async () => {
+  for (const { case: i, max_norm, total } of golden<{ cases: { case: number; max_norm: number; total: number }[] }>("clip").cases) it(`a total of ${total} to ${max_norm}`, async () => {
     setDevice(devices[1]);
     const leaves = { a: fromHost(tensors.get(`${i}/grad/a`)!), b: fromHost(tensors.get(`${i}/grad/b`)!), c: fromHost(tensors.get(`${i}/grad/c`)!) };
     const none = { ofStep: () => tensor(0), ofUpdates: () => tensor(0), keep: (x: typeof leaves.a) => x };

@@ -3,12 +3,13 @@ import { ConfigError } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { constant, constantWithWarmup, cosine, linear, schedule, scheduleNames } from "@adjoint/optim";
-import { expectClose, goldenJson } from "./golden.ts";
+import { golden } from "@adjoint/testing/fixtures";
+import { expectClose } from "./golden.ts";
 
 interface Row { readonly name: string; readonly total: number; readonly warmup: number; readonly values: number[] }
 
 describe("golden", () => {
-  for (const { name, total, warmup, values } of goldenJson<{ cases: Row[] }>("schedules").cases) {
+  for (const { name, total, warmup, values } of golden<{ cases: Row[] }>("schedules").cases) {
     it(`${name}, ${total} steps, ${warmup} of them warm-up`, () => {
       if (warmup > total && (name === "linear" || name === "cosine")) {
         expect(() => schedule(name, { peak: 1, warmup, steps: total })).toThrow(ConfigError);      // Transformers never reaches the peak and says nothing

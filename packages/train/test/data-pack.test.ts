@@ -1,14 +1,14 @@
 /** Packing against TRL's `pack_dataset`, and its laws. */
-import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { ConfigError } from "@adjoint/tensor";
+import { golden as goldenOf } from "@adjoint/testing/fixtures";
 import { IGNORED, pack, packingStrategies, type PackingStrategy, type Sample } from "../src/data/index.ts";
 
 interface Golden {
   cases: { lengths: number[]; max_length: number; strategy: PackingStrategy; rows: [number, number, number][][]; seq_lengths?: number[][] }[];
 }
-const golden: Golden = JSON.parse(readFileSync(new URL("../../../fixtures/data/packing/golden.json", import.meta.url), "utf8"));
+const golden: Golden = goldenOf("packing");
 
 /** Sample i holds 1000 i, 1000 i + 1, ...: every token says where it comes from. */
 const numbered = (lengths: readonly number[]): Sample[] => lengths.map((length, i) => {

@@ -3,10 +3,11 @@ import { readFileSync } from "node:fs";
 import { join } from "node:path";
 import { lora } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
+import { fixture } from "@adjoint/testing/fixtures";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { adapterTrainee, Estimator, idsData, mergeRecipe, run, type RunEvent, type StepMetrics } from "../src/index.ts";
-import { fixture, temporary } from "./support.ts";
+import { temporary } from "./support.ts";
 
 const metrics = (step: number, tokens: number, seconds: number, memory = 0): StepMetrics =>
   ({ step, epoch: 0, loss: 1, grad_norm: 1, learning_rate: 1, tokens_per_second: tokens / seconds, tokens, tokens_seen: 0, skipped: false, memory, time: "" });

@@ -1,9 +1,10 @@
 /** Losses, gradient norms and trained weights are those of transformers, PEFT and torch. */
 import { loadModel } from "@adjoint/models";
 import { convertArray } from "@adjoint/tensor";
+import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import { adapterTrainee, evaluate, fullTrainee, idsData, idsRows, mergeRecipe, type Recipe, type Trainee, Training, trainingOptions } from "../src/index.ts";
-import { fixture, golden, goldenTensors, near, tunedOf, worst } from "./support.ts";
+import { near, tunedOf, worst } from "./support.ts";
 
 interface Step { readonly step: number; readonly loss: number; readonly grad_norm: number; readonly learning_rate: number }
 const stepsOf = (g: Record<string, unknown>): readonly Step[] => g["steps"] as readonly Step[];

@@ -6,12 +6,13 @@ import { sweepFailures } from "@adjoint/io/failing";
 import { loadLora, lora } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
 import { ConfigError, FormatError, referenceBackend, setDevice } from "@adjoint/tensor";
+import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import {
   adapterTrainee, checkpoints, evaluate, fullTrainee, idsData, idsRows, latestCheckpoint, loadCheckpoint, loraOptions, mergeRecipe, readCheckpoint, type Recipe, run, type RunOptions, type RunResult, saveCheckpoint, type Trainee,
   Training, trainingOptions, readMetrics,
 } from "../src/index.ts";
-import { bits, fixture, golden, temporary } from "./support.ts";
+import { bits, temporary } from "./support.ts";
 
 const rows = golden("llama/tiny")["rows"] ?? JSON.parse(readFileSync(fixture("llama/tiny/ids.json"), "utf8"));
 const STEPS = 4;

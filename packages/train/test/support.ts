@@ -1,19 +1,13 @@
 /** Fixtures and small helpers of the training tests. */
 import { createHash } from "node:crypto";
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { mkdtempSync, rmSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { parseSafetensors } from "@adjoint/io";
 import { loadLora, type Tuned } from "@adjoint/lora";
 import { type CausalLM, loadModel } from "@adjoint/models";
 import type { HostArray } from "@adjoint/tensor";
+import { fixture } from "@adjoint/testing/fixtures";
 import { afterAll, expect } from "vitest";
-
-const root = fileURLToPath(new URL("../../../fixtures/data/", import.meta.url));
-export const fixture = (path: string): string => join(root, path);
-export const golden = (path: string): Record<string, unknown> => JSON.parse(readFileSync(fixture(`${path}/golden.json`), "utf8"));
-export const goldenTensors = (path: string, file = "golden.safetensors"): ReadonlyMap<string, HostArray> => parseSafetensors(readFileSync(fixture(`${path}/${file}`)), path).tensors;
 
 const made: string[] = [];
 /** A folder that is gone after the tests. */

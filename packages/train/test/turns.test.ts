@@ -2,9 +2,9 @@
 import { lora } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
 import { adamw } from "@adjoint/optim";
+import { fixture } from "@adjoint/testing/fixtures";
 import { expect, test } from "vitest";
 import { adapterTrainee, idsRows, Training } from "../src/index.ts";
-import { fixture } from "./support.ts";
 
 test.each([1, 2])("an abort from a timer ends the run between two steps (accumulation %i)", async (accumulation) => {
   const model = await loadModel(fixture("llama/tiny"), { tokenizer: false }), rows = Array.from({ length: 8 }, (_, r) => Array.from({ length: 12 }, (_, i) => 1 + ((r * 7 + i * 5) % 50)));
