@@ -50,8 +50,6 @@ export class Printer {
     this.#values.set(e, text);
     return text;
   }
-  /** Takes `text` for the value of `e` from here on. */
-  set(e: Expr, text: string): void { this.#values.set(e, text); }
   /** Binds a text, once. */
   let(text: string): string {
     let name = this.#names.get(text);

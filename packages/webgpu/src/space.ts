@@ -62,7 +62,7 @@ export interface Operands {
 /** Strides of loads, stores and affines, in this order. */
 export const stridesOf = (k: Operands): (readonly number[])[] => [...k.loads.map((v) => v.strides), ...k.stores.map((s) => s.view.strides), ...k.affines.map((a) => a.strides)];
 
-/** What one lane of a vector adds to the indices; `lane` names the WGSL text of each axis' index for that lane. */
+/** The WGSL text of each axis' index at a point; "" where an axis does not count. */
 export type IndexText = readonly string[];
 
 /** Writes the accesses of one kernel: where its views lie at given indices, and their elements. */
@@ -86,8 +86,6 @@ export class Access {
     const read = [...used].sort((a, b) => a - b);
     bindLoads(shader, read.map((i) => k.loads[i]), (j) => this.#vec[read[j]]);
   }
-  isVec(i: number): boolean { return this.#vec[i]; }
-  isSplat(i: number, axes: readonly number[]): boolean { return axes.every((a) => this.#space.strides[i][a] === 0); }
 
   #param(key: string, value: number, type: "u32" | "i32" = "u32"): string {
     let word = this.#words.get(key);
