@@ -30,12 +30,12 @@ export class Screen {
   }
   note(text: string): void { this.line("note", text); }
 
-  /** What was learned and what was forgotten. Cells: role, name, before, after, change, word. */
+  /** What was learned and what was forgotten. Cells: role, name, before, after, change, word, and what stands beside it. */
   table(rows: readonly (readonly string[])[], unit: string): void {
     const name = Math.max(...rows.map((r) => width(r[1])), 12);
     this.#write(this.#paint.dim(`       ${padEnd("", name)}  ${padStart("before", 7)} ${padStart("after", 7)}    ${unit}`));
-    for (const [role, title, before, after, change, word] of rows) {
-      this.#write(`  ${this.#paint.dim(padEnd(role, 4))} ${padEnd(clip(title, name), name)}  ${padStart(before, 7)} ${padStart(after, 7)}   ${padStart(change, 6)}  ${word}`);
+    for (const [role, title, before, after, change, word, beside = ""] of rows) {
+      this.#write(`  ${this.#paint.dim(padEnd(role, 4))} ${padEnd(clip(title, name), name)}  ${padStart(before, 7)} ${padStart(after, 7)}   ${padStart(change, 6)}  ${word}${beside === "" ? "" : `   ${this.#paint.dim(beside)}`}`);
     }
   }
   /** A sample of one prompt, before and after. */

@@ -1,13 +1,16 @@
 /** How runs look: bars, sparklines, widths, colours; and the example recipes. */
-import { readdirSync } from "node:fs";
+import { readdirSync, readFileSync } from "node:fs";
 import { fileURLToPath } from "node:url";
 import fc from "fast-check";
+import { jobFindings } from "@adjoint/tiny";
 import type { StepMetrics } from "@adjoint/train";
 import { mergeRecipe, readRecipe } from "@adjoint/train";
 import { expect, test } from "vitest";
 import { parseArguments } from "../src/arguments.ts";
+import { forgottenInFull } from "../src/beside.ts";
 import { commands } from "../src/index.ts";
 import { Progress, sparkline } from "../src/progress.ts";
+import { Screen } from "../src/screen.ts";
 import { recipeOf } from "../src/recipes.ts";
 import { bytes, duration, rate, type Terminal, width } from "../src/terminal.ts";
 
@@ -61,4 +64,37 @@ test("the example recipes are valid, and that of the novel is what a bare `adjoi
   // full fine-tuning takes the preset without its adapter
   const full = await recipeOf(parseArguments(["--no-use-peft", "--learning-rate", "3e-4", "--output-dir", "out/moby-dick-full"], grammar), { dataset_name: ["moby-dick"] });
   expect(mergeRecipe((await readRecipe(`${folder}moby-dick-full.yaml`)).values)).toEqual(full.recipe);
+});
+
+test("what full fine-tuning forgot stands beside the measured job, and beside no other run", async () => {
+  const run = async (...words: string[]): Promise<number | null> => forgottenInFull((await recipeOf(parseArguments(words, commands["finetune"].grammar), { dataset_name: ["moby-dick"] })).recipe);
+  expect(await run()).toBeCloseTo(14.13, 2);
+  expect(await run("--threads", "1", "--output-dir", "out/other", "--save-steps", "50")).toBeCloseTo(14.13, 2);
+  for (const words of [["--learning-rate", "1e-3"], ["--seed", "7"], ["--lora-r", "8"], ["--max-steps", "20"], ["--dataset-name", "numbers"], ["--dataset-name", "notes.txt"], ["--model", "DIR"], ["--ids", "rows.json"], ["--no-use-peft"], ["--init-adapter", "DIR"]]) {
+    expect(await run(...words), words.join(" ")).toBeNull();
+  }
+});
+
+test("the figures beside the job are those of the measurement", () => {
+  interface Row { readonly method: string; readonly rate: number; readonly step: number; readonly test: number; readonly old: number; readonly at: string; readonly target?: number; readonly development: number }
+  const { before, adapter, full, source } = jobFindings();
+  const result = JSON.parse(readFileSync(fileURLToPath(new URL(`../../../${source}`, import.meta.url)), "utf8")) as { before: { test: number; old: number }; results: Row[] };
+  expect(before).toEqual({ new: result.before.test, old: result.before.old });
+  const find = (accept: (r: Row) => boolean): Row => { const row = result.results.find(accept); expect(row).toBeDefined(); return row!; };
+  const a = find((r) => r.method === "rslora" && r.at === "end" && r.rate === adapter.learning_rate), f = find((r) => r.method === "full" && r.rate === full.learning_rate && r.target === adapter.learning_rate);
+  expect([adapter.new, adapter.old, full.step, full.new, full.old]).toEqual([a.test, a.old, f.step, f.test, f.old]);
+  // the same point: no higher a loss on development text; and the rate is the best of three
+  expect(f.development).toBeLessThanOrEqual(a.development);
+  const ends = result.results.filter((r) => r.method === "full" && r.at === "end").sort((x, y) => x.development - y.development);
+  expect(ends).toHaveLength(3);
+  expect(full.learning_rate).toBe(ends[0].rate);
+});
+
+test("the table's line with the figure fits into 110 columns", () => {
+  const { terminal: t } = terminal(true, true), screen = new Screen(t, false), lines: string[] = [];
+  screen.capture(lines);
+  screen.table([["new", "Moby-Dick", "2.54", "2.09", "-18 %", "learned", ""], ["old", "addresses", "1.36", "1.50", "+11 %", "forgotten", "full fine-tuning to the same point: +14 %"]], "bits per byte");
+  expect(lines[1]).not.toContain("full fine-tuning");
+  expect(lines[2]).toContain("full fine-tuning to the same point: +14 %");
+  for (const line of lines) expect(width(line)).toBeLessThanOrEqual(110);
 });

@@ -6,6 +6,7 @@ import { ConfigError } from "@adjoint/tensor";
 import { adapterTrainee, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
+import { forgottenInFull } from "../beside.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
 import { openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
 import { exists, recipeKeys, recipeOf } from "../recipes.ts";
@@ -137,7 +138,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   if (rows.length > 0) match.after = await exactMatch(subjectModel, rows, (done) => { progress.message(`after: exact match on held-out rows ${done}/${rows.length}`); });
   progress.clear();
   const report = await writeReport({ folder, recipe, result, title: `${kind === "finetune" ? "Fine-tuning" : "Pre-training"} of ${base.name} on ${data.title}`, about: options.about ?? {} });
-  return finished(kind, result, subject, report, match, terminal);
+  return finished(kind, recipe, result, subject, report, match, terminal);
 }
 
 async function measuredOf(recipe: Recipe, { base }: Subject, data: Awaited<ReturnType<typeof openData>>): Promise<Measured[]> {
@@ -201,17 +202,17 @@ function interrupted(kind: Kind, args: Arguments, result: RunResult, folder: str
   return { text: "", json: { status: "interrupted", steps: result.steps, checkpoint: result.checkpoint, resume: command }, code: 130 };
 }
 
-function finished(kind: Kind, result: RunResult, { base, tuned }: Subject, report: string, match: { before: ExactMatch | null; after: ExactMatch | null }, terminal: Terminal): Answer {
+function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, tuned }: Subject, report: string, match: { before: ExactMatch | null; after: ExactMatch | null }, terminal: Terminal): Answer {
   const out = new Screen({ ...terminal, err: terminal.out, color: terminal.colorOut }, false), p = paint({ color: terminal.colorOut });
   const lines: string[] = [];
   out.capture(lines);
   if (result.comparisons.length > 0) {
-    const bits = result.comparisons.every((c) => c.after.bitsPerByte !== null);
+    const bits = result.comparisons.every((c) => c.after.bitsPerByte !== null), inFull = kind === "finetune" ? forgottenInFull(recipe) : null;
     out.table(result.comparisons.map((c) => {
       const value = (e: { loss: number; bitsPerByte: number | null } | null): number => (e === null ? Number.NaN : bits ? (e.bitsPerByte ?? Number.NaN) : e.loss);
       const was = value(c.before), is = value(c.after), change = (100 * (is - was)) / was;
       const word = change === 0 || !Number.isFinite(change) ? "" : c.role === "new" ? (change < 0 ? p.green("learned") : p.amber("not learned")) : change > 0 ? p.amber("forgotten") : p.green("not forgotten");
-      return [c.role, c.name, was.toFixed(2), is.toFixed(2), Number.isFinite(change) ? `${change > 0 ? "+" : ""}${change.toFixed(0)} %` : "", word];
+      return [c.role, c.name, was.toFixed(2), is.toFixed(2), Number.isFinite(change) ? percent(change) : "", word, c.role === "old" && inFull !== null ? `full fine-tuning to the same point: ${percent(inFull)}` : ""];
     }), bits ? "bits per byte" : "nats per token");
     out.gap();
   }
@@ -243,6 +244,7 @@ function finished(kind: Kind, result: RunResult, { base, tuned }: Subject, repor
     },
   };
 }
+const percent = (x: number): string => `${x > 0 ? "+" : ""}${x.toFixed(0)} %`;
 const json = (e: { loss: number; tokens: number; bitsPerByte: number | null } | null): unknown => (e === null ? null : { loss: e.loss, tokens: e.tokens, bits_per_byte: e.bitsPerByte });
 
 export const finetune: Command = { grammar: finetuneGrammar, defaults: { ...defaultRecipe, ...finetuneDefaults }, run: (args, terminal) => start("finetune", args, terminal) };
