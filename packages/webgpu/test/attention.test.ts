@@ -1,10 +1,10 @@
 /** Attention kernels against their definitions, on the software GPU; every tile and variant is compiled on the null backend. */
 import { beforeAll, describe, expect, it } from "vitest";
 import { lower } from "../src/lower.ts";
-import { attentionTiles, bytesOfTile, threadsOf } from "../src/composites/attention-tiles.ts";
+import { attentionTiles, bytesOfTile, chooseTile, threadsOf } from "../src/composites/attention-tiles.ts";
 import { backwardWith } from "../src/composites/attention-backward.ts";
 import { forwardWith } from "../src/composites/attention-forward.ts";
-import type { Program } from "../src/program.ts";
+import type { Program, Target } from "../src/program.ts";
 import { type Prepared, prepare, type Use } from "./attention.ts";
 import { type Bench, compile, execute, open } from "./execute.ts";
 
@@ -89,7 +89,7 @@ describe("texts", () => {
   }, 120_000);
   it("do not depend on sizes, and fit 8 bindings and 16 KiB", async () => {
     const text = async (use: Use, limits = {}): Promise<string[]> => {
-      const target = { ...gpu.target, limits: { ...gpu.target.limits, storageBuffers: 8, ...limits } };
+      const target = { ...gpu.target, units: 1, limits: { ...gpu.target.limits, storageBuffers: 8, ...limits } };
       return (await prepare(use)).flatMap((x) => lower(x.kernel, x.plan, target).dispatches.map((d) => { expect(d.bindings.length).toBeLessThanOrEqual(8); return d.code; }));
     };
     const use: Use = { B: 1, T: 70, S: 70, KV: 1, G: 2, d: 16, causal: true, marks: true, offset: 0 };
@@ -99,6 +99,17 @@ describe("texts", () => {
       expect(bytes).toBeGreaterThan(0);
       expect(bytes).toBeLessThanOrEqual(16384);
     }
+  });
+  it("are chosen to fill the device, and to fit its memory", () => {
+    const target = (units: number, workgroupBytes: number): Target => ({ ...gpu.target, units, limits: { ...gpu.target.limits, workgroupBytes, invocations: 256 } }), long = { own: 1024, passing: 1024, pairs: 48 };
+    expect(chooseTile("forward", 64, long, target(132, 49152))).toEqual({ R: 64, C: 32, TX: 8 });
+    expect(chooseTile("forward", 128, long, target(132, 49152))).toEqual({ R: 64, C: 16, TX: 8 });
+    expect(chooseTile("queries", 64, long, target(132, 49152))).toEqual({ R: 64, C: 16, TX: 8 });
+    expect(chooseTile("keys", 64, long, target(132, 49152))).toEqual({ R: 32, C: 32, TX: 8 });
+    expect(chooseTile("forward", 64, { ...long, pairs: 12 }, target(132, 49152))?.R).toBe(32);
+    expect(chooseTile("forward", 64, { own: 128, passing: 128, pairs: 1 }, target(132, 49152))?.R).toBe(16);
+    expect(chooseTile("forward", 64, { own: 1, passing: 1024, pairs: 8 }, target(132, 49152))?.C).toBe(64);
+    for (const kind of ["forward", "queries", "keys"] as const) for (const size of [32, 64, 96, 128]) expect(chooseTile(kind, size, long, target(8, 16384)), `${kind} ${size}`).not.toBeNull();
   });
   it("name the head that is too large", async () => {
     const [f] = await prepare({ ...small, d: 3000 });

@@ -9,7 +9,7 @@ import { type AttentionProblem, AttentionText, pairsOf, problemOf } from "./atte
 import { type AttentionKind, type AttentionTile, chooseTile, columns, memoryOf, threadsOf, TileText } from "./attention-tiles.ts";
 
 export const attentionBackward: Lower<CompositeKernel> = (kernel, plan, target): Program => {
-  const { sizes: { size, keys }, rows } = problemOf(kernel), queries = chooseTile("queries", size, rows, keys, target), own = chooseTile("keys", size, keys, rows, target);
+  const { sizes: { size, keys, batch, kvHeads }, rows } = problemOf(kernel), pairs = batch * kvHeads, queries = chooseTile("queries", size, { own: rows, passing: keys, pairs }, target), own = chooseTile("keys", size, { own: keys, passing: rows, pairs }, target);
   if (queries === null || own === null) throw new DeviceError(`webgpu: gradients of attention with heads of ${size} need more workgroup memory than this device has`, { op: kernel.name, key: "maxComputeWorkgroupStorageSize", value: target.limits.workgroupBytes });
   return backwardWith(kernel, plan, target, { queries, keys: own });
 };

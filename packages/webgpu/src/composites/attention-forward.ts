@@ -10,7 +10,7 @@ import { type AttentionTile, chooseTile, memoryOf, threadsOf, TileText } from ".
 export const HIDDEN = "-3.0e38f";
 
 export const attentionForward: Lower<CompositeKernel> = (kernel, plan, target): Program => {
-  const p = problemOf(kernel), t = chooseTile("forward", p.sizes.size, p.rows, p.sizes.keys, target);
+  const p = problemOf(kernel), t = chooseTile("forward", p.sizes.size, { own: p.rows, passing: p.sizes.keys, pairs: p.sizes.batch * p.sizes.kvHeads }, target);
   if (t === null) throw new DeviceError(`webgpu: attention with heads of ${p.sizes.size} needs more workgroup memory than this device has`, { op: kernel.name, key: "maxComputeWorkgroupStorageSize", value: target.limits.workgroupBytes });
   return forwardWith(kernel, plan, target, t);
 };

@@ -34,11 +34,16 @@ export function bytesOfTile(kind: AttentionKind, t: AttentionTile, size: number)
   return 16 * (kind === "forward" ? m.own + m.passing + m.scores + m.exchange : kind === "queries" ? 2 * m.own + m.passing + m.scores : 2 * (m.own + m.passing + m.scores));
 }
 
-/** The tile of a kernel for heads of this size, `own` own rows and `passing` passing ones; small problems get small tiles. */
-export function chooseTile(kind: AttentionKind, size: number, own: number, passing: number, { limits }: Target): AttentionTile | null {
+/**
+ * The tile of a kernel for heads of this size, `own` own rows and `passing` passing ones, `pairs` times. Small problems get small tiles, and
+ * tiles shrink down to 16 rows while they would leave half of the device idle.
+ */
+export function chooseTile(kind: AttentionKind, size: number, { own, passing, pairs }: { readonly own: number; readonly passing: number; readonly pairs: number }, { limits, units }: Target): AttentionTile | null {
   const fits = (t: AttentionTile): boolean => bytesOfTile(kind, t, size) <= limits.workgroupBytes && threadsOf(t) <= limits.invocations;
   const special = kind === "forward" && passing >= 64 ? few.find((f) => own <= f.rows && fits(f.tile)) : undefined;
-  return special?.tile ?? ladder.find((t) => fits(t) && t.R < 2 * Math.max(own, 8) && t.C < 2 * Math.max(passing, 8)) ?? ladder.find(fits) ?? null;
+  if (special) return special.tile;
+  const fitting = ladder.filter((t) => fits(t) && t.R < 2 * Math.max(own, 8) && t.C < 2 * Math.max(passing, 8)), busy = fitting.find((t) => Math.ceil(own / t.R) * pairs >= 2 * units);
+  return busy ?? fitting.find((t) => t.R <= 16) ?? fitting[fitting.length - 1] ?? ladder.find(fits) ?? null;
 }
 
 const component = "xyzw";
