@@ -105,7 +105,7 @@ export class WebGpuBackend implements Backend {
       if (cell.failed !== null) throw cell.failed;
       if (session.dead(cell)) throw deadCell(cell, cell.kind === "store" ? "a store" : "an answer");
     };
-    if (cell.failed !== null) return Promise.reject(cell.failed as Error);
+    if (cell.failed !== null) return Promise.reject(cell.failed);
     return new Promise((resolve, reject) => {
       session.queue.push({
         wait: () => session.waiting,

@@ -1,7 +1,7 @@
 /** One GPU device: what it can do, its pipelines by text, its layouts by signature, and its errors. */
 import { DeviceError } from "@adjoint/tensor";
 import { type AdapterReport, chooseAdapter, nameOf, requestDevice, targetOf } from "./adapter.ts";
-import { compileError, lostError, messageOf, outOfMemory, reported } from "./errors.ts";
+import { asError, compileError, lostError, messageOf, outOfMemory, reported } from "./errors.ts";
 import { COMPUTE, findGpu, inNode, type WebGpuOptions } from "./gpu.ts";
 import type { Maker } from "./pool.ts";
 import type { Dispatch, Target } from "./program.ts";
@@ -10,8 +10,10 @@ import type { Dispatch, Target } from "./program.ts";
 export interface Stats {
   buffersCreated: number; bindGroupsCreated: number; pipelines: number; readbacksCreated: number;
   submits: number; dispatches: number; uploads: number; plans: number; devices: number;
+  /** bytes that dispatches read and wrote, each binding once, and their floating-point operations */
+  bytes: number; flops: number;
 }
-export const newStats = (): Stats => ({ buffersCreated: 0, bindGroupsCreated: 0, pipelines: 0, readbacksCreated: 0, submits: 0, dispatches: 0, uploads: 0, plans: 0, devices: 0 });
+export const newStats = (): Stats => ({ buffersCreated: 0, bindGroupsCreated: 0, pipelines: 0, readbacksCreated: 0, submits: 0, dispatches: 0, uploads: 0, plans: 0, devices: 0, bytes: 0, flops: 0 });
 
 /** A pipeline on its way; `ready` never rejects. */
 export interface Pipeline { value: GPUComputePipeline | null; error: DeviceError | null; /** plans that hold it */ users: number; readonly ready: Promise<void>; readonly layout: GPUBindGroupLayout }
@@ -50,6 +52,7 @@ export class Device implements Maker {
   static async open(o: WebGpuOptions, stats: Stats, generation: number): Promise<Device> {
     const gpu = await findGpu(o), { adapter, report } = await chooseAdapter(gpu, o), device = await requestDevice(adapter, report);
     if (report.software && o.allowSoftware !== true && o.backend !== "null" && generation === 1) {
+      // eslint-disable-next-line no-console -- said once, where no caller could be asked
       console.warn(`webgpu: ${nameOf(report)} is a program on the CPU: right, but much slower than the wasm backend (allowSoftware: true hides this line)`);
     }
     return new Device(device, report, targetOf(device, report, o), o.mode === "safe" || !inNode, stats, generation);
@@ -74,7 +77,7 @@ export class Device implements Maker {
     if (this.gone !== null) return Promise.reject(this.gone);
     return new Promise<T>((resolve, reject) => {
       this.#hoping.add(reject);
-      promise.then((v) => { this.#hoping.delete(reject); resolve(v); }, (e: unknown) => { this.#hoping.delete(reject); reject(e); });
+      promise.then((v) => { this.#hoping.delete(reject); resolve(v); }, (e: unknown) => { this.#hoping.delete(reject); reject(asError(e)); });
     });
   }
 

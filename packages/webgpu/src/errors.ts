@@ -1,6 +1,7 @@
 /** What goes wrong on a device, said in words: compile errors with their line, validation errors with their kernel. */
 import { DeviceError } from "@adjoint/tensor";
 
+export const asError = (e: unknown): Error => (e instanceof Error ? e : new DeviceError(messageOf(e)));
 export const messageOf = (e: unknown): string => (e instanceof Error ? e.message : typeof e === "object" && e !== null && "message" in e ? String(e.message) : String(e));
 
 /** A kernel whose text the driver refuses: the message, the line, and the kernel's name. */

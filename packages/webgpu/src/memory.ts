@@ -30,7 +30,7 @@ export class Cell implements DeviceBuffer {
   /** the numbers of a small answer, on their way to the host */
   host: Promise<ArrayBuffer> | null = null;
   /** why the numbers never came */
-  failed: unknown = null;
+  failed: Error | null = null;
   constructor(dtype: DType, length: number, kind: "store" | "answer") { this.dtype = dtype; this.length = length; this.kind = kind; }
   get bytes(): number { return this.length * bytesOf(this.dtype); }
 }

@@ -35,7 +35,11 @@ export interface Layout {
 export function layOut(plan: PlanSpec, programs: readonly Program[], target: Target): Layout {
   const bytes = plan.buffers.map((b) => deviceBytes(b.dtype, b.length));
   const homes: Home[] = plan.buffers.map((b, i) => (b.kind === "store" ? "store" : b.kind === "output" && bytes[i] > SMALL_ANSWER ? "answer" : "step"));
-  plan.buffers.forEach((b, i) => { if (bytes[i] > target.limits.bindingBytes) throw tooLarge(`${b.kind} of ${b.length} ${b.dtype}`, bytes[i], target); });
+  plan.buffers.forEach((b, i) => {
+    if (bytes[i] <= target.limits.bindingBytes) return;
+    const user = plan.kernels.find((k) => touches(k).to.includes(i)) ?? plan.kernels.find((k) => touches(k).from.includes(i));
+    throw tooLarge(`${b.kind} of ${b.length} ${b.dtype}${user === undefined ? "" : ` (kernel "${user.label}")`}`, bytes[i], target);
+  });
   const steps: Step[] = [];
   programs.forEach((program, kernel) => {
     const base = bytes.length;

@@ -81,6 +81,7 @@ export class Instance {
       this.#params = device.create(total, USAGE.uniform | USAGE.copyTarget, "adjoint parameters");
       device.gpu.queue.writeBuffer(this.#params, 0, data);
     } else this.#params = null;
+    this.work = { bytes: this.slots.reduce((n, s) => n + s.dispatch.bytes, 0), flops: this.slots.reduce((n, s) => n + s.dispatch.flops, 0) };
     this.#own = memory.workspace.take(layout.sizes);
     const small = plan.buffers.reduce((n, b, i) => n + (b.kind === "output" && homes[i] === "step" ? layout.bytes[i] : 0), 0);
     if (small > 0) memory.staging.reserve(small, READS);
@@ -188,12 +189,14 @@ export class Instance {
     list.forEach((s, i) => {
       const pass = encoder.beginComputePass({ label: s.dispatch.label, timestampWrites: { querySet, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 } });
       pass.setPipeline(s.pipeline.value!);
-      pass.setBindGroup(0, s.group!);
+      pass.setBindGroup(0, s.group);
       pass.dispatchWorkgroups(s.x, s.y, s.z);
       pass.end();
     });
     return list.map((s) => s.dispatch);
   }
+  /** Bytes and operations of a run, as its dispatches count them. */
+  readonly work: { readonly bytes: number; readonly flops: number };
   /** Gives its memory back. */
   release(): void {
     for (const s of this.slots) for (const x of [s, ...(s.merged?.singles ?? [])]) x.pipeline.users--;

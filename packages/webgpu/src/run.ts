@@ -1,5 +1,6 @@
 /** One run of a plan: its arguments are checked at the call, and it is encoded when its turn comes. */
 import { type Bindings, bytesOf, type BufferSpec, type DeviceBuffer, DeviceError, type PlanSpec, type Prepared, ShapeError, type TypedArray } from "@adjoint/tensor";
+import { asError } from "./errors.ts";
 import { Cell, deadCell } from "./memory.ts";
 import { type Layout, SMALL_INPUT } from "./plan.ts";
 import type { Target } from "./program.ts";
@@ -96,9 +97,10 @@ export class Run implements Operation {
     if (wait === null && session.unheard !== null) throw session.unheard;       // what it builds on went wrong
     return wait;
   }
-  fail(error: unknown): void {
+  fail(cause: unknown): void {
     if (this.#over) return;
     this.#over = true;
+    const error = asError(cause);
     for (const c of this.answers) c.failed = error;
     for (const a of this.#arrivals) a.arrive(Promise.reject(error));
     this.#host.session.hear(error);
@@ -124,6 +126,8 @@ export class Run implements Operation {
       timed?.();
       from = to;
     }
+    stats.bytes += instance.work.bytes;
+    stats.flops += instance.work.flops;
     const landing = this.#copyOut(instance, encoder);
     checks.push(session.submit(encoder, "a step"));
     for (const leave of this.#left) leave();

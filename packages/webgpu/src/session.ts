@@ -1,7 +1,7 @@
 /** The device of a backend over time: it may be lost and come again; errors that arrive late wait here to be heard. */
-import { DeviceError, type TypedArray } from "@adjoint/tensor";
+import { type TypedArray } from "@adjoint/tensor";
 import { Device, newStats, type Stats } from "./device.ts";
-import { closedError, messageOf, reported } from "./errors.ts";
+import { asError, closedError, reported } from "./errors.ts";
 import { USAGE, type WebGpuOptions } from "./gpu.ts";
 import { type Cell, DeviceMemory, showMemory } from "./memory.ts";
 import { Profiler } from "./profile.ts";
@@ -9,7 +9,6 @@ import { OperationQueue } from "./queue.ts";
 
 /** What validation found in a submit, once it is known; null where the device does not validate. */
 export type Check = Promise<Error | null> | null;
-const asError = (e: unknown): Error => (e instanceof Error ? e : new DeviceError(messageOf(e)));
 
 export class Session {
   readonly options: WebGpuOptions;
@@ -55,7 +54,7 @@ export class Session {
   /** Throws after close; after a loss it asks for a new device. */
   enter(): void {
     if (this.closed) throw closedError();
-    if (this.device.gone !== null && this.#opening === null) this.#reopen();
+    if (this.device.gone !== null && this.#opening === null) void this.#reopen();
   }
   /** What an operation must wait for before there is a device. */
   get waiting(): Promise<void> | null {
@@ -107,7 +106,7 @@ export class Session {
   upload(buffer: GPUBuffer, offset: number, data: TypedArray): void {
     const { queue } = this.device.gpu, bytes = data.byteLength;
     this.stats.uploads++;
-    if (bytes % 4 === 0) { queue.writeBuffer(buffer, offset, data.buffer as ArrayBuffer, data.byteOffset, bytes); return; }
+    if (bytes % 4 === 0) { queue.writeBuffer(buffer, offset, data.buffer, data.byteOffset, bytes); return; }
     const padded = new Uint8Array((bytes + 3) & ~3);
     padded.set(new Uint8Array(data.buffer, data.byteOffset, bytes));
     queue.writeBuffer(buffer, offset, padded);

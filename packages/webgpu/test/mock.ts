@@ -149,8 +149,9 @@ export class MockDevice {
   later(): Promise<void> { return this.gpu.options.manual === true ? new Promise((resolve) => { this.#pending.push(resolve); }) : Promise.resolve(); }
   finish(): void { const all = this.#pending; this.#pending = []; for (const f of all) f(); }
   report(error: Error): void {
-    for (let i = this.#scopes.length - 1; i >= 0; i--) { this.#scopes[i] ??= error; return; }
-    this.onuncapturederror?.({ error });
+    const inner = this.#scopes.length - 1;
+    if (inner >= 0) this.#scopes[inner] ??= error;
+    else this.onuncapturederror?.({ error });
   }
   invalid(message: string): void { this.gpu.problems.push(message); this.report(new GPUValidationError(message)); }
   /** The device is gone. */

@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { type Tensor, add, assign, clearPlans, compile, explain, fromHost, getDevice, matmul, memory, mul, setDevice, store, tensor } from "@adjoint/tensor";
 import { build } from "esbuild";
 import { afterAll, describe, expect, test } from "vitest";
-import { adapters, nameOf, showProfile, webgpu } from "../src/index.ts";
+import { adapters, showProfile, webgpu } from "../src/index.ts";
 import { WebGpuBackend } from "../src/backend.ts";
 import { Session } from "../src/session.ts";
 import { planOf } from "./plans.ts";
