@@ -3,6 +3,7 @@ import { DeviceError } from "@adjoint/tensor";
 import { type AdapterReport, chooseAdapter, nameOf, requestDevice, targetOf } from "./adapter.ts";
 import { asError, compileError, lostError, messageOf, outOfMemory, reported } from "./errors.ts";
 import { COMPUTE, findGpu, inNode, type WebGpuOptions } from "./gpu.ts";
+import { provenMatrix } from "./matrix-check.ts";
 import type { Maker } from "./pool.ts";
 import type { Dispatch, Target } from "./program.ts";
 
@@ -55,7 +56,8 @@ export class Device implements Maker {
       // eslint-disable-next-line no-console -- said once, where no caller could be asked
       console.warn(`webgpu: ${nameOf(report)} is a program on the CPU: right, but much slower than the wasm backend (allowSoftware: true hides this line)`);
     }
-    return new Device(device, report, targetOf(device, report, o), o.mode === "safe" || !inNode, stats, generation);
+    const target = targetOf(device, report, o), proven = o.backend === "null" || target.matrix.length === 0 ? target : await provenMatrix(device, target, (line) => { console.warn(`webgpu: ${nameOf(report)}: ${line}`); });
+    return new Device(device, report, proven, o.mode === "safe" || !inNode, stats, generation);
   }
   #uncaptured(error: GPUError): void {
     const tell = (): void => {
