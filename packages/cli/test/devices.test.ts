@@ -5,7 +5,8 @@ import { afterEach, describe, expect, test } from "vitest";
 import { getDevice } from "@adjoint/tensor";
 import { adapters, nameOf } from "@adjoint/webgpu";
 import { tilesFile } from "../src/tiles-file.ts";
-import { adjoint, fixture, golden, temporary } from "./support.ts";
+import { fixture, golden } from "@adjoint/testing/fixtures";
+import { adjoint, temporary } from "./support.ts";
 
 const found = await adapters().catch(() => []), program = found.find((a) => a.software), part = program === undefined ? "" : program.architecture || program.description;
 const model = fixture("llama/tiny"), ids = join(model, "ids.json");

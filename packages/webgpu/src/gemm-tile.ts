@@ -19,12 +19,13 @@ export type Emit = (m: string, n: string, acc: string) => string;
 
 
 export function tileBody(shader: Shader, sources: readonly Pair[], v: TileVariant, place: Place, emit: Emit): string {
-  const { BM, BN, BK, TM, TN } = v, threads = threadsOf(v), tx = BN / TN, ty = BM / TM, rowA = BM / 4 + 1, rowB = BN / 4 + 1;
+  const { BM, BN, BK, TM, TN, KG } = v, threads = threadsOf(v), tx = BN / TN, ty = BM / TM, rowA = BM / 4 + 1, rowB = BN / 4 + 1;
   shader.workgroup("As", `array<vec4<f32>, ${BK * rowA}>`);
   shader.workgroup("Bs", `array<vec4<f32>, ${BK * rowB}>`);
-  const lines: string[] = [`let tx = li % ${tx}u; let ty = li / ${tx}u;`];
+  if (KG > 1) shader.workgroup("Sums", `array<vec4<f32>, ${(BM * BN) / 4}>`);
+  const lines: string[] = [`let tx = li % ${tx}u; let ty = li / ${tx}u${KG > 1 ? ` % ${ty}u; let own = li % ${tx * ty}u; let group = li / ${tx * ty}u` : ""};`];
   for (let i = 0; i < TM; i++) for (let j = 0; j < TN / 4; j++) lines.push(`var c${i}_${j} = vec4<f32>();`);
-  const compute: string[] = [`for (var k = 0u; k < ${BK}u; k++) {`];
+  const compute: string[] = [KG > 1 ? `for (var k = group * ${BK / KG}u; k < (group + 1u) * ${BK / KG}u; k++) {` : `for (var k = 0u; k < ${BK}u; k++) {`];
   for (let i = 0; i < TM / 4; i++) compute.push(`let a${i} = As[k * ${rowA}u + ty + ${i * ty}u];`);
   for (let j = 0; j < TN / 4; j++) compute.push(`let b${j} = Bs[k * ${rowB}u + tx + ${j * tx}u];`);
   for (let i = 0; i < TM; i++) for (let j = 0; j < TN / 4; j++) compute.push(`c${i}_${j} = fma(vec4<f32>(a${i >> 2}.${"xyzw"[i & 3]}), b${j}, c${i}_${j});`);
@@ -42,8 +43,15 @@ export function tileBody(shader: Shader, sources: readonly Pair[], v: TileVarian
     }
     lines.push("}");
   });
+  const sums = Array.from({ length: TM * (TN / 4) }, (_, i) => ({ name: `c${Math.floor(i / (TN / 4))}_${i % (TN / 4)}`, place: `Sums[${i * tx * ty}u + own]` }));
+  if (KG > 1) {
+    // in the order of the groups, so that runs repeat bit for bit
+    lines.push(`for (var g = 1u; g < ${KG}u; g++) {`, "if (group == g) {", ...sums.map(({ name, place: at }) => `${at} = ${name};`), "}", "workgroupBarrier();",
+      "if (group == 0u) {", ...sums.map(({ name, place: at }) => `${name} += ${at};`), "}", "workgroupBarrier();", "}", "if (group == 0u) {");
+  }
   for (let i = 0; i < TM; i++) for (let j = 0; j < TN / 4; j++) {
     lines.push(emit(`${place.m0} + (ty + ${(i >> 2) * ty}u) * 4u + ${i & 3}u`, `${place.n0} + (tx + ${j * tx}u) * 4u`, `c${i}_${j}`));
   }
+  if (KG > 1) lines.push("}");
   return lines.join("\n");
 }

@@ -48,11 +48,11 @@ const whole = (x: unknown): x is number => typeof x === "number" && Number.isInt
 const power = (x: unknown): x is number => whole(x) && (x & (x - 1)) === 0;
 
 function variant(key: string, v: Record<string, unknown>, bad: (key: string, value: unknown) => never): Variant {
-  const { prefetch, BM, BN, BK, TM, TN, SM, SN, WM, WN, lanes, threads, config: c } = v;
+  const { prefetch, BM, BN, BK, TM, TN, KG = 1, SM, SN, WM, WN, lanes, threads, config: c } = v;
   switch (v["kind"]) {
     case "tile":
-      if (!power(BM) || !power(BN) || !power(BK) || !power(TM) || !power(TN) || typeof prefetch !== "boolean" || TM < 4 || TN < 4 || BK < 4 || BM < TM || BN < TN) return bad(key, v);
-      return { kind: "tile", BM, BN, BK, TM, TN, prefetch };
+      if (!power(BM) || !power(BN) || !power(BK) || !power(TM) || !power(TN) || !power(KG) || KG > BK || typeof prefetch !== "boolean" || TM < 4 || TN < 4 || BK < 4 || BM < TM || BN < TN) return bad(key, v);
+      return { kind: "tile", BM, BN, BK, TM, TN, KG, prefetch };
     case "vec":
       if (!power(lanes) || !power(threads) || threads < lanes) return bad(key, v);
       return { kind: "vec", lanes, threads };

@@ -3,8 +3,11 @@ import type { MatrixConfig, Target } from "./program.ts";
 import { type Problem, product } from "./gemm-problem.ts";
 import { matrixBytes, matrixThreads, subgroupSize } from "./matrix.ts";
 
-/** BM x BN results a workgroup, TM x TN (multiples of 4) a thread, BK (a multiple of 4) of k staged at once; `prefetch` reads the next tile early. */
-export interface TileVariant { readonly kind: "tile"; readonly BM: number; readonly BN: number; readonly BK: number; readonly TM: number; readonly TN: number; readonly prefetch: boolean }
+/**
+ * BM x BN results a workgroup, TM x TN (multiples of 4) a thread, BK (a multiple of 4) of k staged at once; `prefetch` reads the
+ * next tile early. KG groups of threads share the tile: each adds up its part of every BK, and the first adds the groups' sums.
+ */
+export interface TileVariant { readonly kind: "tile"; readonly BM: number; readonly BN: number; readonly BK: number; readonly TM: number; readonly TN: number; readonly KG: number; readonly prefetch: boolean }
 /** At most four rows: `lanes` (a power of two) of a workgroup's `threads` share four columns. */
 export interface VecVariant { readonly kind: "vec"; readonly lanes: number; readonly threads: number }
 /** Matrix units: SM x SN subgroups, each WM x WN result matrices of `config`. */
@@ -14,22 +17,25 @@ export type Variant = TileVariant | VecVariant | MatrixVariant;
 /** A variant, and into how many parts k is cut (1: none). */
 export interface Choice { readonly variant: Variant; readonly splits: number }
 
-export const threadsOf = (v: TileVariant): number => (v.BM / v.TM) * (v.BN / v.TN);
+export const threadsOf = (v: TileVariant): number => (v.BM / v.TM) * (v.BN / v.TN) * v.KG;
 /** Bytes of workgroup memory; rows are padded by 16 bytes against bank conflicts of transposed stores. */
-export const tileBytes = (v: TileVariant): number => 16 * v.BK * (v.BM / 4 + 1 + v.BN / 4 + 1);
+export const tileBytes = (v: TileVariant): number => 16 * v.BK * (v.BM / 4 + 1 + v.BN / 4 + 1) + (v.KG > 1 ? 4 * v.BM * v.BN : 0);
 export const vecBytes = (v: VecVariant, rows: number): number => 16 * rows * v.threads;
 /** Rows that a vec variant takes. */
 export const MOST_ROWS = 4;
 
 /** A variant with the share of the f32 rate that a device full of it reaches (an estimate; tables replace it). */
 export interface Rated { readonly variant: Variant; readonly rate: number }
-const tile = (BM: number, BN: number, BK: number, TM: number, TN: number, rate: number, prefetch = false): { variant: TileVariant; rate: number } => ({ variant: { kind: "tile", BM, BN, BK, TM, TN, prefetch }, rate });
+const tile = (BM: number, BN: number, BK: number, TM: number, TN: number, rate: number, KG = 1, prefetch = false): { variant: TileVariant; rate: number } => ({ variant: { kind: "tile", BM, BN, BK, TM, TN, KG, prefetch }, rate });
 
 export const tiles: readonly { readonly variant: TileVariant; readonly rate: number }[] = [
   tile(128, 128, 16, 8, 8, 1), tile(128, 64, 16, 8, 8, 0.93), tile(64, 128, 16, 8, 8, 0.93), tile(64, 64, 16, 8, 8, 0.85), tile(64, 64, 16, 4, 4, 0.65),
   tile(64, 32, 16, 8, 4, 0.65), tile(32, 64, 16, 4, 8, 0.65), tile(32, 32, 16, 4, 4, 0.5),
   // few columns or few rows: products with low-rank factors
   tile(128, 16, 32, 8, 4, 0.4), tile(16, 128, 32, 4, 8, 0.4), tile(128, 8, 32, 4, 4, 0.3), tile(8, 128, 32, 4, 4, 0.3), tile(16, 16, 32, 4, 4, 0.25),
+  // few tiles: k is shared inside the workgroup, which needs no second dispatch
+  tile(64, 64, 32, 8, 8, 0.8, 4), tile(32, 32, 32, 4, 4, 0.45, 4), tile(64, 32, 32, 8, 4, 0.6, 4), tile(32, 64, 32, 4, 8, 0.6, 4),
+  tile(64, 16, 32, 8, 4, 0.35, 8), tile(16, 64, 32, 4, 8, 0.35, 8), tile(32, 16, 64, 4, 4, 0.3, 8), tile(16, 32, 64, 4, 4, 0.3, 8), tile(16, 16, 64, 4, 4, 0.22, 16),
 ];
 
 /** Shapes for matrix units: workgroups of 32 x 32 to 128 x 256 results, 16 x 16 to 64 x 64 a subgroup. */
@@ -66,7 +72,7 @@ export const fits = (v: Variant, p: Problem, target: Target): boolean => {
 /** Threads that keep one compute unit busy. */
 const BUSY = 256;
 /** What a dispatch more, and a byte of scratch, cost in operations of one compute unit. */
-const DISPATCH = 5e5, BYTE = 12;
+const DISPATCH = 1.5e6, BYTE = 12;
 const SPLITS: readonly number[] = [1, 2, 4, 8, 16, 32, 64];
 
 /** Parts of k: at least 64 steps each, and scratch within a binding. */

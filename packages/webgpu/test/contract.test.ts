@@ -15,7 +15,7 @@ beforeAll(async () => {
   gpu = found;
 });
 /** a tile with every path of a large one, which software runs fast */
-const small: TileVariant = { kind: "tile", BM: 16, BN: 16, BK: 8, TM: 4, TN: 4, prefetch: false };
+const small: TileVariant = { kind: "tile", BM: 16, BN: 16, BK: 8, TM: 4, TN: 4, KG: 1, prefetch: false };
 const check = async (c: Case, bench = gpu, choice: Choice = { variant: small, splits: 1 }): Promise<void> => {
   expect(await differences(bench, c, contractWith(c.kernel, planOf(c), bench.target, problemOf(c.kernel), choice)), `${c.kernel.shape.join()} k ${c.kernel.k}`).toBe("");
 };
@@ -127,7 +127,7 @@ describe("few rows", () => {
 });
 
 describe("tiles", () => {
-  for (const v of [{ ...small, TM: 8, prefetch: true }, { kind: "tile", BM: 32, BN: 8, BK: 16, TM: 4, TN: 8, prefetch: true }, { kind: "tile", BM: 8, BN: 64, BK: 4, TM: 4, TN: 4, prefetch: false }] as const) it(JSON.stringify(v), async () => {
+  for (const v of [{ ...small, TM: 8, prefetch: true }, { kind: "tile", BM: 32, BN: 8, BK: 16, TM: 4, TN: 8, KG: 1, prefetch: true }, { kind: "tile", BM: 8, BN: 64, BK: 4, TM: 4, TN: 4, KG: 1, prefetch: false }, { kind: "tile", BM: 16, BN: 8, BK: 16, TM: 4, TN: 4, KG: 4, prefetch: false }, { kind: "tile", BM: 8, BN: 16, BK: 32, TM: 8, TN: 4, KG: 8, prefetch: true }, { kind: "tile", BM: 16, BN: 16, BK: 64, TM: 4, TN: 4, KG: 16, prefetch: false }] as const) it(JSON.stringify(v), async () => {
     const d = new Draw(3), c = plain(d, [], 37, 44, 70, { b: "column" });
     await check({ ...c, kernel: { ...c.kernel, more: [{ k: 9, a: d.view([], 37, 9, "f32", "column"), b: d.view([], 9, 44, "f32", "row") }] } }, gpu, { variant: v, splits: 1 });
   });

@@ -3,9 +3,11 @@ import { describe, expect, it } from "vitest";
 import { choose } from "../src/gemm-choose.ts";
 import { problemOf } from "../src/gemm-problem.ts";
 import { classOf, tileTable } from "../src/tile-table.ts";
+import { provenMatrix } from "../src/matrix-check.ts";
 import { candidates } from "../src/tiles.ts";
 import { tune, type TuneProgress } from "../src/tune.ts";
 import type { Target } from "../src/program.ts";
+import { open } from "./execute.ts";
 import { Draw, plain } from "./products.ts";
 
 const target: Target = { f16: false, subgroups: null, matrix: [], limits: { storageBuffers: 8, workgroupBytes: 16384, invocations: 256, workgroups: 65535, bindingBytes: 2 ** 27 }, matmul: "f32", units: 16 };
@@ -44,9 +46,26 @@ describe("tables", () => {
   });
 });
 
+describe("matrix units", () => {
+  it("that do not work are not used, and said aloud", async () => {
+    const gpu = await open();
+    if (gpu === null) throw new Error("no WebGPU adapter: run through npm test, which brings a software GPU");
+    // software has none: their text does not compile there
+    const config = { component: "f32", result: "f32", m: 8, n: 8, k: 8 } as const, lines: string[] = [];
+    const proven = await provenMatrix(gpu.device, { ...gpu.target, subgroups: { min: 32, max: 32, control: false }, matrix: [config] }, (line) => { lines.push(line); });
+    expect(proven.matrix).toEqual([]);
+    expect(lines.join()).toMatch(/matrix units f32 8x8x8 are not used/);
+    const none = await open("backend=null");
+    if (none === null) throw new Error("no null adapter");
+    // every text compiles there, and computes zeros by either kernel
+    expect((await provenMatrix(none.device, { ...none.target, limits: { ...none.target.limits, workgroupBytes: 16384 } }, (line) => { lines.push(line); })).matrix).toEqual(none.target.matrix);
+    expect(lines.length).toBe(1);
+  });
+});
+
 describe("the rule", () => {
   it("prefers large tiles for large products, parts of k for thin ones, and rows for decoding", () => {
-    expect(choose(problem(4096, 4096, 4096), target)).toEqual({ variant: { kind: "tile", BM: 128, BN: 64, BK: 16, TM: 8, TN: 8, prefetch: false }, splits: 1 });
+    expect(choose(problem(4096, 4096, 4096), target)).toEqual({ variant: { kind: "tile", BM: 128, BN: 64, BK: 16, TM: 8, TN: 8, KG: 1, prefetch: false }, splits: 1 });
     expect(choose(problem(8, 768, 4096), target).splits).toBeGreaterThan(1);
     expect(choose(problem(1, 768, 768), target).variant.kind).toBe("vec");
   });

@@ -1,7 +1,6 @@
 /** `adjoint doctor`: what this machine can compute with, what is missing, and how to get it. */
 import { fileSystem, node } from "@adjoint/io";
 import { AdjointError } from "@adjoint/tensor";
-import { hasRelaxed } from "@adjoint/wasm";
 import { defaultRecipe } from "@adjoint/train";
 import type { AdapterReport } from "@adjoint/webgpu";
 import type { Arguments } from "../arguments.ts";
@@ -66,7 +65,7 @@ async function gpuFindings(): Promise<{ findings: Finding[]; adapters: readonly 
 }
 
 async function run(_args: Arguments, terminal: Terminal): Promise<Answer> {
-  const { os } = node(), found = await findGpu(), { findings: webgpu, adapters } = await gpuFindings();
+  const { hasRelaxed } = await import("@adjoint/wasm"), { os } = node(), found = await findGpu(), { findings: webgpu, adapters } = await gpuFindings();
   const findings: Finding[] = [
     { name: "node", ok: true, text: `${process.versions.node} on ${process.platform}-${process.arch}, ${os.availableParallelism()} cores, ${bytes(os.totalmem())}` },
     { name: "cpu", ok: true, text: `wasm with SIMD, ${defaultThreads()} ${defaultThreads() === 1 ? "thread" : "threads"}, fused multiply-add ${hasRelaxed() ? "yes" : "no (Node 22 or newer has it)"}` },
