@@ -26,8 +26,8 @@ export interface Course {
 export const estimateSeconds = ({ elapsed, trainSeconds, trainTokens, tokensLeft, otherSeconds }: Course): number =>
   elapsed + (trainTokens === 0 ? 0 : (tokensLeft * trainSeconds) / trainTokens) + otherSeconds;
 
-/** Measured seconds, or steps, that make an estimate worth telling. */
-const ENOUGH_SECONDS = 3, ENOUGH_STEPS = 8;
+/** What makes an estimate worth telling: four steps of three seconds in all, eight quick steps, or half a minute of slow ones. */
+const isEnough = (steps: number, seconds: number): boolean => (steps >= 4 && seconds >= 3) || steps >= 8 || seconds >= 30;
 
 /** Watches the first steps of a run. */
 export class Estimator {
@@ -48,7 +48,7 @@ export class Estimator {
     this.#trainSeconds += m.tokens / m.tokens_per_second;
     this.#trainTokens += m.tokens;
     this.#told = 2 * m.step > steps;
-    if (this.#told || (this.#trainSeconds < ENOUGH_SECONDS && this.#measured < ENOUGH_STEPS)) return null;
+    if (this.#told || !isEnough(this.#measured, this.#trainSeconds)) return null;
     this.#told = true;
     const course = { elapsed, trainSeconds: this.#trainSeconds, trainTokens: this.#trainTokens, tokensLeft, otherSeconds: otherSeconds(this.#trainSeconds / Math.max(1, this.#trainTokens)) };
     return { seconds: estimateSeconds(course), memory: this.#memory };
