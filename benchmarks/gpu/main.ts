@@ -16,7 +16,7 @@ const { values: o } = parseArgs({
   },
 });
 
-interface Hello { readonly system: string; readonly adapter: string; readonly software: boolean }
+interface Hello { readonly system: string; readonly adapter: string; readonly software: boolean; readonly error?: string }
 interface ProfileRow { readonly label: string; readonly ms: number; readonly gflops: number; readonly gbytes: number; readonly count: number }
 interface Result { readonly task: string; readonly ms?: number; readonly work: number; readonly unit: string; readonly bytes: number; readonly error?: string; readonly profile?: readonly ProfileRow[] }
 
@@ -64,6 +64,7 @@ for (const key of o.systems.split(",")) {
   const system = new System(key, ...commands[key]);
   try {
     const hello = await system.start();
+    if (hello.error !== undefined) throw new Error(hello.error);
     console.log(`${key.padEnd(12)} ${hello.system} on ${hello.adapter}${hello.software ? " (software: for trying the benchmark, not a measurement)" : ""}`);
     systems.push(system);
   } catch (error) {
@@ -74,7 +75,8 @@ for (const key of o.systems.split(",")) {
 const median = (xs: readonly number[]): number => [...xs].sort((a, b) => a - b)[xs.length >> 1];
 const rate = (work: number, ms: number, unit: string): string => {
   const per = work / (ms / 1000);
-  return unit === "bytes" ? `${(per / 1e9).toFixed(1)} GB/s` : unit === "flops" ? `${(per / 1e12).toFixed(2)} TFLOP/s` : `${per.toFixed(0)} tok/s`;
+  const scaled = (what: string): string => (per >= 1e11 && what === "FLOP/s" ? `${(per / 1e12).toFixed(2)} T${what}` : per >= 1e9 ? `${(per / 1e9).toFixed(1)} G${what}` : `${(per / 1e6).toFixed(2)} M${what}`);
+  return unit === "bytes" ? scaled("B/s") : unit === "flops" ? scaled("FLOP/s") : `${per.toFixed(0)} tok/s`;
 };
 const all: { task: string; system: string; ms: number; work: number; unit: string; bytes: number }[] = [];
 console.log(`\n${"task".padEnd(14)}${systems.map((s) => s.key.padStart(24)).join("")}    adjoint over torch`);
@@ -105,6 +107,6 @@ if (copy) {
   console.log("");
   for (const r of all) if (r.unit === "bytes" && r.system === "adjoint" && r.task !== "copy") console.log(`${r.task.padEnd(14)} ${((100 * (r.work / r.ms)) / (copy.work / copy.ms)).toFixed(0)} % of the copy bandwidth`);
 }
-for (const r of all) if (r.unit === "tokens") console.log(`${r.task.padEnd(14)} ${r.system.padEnd(12)} memory ${(r.bytes / 2 ** 30).toFixed(2)} GiB`);
+for (const r of all) if (r.unit === "tokens") console.log(`${r.task.padEnd(14)} ${r.system.padEnd(12)} memory ${r.bytes >= 2 ** 30 ? `${(r.bytes / 2 ** 30).toFixed(2)} GiB` : `${(r.bytes / 2 ** 20).toFixed(1)} MiB`}`);
 if (o.json !== undefined) writeFileSync(o.json, `${JSON.stringify({ systems: systems.map((s) => s.hello), results: all }, null, 1)}\n`);
 for (const s of systems) s.end();

@@ -1,8 +1,14 @@
 """PyTorch and PEFT in a process of their own: reads one request a line, answers one JSON line. Runs eager on CUDA."""
 import json, sys, time
-import torch
 
-assert torch.cuda.is_available(), "no CUDA device"
+try:
+    import torch
+    if not torch.cuda.is_available():
+        raise RuntimeError(f"torch {torch.__version__} finds no CUDA device")
+except Exception as e:
+    print(json.dumps({"error": f"{type(e).__name__}: {e}"}), flush=True)
+    sys.exit(0)
+
 dev = "cuda"
 torch.backends.cuda.matmul.allow_tf32 = False
 BF16 = "bf16" in sys.argv[1:]
