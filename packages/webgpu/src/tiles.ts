@@ -33,6 +33,8 @@ export const tiles: readonly { readonly variant: TileVariant; readonly rate: num
   tile(64, 32, 16, 8, 4, 0.65), tile(32, 64, 16, 4, 8, 0.65), tile(32, 32, 16, 4, 4, 0.5),
   // few columns or few rows: products with low-rank factors
   tile(128, 16, 32, 8, 4, 0.4), tile(16, 128, 32, 4, 8, 0.4), tile(128, 8, 32, 4, 4, 0.3), tile(8, 128, 32, 4, 4, 0.3), tile(16, 16, 32, 4, 4, 0.25),
+  // the next tile read early: for the tuner to judge
+  tile(128, 128, 16, 8, 8, 0.99, 1, true), tile(128, 64, 16, 8, 8, 0.92, 1, true), tile(64, 128, 16, 8, 8, 0.92, 1, true), tile(64, 64, 16, 8, 8, 0.84, 1, true),
   // few tiles: k is shared inside the workgroup, which needs no second dispatch
   tile(64, 64, 32, 8, 8, 0.8, 4), tile(32, 32, 32, 4, 4, 0.45, 4), tile(64, 32, 32, 8, 4, 0.6, 4), tile(32, 64, 32, 4, 8, 0.6, 4),
   tile(64, 16, 32, 8, 4, 0.35, 8), tile(16, 64, 32, 4, 8, 0.35, 8), tile(32, 16, 64, 4, 4, 0.3, 8), tile(16, 32, 64, 4, 4, 0.3, 8), tile(16, 16, 64, 4, 4, 0.22, 16),
@@ -51,9 +53,9 @@ export function matrixVariants(config: MatrixConfig): readonly { readonly varian
 }
 
 /** The configuration that products use: f32 sums of f32 operands, or of f16 ones where operands are f16 already or may be rounded. */
-export function matrixConfig(p: Problem, { matrix, matmul }: Target): MatrixConfig | undefined {
+export function matrixConfig(p: Problem, { matrix, matmul, f16 }: Target): MatrixConfig | undefined {
   const halves = matmul === "f16" || p.products.every(({ a, b }) => a.view.dtype === "f16" && b.view.dtype === "f16");
-  const fit = (c: MatrixConfig): boolean => c.result === "f32" && (c.component === "f32" || (halves && c.component === "f16")) && c.m % 8 === 0 && c.n % 8 === 0 && c.k % (c.component === "f16" ? 8 : 4) === 0;
+  const fit = (c: MatrixConfig): boolean => c.result === "f32" && (c.component === "f32" || (halves && f16 && c.component === "f16")) && c.m % 8 === 0 && c.n % 8 === 0 && c.k % (c.component === "f16" ? 8 : 4) === 0;
   // f16 before f32; of those the nearest to 16 x 16 x 16
   const distance = (c: MatrixConfig): number => (c.component === "f16" ? 0 : 100) + [c.m, c.n, c.k].reduce((t, x) => t + Math.abs(Math.log2(x / 16)), 0);
   return matrix.filter(fit).sort((a, b) => distance(a) - distance(b))[0];

@@ -1,12 +1,15 @@
 /** Matrix products of every layout, type and size against plain loops, on the software GPU. */
 import { type ContractKernel, type DType, type Expr, leaf, literal, type StoreTo, type View } from "@adjoint/tensor";
 import fc from "fast-check";
-import { beforeAll, describe, expect, it } from "vitest";
+import { beforeAll, describe, expect, it, vi } from "vitest";
 import { contractWith, lowerContract } from "../src/contract.ts";
 import { problemOf } from "../src/gemm-problem.ts";
 import type { Choice, TileVariant, Variant } from "../src/tiles.ts";
 import { type Bench, open } from "./execute.ts";
 import { acc, type Case, differences, Draw, plain, planOf, uniforms } from "./products.ts";
+
+// drivers in software compile for seconds where many tests run at once
+vi.setConfig({ testTimeout: 120_000 });
 
 let gpu: Bench;
 beforeAll(async () => {
@@ -29,9 +32,8 @@ describe("layouts", () => {
 });
 
 describe("types", () => {
-  const halves: readonly DType[] = ["f32", "f16", "bf16"];
-  for (const x of halves) for (const y of halves) if (x !== "f32" || y !== "f32") it(`${x} by ${y}`, async () => {
-    await check(x === "f32" || y === "f32" ? plain(new Draw(1), [], 36, 32, 24, { types: [x, y] }) : plain(new Draw(2), [], 9, 19, 33, { types: [x, y], a: "column", b: "column" }));
+  for (const [x, y] of [["f32", "f16"], ["f32", "bf16"], ["f16", "f16"], ["bf16", "f16"], ["bf16", "bf16"]] as const) it(`${x} by ${y}`, async () => {
+    await check(x === "f32" ? plain(new Draw(1), [], 36, 32, 24, { types: [x, y] }) : plain(new Draw(2), [], 9, 19, 33, { types: [x, y], a: "column", b: "column" }));
   });
 });
 
@@ -51,7 +53,7 @@ function rich(d: Draw, batch: readonly number[], m: number, n: number, k: number
 }
 
 describe("formulas after the product", () => {
-  for (const types of [["f32", "f32", "f32", "f32"], ["bf16", "f16", "f16", "bf16"], ["f32", "bf16", "f32", "f16"]] as const) for (const turned of [false, true]) {
+  for (const types of [["f32", "bf16", "f32", "f32"], ["bf16", "f16", "f16", "bf16"]] as const) for (const turned of [false, true]) {
     it(`${types.join()}${turned ? ", transposed results" : ""}`, async () => {
       for (const [batch, m, n, k] of [[[], 36, 32, 8], [[2, 3], 9, 11, 8]] as const) await check(rich(new Draw(m), batch, m, n, k, types, turned));
     });

@@ -39,7 +39,7 @@ describe("emulated", () => {
 
 describe("compiled without a device", () => {
   const all: readonly Variant[] = [
-    ...tiles.map((t) => t.variant), ...tiles.slice(0, 2).map((t) => ({ ...t.variant, prefetch: true })),
+    ...tiles.map((t) => t.variant),
     ...[f16, thin, f32, wide].flatMap((c) => matrixVariants(c).map((x) => x.variant)),
   ];
   it("every variant, layout and type", async () => {
