@@ -61,7 +61,7 @@ export class Device implements Maker {
       // eslint-disable-next-line no-console -- said once, where no caller could be asked
       target = await provenMatrix(device, target, (line) => { console.warn(`webgpu: ${nameOf(report)}: ${line}`); });
     }
-    return new Device(device, report, target, o.mode === "safe" || !inNode, stats, generation);
+    return new Device(device, report, target, o.mode === "safe" || !inNode || o.gpu !== undefined, stats, generation);
   }
   #uncaptured(error: GPUError): void {
     const tell = (): void => {
