@@ -2,6 +2,7 @@
 import { beforeAll, describe, expect, it } from "vitest";
 import { contractWith } from "../src/contract.ts";
 import { problemOf } from "../src/gemm-problem.ts";
+import { mergeText, segmentPlan } from "../src/merge.ts";
 import type { MatrixConfig } from "../src/program.ts";
 import { fits, type MatrixVariant, matrixVariants, tiles, type Variant } from "../src/tiles.ts";
 import { type Bench, checkText, open } from "./execute.ts";
@@ -43,15 +44,22 @@ describe("compiled without a device", () => {
     ...[f16, thin, f32, wide].flatMap((c) => matrixVariants(c).map((x) => x.variant)),
   ];
   it("every variant, layout and type", async () => {
-    let count = 0;
+    let count = 0, merged = 0;
     for (const f16 of [true, false]) for (const variant of all) for (const [a, b] of [["row", "row"], ["row", "column"], ["column", "row"], ["column", "column"], ["any", "any"]] as const) {
       const types = [["f32", "f32"], ["f16", "f16"], ["f16", "bf16"]] as const, type = types[count % 3], n = count % 2 === 0 ? 64 : 63;
       if (variant.kind === "matrix" && !f16) continue;
       const c = plain(new Draw(1), count % 4 === 0 ? [2] : [], 64, n, 64, { a, b, types: type }), target = { ...none.target, f16, limits: { ...none.target.limits, workgroupBytes: 49152, invocations: 512 } }, problem = problemOf(c.kernel);
       if (!fits(variant, problem, target)) continue;
-      for (const d of contractWith(c.kernel, planOf(c), target, problem, { variant, splits: count % 5 === 0 ? 2 : 1 }).dispatches) { await checkText(none, d.code); count++; }
+      for (const d of contractWith(c.kernel, planOf(c), target, problem, { variant, splits: count % 5 === 0 ? 2 : 1 }).dispatches) {
+        await checkText(none, d.code);
+        // and as one of several that became one dispatch
+        const segments = segmentPlan(d);
+        if (segments !== null && count % 3 === 0) { await checkText(none, mergeText(d.code, 3, segments)); merged++; }
+        count++;
+      }
     }
     expect(count).toBeGreaterThan(200);
+    expect(merged).toBeGreaterThan(60);
   }, 60_000);
   it("pinned subgroups too", async () => {
     const c = plain(new Draw(1), [], 64, 64, 64, { types: ["f16", "f16"] }), target = { ...none.target, subgroups: { min: 8, max: 64, control: true } };
