@@ -50,18 +50,18 @@ export async function findGpu(): Promise<{ readonly index: number; readonly adap
 
 /**
  * The device that a recipe names: "cpu" (or "wasm"), "webgpu" (or "webgpu:PART" of an adapter's name or number), "reference",
- * or "auto": the GPU where there is one, else the CPU; never a GPU that is a program.
+ * or "auto": the GPU where there is one, else the CPU; never a GPU that is a program. `options` are for a GPU.
  */
-export async function chooseDevice(choice: DeviceChoice): Promise<Opened> {
+export async function chooseDevice(choice: DeviceChoice, options: WebGpuOptions = {}): Promise<Opened> {
   const [kind, part] = choice.device.split(/:(.*)/s);
   if (part !== undefined && kind !== "webgpu") throw new ConfigError(`device: ${kind} takes no adapter`, { key: "device", value: choice.device, fix: `--device ${kind}` });
   switch (kind) {
     case "reference": return { device: referenceBackend, name: "reference" };
     case "cpu": case "wasm": return cpu(choice);
-    case "webgpu": return gpu(part === undefined ? {} : { adapter: adapterOption(part), allowSoftware: true });
+    case "webgpu": return gpu(part === undefined ? options : { ...options, adapter: adapterOption(part), allowSoftware: true });
     case "auto": {
       const found = await findGpu();
-      return "none" in found ? cpu(choice) : gpu({ adapter: found.index });
+      return "none" in found ? cpu(choice) : gpu({ ...options, adapter: found.index });
     }
     default: throw new ConfigError(`device: there is no ${JSON.stringify(kind)}`, { key: "device", value: choice.device, fix: "auto, cpu, webgpu, webgpu:PART of an adapter's name, or reference" });
   }

@@ -4,12 +4,13 @@ import { loadLora, type Tuned } from "@adjoint/lora";
 import { type CausalLM, loadModel, loadTokenizer, type Tokenizer } from "@adjoint/models";
 import { ConfigError, getDevice, setDevice } from "@adjoint/tensor";
 import { type DeviceChoice, chooseDevice } from "./devices.ts";
+import type { WebGpuOptions } from "@adjoint/webgpu";
 import * as tiny from "@adjoint/tiny";
 import { type DataSet, type DataSource, firstBytes, idsData, measured, numbers, type Recipe, type Row, readRows, textData, type TextData, type TextDataOptions } from "@adjoint/train";
 
 /** Makes the recipe's device the default one. Returns how it is called on the screen. */
-export async function openDevice(choice: DeviceChoice): Promise<string> {
-  const { device, name } = await chooseDevice(choice);
+export async function openDevice(choice: DeviceChoice, options: WebGpuOptions = {}): Promise<string> {
+  const { device, name } = await chooseDevice(choice, options);
   setDevice(device);
   return name;
 }
