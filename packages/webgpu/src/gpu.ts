@@ -52,7 +52,7 @@ export function checkOptions(given: WebGpuOptions): void {
 export function dawnFlags(o: WebGpuOptions): string[] {
   const on = ["allow_unsafe_apis", "vulkan_enable_f16_on_nvidia"], off: string[] = [];
   if (o.mode !== "safe") {
-    on.push("skip_validation", "disable_robustness", "disable_workgroup_init", "vulkan_use_cooperative_matrix_robust_access");
+    on.push("skip_validation", "disable_robustness", "disable_workgroup_init");
     off.push("lazy_clear_resource_on_first_use");
   }
   if (o.profile === true) off.push("timestamp_quantization");
