@@ -1,10 +1,10 @@
 /** Builds on the packages' sources; with the two headers the page may share memory, and trains on several threads. */
 import { fileURLToPath } from "node:url";
-import { defineConfig, defaultClientConditions } from "vite";
+import { defaultClientConditions, type UserConfig } from "vite";
 
 const headers = { "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Embedder-Policy": "require-corp" };
 
-export default defineConfig({
+const config: UserConfig = {
   root: fileURLToPath(new URL(".", import.meta.url)),
   base: "./",
   resolve: { conditions: ["@adjoint/source", ...defaultClientConditions] },
@@ -12,4 +12,5 @@ export default defineConfig({
   build: { target: "es2022", chunkSizeWarningLimit: 1500 },
   server: { headers, fs: { allow: ["../.."] } },
   preview: { headers },
-});
+};
+export default config;
