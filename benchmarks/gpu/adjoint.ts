@@ -20,7 +20,7 @@ for await (const line of createInterface({ input: process.stdin })) {
       state.kept = { key, task: tasks[q.task]({ smoke: q.smoke === true, scale: q.scale ?? 1 }) };
       for (let i = 0; i < 3; i++) { state.kept.task.run(); await pace(0); }
     }
-    const { task } = state.kept!, samples: number[] = [], end = performance.now() + 1000 * q.seconds;
+    const { task } = state.kept, samples: number[] = [], end = performance.now() + 1000 * q.seconds;
     let runs = 1;
     do {
       const begun = performance.now();

@@ -36,9 +36,9 @@ class System {
   }
   async #next(): Promise<unknown> {
     for (;;) {
-      const { value, done } = await Promise.race([this.#lines.next(), this.#ended]);
-      if (done) throw new Error("ended");
-      if (value.startsWith("{")) return JSON.parse(value);
+      const line = await Promise.race([this.#lines.next(), this.#ended]);
+      if (line.done === true) throw new Error("ended");
+      if (line.value.startsWith("{")) return JSON.parse(line.value);
     }
   }
   async start(): Promise<Hello> { return (this.hello = await this.#next() as Hello); }

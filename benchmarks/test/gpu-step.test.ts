@@ -19,7 +19,7 @@ const device = await nullDevice();
 class Counted extends Error { readonly plan: PlanSpec; constructor(plan: PlanSpec) { super("counted"); this.plan = plan; } }
 /** The plan of one step, before it takes any memory. */
 function planOfStep(run: () => void): PlanSpec {
-  setDevice(Object.assign(Object.create(device!), { prepare: (plan: PlanSpec) => { throw new Counted(plan); } }) as WebGpuBackend);
+  setDevice(Object.assign(Object.create(device), { prepare: (plan: PlanSpec) => { throw new Counted(plan); } }) as WebGpuBackend);
   try { run(); } catch (error) { if (error instanceof Counted) return error.plan; throw error; }
   throw new Error("the step made no plan");
 }
