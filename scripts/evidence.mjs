@@ -5,6 +5,7 @@
 import { existsSync, rmSync } from "node:fs";
 import { join, relative } from "node:path";
 import { rows } from "./evidence.table.mjs";
+import { adapters } from "./gpu.mjs";
 import { node, npmCli, readJson, root, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
@@ -40,10 +41,14 @@ function judgeTest([file, name], tests) {
   if (own.length === 0) return { ok: false, text: "no such test" };
   if (count("failed") > 0) return { ok: false, text: `${count("failed")} of ${own.length} tests fail` };
   if (count("passed") === 0) return { ok: undefined, text: `not run on ${process.platform}-${process.arch}` };
-  return { ok: true, text: `${count("passed")} tests pass${count("passed") < own.length ? `, ${own.length - count("passed")} not run here` : ""}` };
+  return { ok: true, text: `${count("passed")} ${count("passed") === 1 ? "test passes" : "tests pass"}${count("passed") < own.length ? `, ${own.length - count("passed")} not run here` : ""}` };
 }
 
-async function judgeCommand({ command, expect }) {
+/** Whether this machine has a GPU that is not a program, asked once. */
+let asked;
+const hasGpu = () => (asked ??= adapters({}).then(({ found }) => found.some((line) => !/software|swiftshader|llvmpipe/i.test(line))));
+
+async function judgeCommand({ command, expect, look = false }) {
   const begun = performance.now();
   const [program, ...rest] = command;
   const { code, output } = await node([program === "npm" ? npmCli() : join(root, program), ...rest], { quiet: true });
@@ -51,7 +56,8 @@ async function judgeCommand({ command, expect }) {
   const matched = expect === undefined ? undefined : new RegExp(expect, "m").exec(output);
   if (code !== 0) return { ok: false, text: `exit code ${code}: ${last}` };
   if (matched === null) return { ok: false, text: `printed nothing like ${expect}` };
-  return { ok: true, text: `${matched?.[0].trim() ?? last} (${seconds(begun)})` };
+  const text = `${matched?.[0].trim() ?? last} (${seconds(begun)})`;
+  return look ? { ok: undefined, text: `for a reader to judge: ${text}` } : { ok: true, text };
 }
 
 async function main() {
@@ -61,6 +67,7 @@ async function main() {
   for (const row of chosen) {
     let verdict;
     if (row.test === undefined && row.command === undefined) verdict = { kind: "missing", text: "not shown by anything yet" };
+    else if (row.gpu === true && !list && !(await hasGpu())) verdict = { kind: "skipped", text: "not run (needs a GPU; this machine has none)" };
     else if (list || (row.slow === true && !slow)) verdict = { kind: "skipped", text: list ? "not run (--list)" : "not run (more than a minute; -- --slow)" };
     else {
       const { ok, text: said } = row.test !== undefined ? judgeTest(row.test, tests) : await judgeCommand(row);

@@ -2,7 +2,8 @@
  * The promises, in the order of the plan. A row is { line } and one of
  *   test: [file, words in the test's name]    looked up in one run of the suite
  *   command: [program, ...args], expect       run by itself; `expect` is what its output must contain
- * and `slow: true` where it takes more than a minute. A row with neither is printed as missing.
+ * and `slow: true` where it takes more than a minute, `gpu: true` where a machine without a GPU cannot show it, and `look: true`
+ * where the command prints a figure that no program compares. A row with neither test nor command is printed as missing.
  */
 export const rows = [
   // 1, 2: the workspace and the two commands
@@ -61,6 +62,11 @@ export const rows = [
   { line: "Losses, gradient norms and adapters of a run equal PEFT's on golden fixtures", test: ["packages/train/test/golden", "PEFT"] },
   { line: "Ctrl-C saves and says how to resume", test: ["packages/cli/test/commands", "Ctrl-C"] },
 
+  { line: "The time of a run is estimated once, after its first steps, and run.json keeps the estimate beside the truth", test: ["packages/train/test/estimate", "tells it once"] },
+  { line: "The estimate is exact where tokens cost alike, whatever the first step costs", test: ["packages/train/test/estimate", "law: tokens that cost alike"] },
+  { line: "explain --gradient-checkpointing: more kernels and operations, a smaller arena", test: ["packages/cli/test/commands", "gradient checkpointing costs and saves"] },
+  { line: "Golden fixtures of transformers come through the one loader of packages/testing", test: ["packages/models/test/load"] },
+
   // 11: the bundled model
   { line: "decode(encode(s)) = s for every Unicode string", test: ["packages/models/test/tokenizer-laws", "decode(encode(s)) = s"] },
   { line: "At most 0.5 % of held-out windows occur in training text", test: ["packages/tiny/test/texts", "at most 0.5 %"] },
@@ -72,6 +78,9 @@ export const rows = [
 
   // 13: the main job
   { line: "npm run finetune: new-domain bits per byte down by at least 13 % in under 3 minutes", command: ["scripts/mainjob.mjs"], expect: "^main job: .*", slow: true },
+  { line: "What full fine-tuning forgot stands beside the measured job, and beside no other run", test: ["packages/cli/test/screen", "beside no other run"] },
+  { line: "That figure is the measurement's: same new-domain loss, the best of three learning rates", test: ["packages/cli/test/screen", "those of the measurement"] },
+  { line: "Full fine-tuning beside the adapter, measured again", command: ["scripts/benchmark.mjs", "findings"], slow: true, look: true },
 
   // speed and memory
   { line: "From the third step on no counter of memory() moves; resident memory after step 1,000 is within 2 MB of step 100; x.add(1) is flat", command: ["scripts/benchmark.mjs", "memory"], expect: "memory: flat in \\d+ of \\d+ loops", slow: true },
@@ -89,4 +98,105 @@ export const rows = [
   { line: "Targets that match nothing are an error with near names", test: ["packages/lora/test/targets", "nothing matches"] },
   { line: "Regular expressions from files take linear time", test: ["packages/lora/test/pattern", "exponential time"] },
   { line: "A tokenizer's expression cannot hang the process", test: ["packages/models/test/tokenizer", "never ends"] },
+
+  // the WebGPU backend, 1: the device
+  { line: "WebGPU: a device is asked for the features that kernels use and for the adapter's own limits", test: ["packages/webgpu/test/open", "a device is asked for"] },
+  { line: "WebGPU: Dawn's switches of fast and safe mode, and f16 on NVIDIA", test: ["packages/webgpu/test/open", "Dawn's switches"] },
+  { line: "WebGPU: an adapter is chosen by number or by a part of its name", test: ["packages/webgpu/test/errors", "an adapter by number"] },
+  { line: "WebGPU: a software adapter is said aloud", test: ["packages/webgpu/test/errors", "a software adapter is said aloud"] },
+  { line: "WebGPU: Node exits by itself when work is done", test: ["packages/webgpu/test/software", "a process ends by itself"] },
+  { line: "WebGPU: a lost device rejects pending work, and the next call opens a new one", test: ["packages/webgpu/test/errors", "pending work is rejected"] },
+  { line: "WebGPU: the same on a real implementation", test: ["packages/webgpu/test/software", "a destroyed device is replaced"] },
+  { line: "WebGPU: a training run whose device was lost resumes from its last checkpoint", test: ["packages/train/test/lost-device", "the last checkpoint goes on"] },
+
+  // WebGPU, 2: all ops
+  { line: "WebGPU: every op, by the same laws as on wasm and the reference", test: ["packages/webgpu/test/conform"] },
+  { line: "WebGPU: f16 and bf16 as storage, rounded to nearest even, also where the adapter has no f16", test: ["packages/webgpu/test/kernels", "halves"] },
+  { line: "WebGPU: kernels of any shape, strides, dtypes and formulas equal the interpreter", test: ["packages/webgpu/test/kernels", "on a software GPU"] },
+  { line: "WebGPU: the embedding's gradient adds rows in order, by sorted segments", test: ["packages/webgpu/test/kernels", "scatter-add adds rows in order"] },
+  { line: "WebGPU: a small model's loss, gradients and generation are the reference's", test: ["packages/webgpu/test/model", "grouped heads learns"] },
+
+  // WebGPU, 3: products
+  { line: "WebGPU: any product equals plain loops, by any kernel", test: ["packages/webgpu/test/contract", "any product equals plain loops"] },
+  { line: "WebGPU: NN, NT, TN and worse layouts without copies", test: ["packages/webgpu/test/contract", "layouts"] },
+  { line: "WebGPU: batched products", test: ["packages/webgpu/test/contract", "batches"] },
+  { line: "WebGPU: k in parts, for tall-skinny products", test: ["packages/webgpu/test/contract", "parts of k"] },
+  { line: "WebGPU: products of few rows, for decoding", test: ["packages/webgpu/test/contract", "few rows"] },
+  { line: "WebGPU: half-precision operands, sums in f32", test: ["packages/webgpu/test/contract", "types"] },
+  { line: "WebGPU: bias, activation, residual and scale are written by the product's kernel", test: ["packages/webgpu/test/contract", "formulas after the product"] },
+  { line: "WebGPU: residual sums are a matmul's epilogue", test: ["packages/tensor/test/epilogue", "written by the matmul"] },
+  { line: "WebGPU: x W + (x A) B is one kernel forward, and its gradient four", test: ["packages/testing/test/products", "two contract kernels forward and four backward"] },
+  { line: "WebGPU: matrix-unit kernels (padded staging, prefetch), run with the units emulated", test: ["packages/webgpu/test/matrix", "emulated"] },
+  { line: "WebGPU: matrix-unit kernels compile for every reported configuration", test: ["packages/webgpu/test/matrix", "every variant, layout and type"] },
+  { line: "WebGPU: matrix units that give wrong results are not used, and said aloud", test: ["packages/webgpu/test/tune", "that do not work are not used"] },
+  { line: "WebGPU: tile choices are data: measured, saved, read and obeyed", test: ["packages/webgpu/test/tune", "tables are measured, saved, read and obeyed"] },
+  { line: "WebGPU: adjoint tune keeps a table that later runs take", test: ["packages/cli/test/devices", "tune keeps a table"] },
+
+  // WebGPU, 4 and 5: attention and large vocabularies
+  { line: "WebGPU: attention forward and backward equal the plain composite, heads of 1 to 128", test: ["packages/webgpu/test/attention", "values"] },
+  { line: "WebGPU: attention's laws on every draw of shapes, masks and groups", test: ["packages/webgpu/test/conform", "attention"] },
+  { line: "WebGPU: attention is the same bit for bit on every run", test: ["packages/webgpu/test/attention", "the same bit for bit"] },
+  { line: "WebGPU: masks with structure, through nn's attention, equal the composition", test: ["packages/nn/test/fused-attention", "is the composition"] },
+  { line: "Linear and cross-entropy by chunks equal the loss of all logits", test: ["packages/nn/test/linear-cross-entropy", "is the loss of all logits at once"] },
+  { line: "No chunk of logits is computed twice, none is kept", test: ["packages/nn/test/linear-cross-entropy", "no chunk of logits twice"] },
+  { line: "A large vocabulary's memory stays down in a whole model", test: ["packages/models/test/chunked-loss", "keeps the memory"] },
+
+  // WebGPU, 6: replay
+  { line: "WebGPU: a steady-state step is one submit and makes no buffer, bind group, pipeline or read-back (counters of a double)", test: ["packages/webgpu/test/runtime", "a step is one submit"] },
+  { line: "WebGPU: the same on a software driver", test: ["packages/webgpu/test/software", "nothing made in its steady state"] },
+  { line: "WebGPU: the GPT-2-small LoRA step is one submit, makes nothing, and costs at most 3 ms of host time on Dawn's null device", test: ["benchmarks/test/gpu-step", "is one submit"] },
+  { line: "WebGPU: that step takes at most 450 dispatches for 2 x 512 tokens and moves at most 1.5 times the plan's bytes", test: ["benchmarks/test/gpu-step", "at most 450 dispatches"] },
+  { line: "WebGPU: per-step numbers belong to their run, with many runs under way", test: ["packages/webgpu/test/runtime", "step numbers are of their run"] },
+  { line: "Small answers come by themselves, a step or two late", test: ["packages/tensor/test/async", "a small answer comes by itself"] },
+  { line: "At most two steps are in flight", test: ["packages/tensor/test/async", "at most two runs"] },
+  { line: "WebGPU: pipelines compile in parallel, and calls that wait for them keep their order", test: ["packages/webgpu/test/runtime", "calls before the pipelines are there"] },
+  { line: "WebGPU: equal texts are compiled once, over plans", test: ["packages/webgpu/test/runtime", "equal texts are compiled once"] },
+  { line: "WebGPU: a new sequence length compiles nothing: sizes, strides and offsets are not in the text", test: ["packages/webgpu/test/kernels", "sizes, strides and offsets are not in the text"] },
+  { line: "WebGPU: nor in attention's text", test: ["packages/webgpu/test/attention", "do not depend on sizes"] },
+  { line: "WebGPU: merged dispatches change no meaning", test: ["packages/webgpu/test/merge", "changes no meaning"] },
+
+  // WebGPU, 7: profiling
+  { line: "WebGPU: per-kernel GPU times; explain shows WGSL", test: ["packages/webgpu/test/software", "explain shows WGSL"] },
+  { line: "WebGPU: explain --profile prints times, rates, share of the roofline and memory by class", command: ["scripts/gpu.mjs", "--", "node", "scripts/adjoint.mjs", "explain", "--model", "fixtures/data/llama/tiny", "--max-length", "16", "--per-device-train-batch-size", "1", "--device", "webgpu", "--profile"], expect: "times of one step: .* measured here" },
+  { line: "WebGPU: out of memory says which class holds how much", test: ["packages/webgpu/test/errors", "out of memory says which class"] },
+
+  // WebGPU, 8: tests on a machine without a GPU
+  { line: "npm test brings its own software GPU and says on which adapter WebGPU tests ran", command: ["npm", "test", "--", "packages/webgpu/test/open"], expect: "WebGPU tests run on .*" },
+  { line: "Every kernel text compiles on Dawn's null device, with and without f16 and subgroups", test: ["packages/webgpu/test/kernels", "every text compiles"] },
+  { line: "Merged texts of every op compile", test: ["packages/webgpu/test/merge", "every text that the ops of the table become"] },
+  { line: "The suite and a LoRA fine-tuning in a headless Chromium, with and without isolation", command: ["scripts/test-all.mjs", "chromium"], expect: "^ok +chromium.*", slow: true },
+  { line: "The suite and a LoRA fine-tuning on Deno's wgpu and Naga", command: ["scripts/test-all.mjs", "deno"], expect: "^ok +deno.*", slow: true },
+  { line: "The WebGPU tests on lavapipe, with f16", command: ["scripts/test-all.mjs", "lavapipe"], expect: "^ok +lavapipe.*", slow: true },
+  { line: "The long form; GPU and CPU training curves within 1e-3 over 50 steps of the bundled model", command: ["scripts/test-all.mjs", "long form"], expect: "^ok +long form.*", slow: true },
+  { line: "A double of WebGPU tests caching and lifetimes", test: ["packages/webgpu/test/runtime"] },
+  { line: "A double of WebGPU tests errors", test: ["packages/webgpu/test/errors"] },
+  { line: "npm run test:all: browser, page, Deno, lavapipe, tarballs, Node 24 and the long form, in 25 minutes more", command: ["npm", "run", "-s", "test:all"], expect: "^all passed in .*", slow: true },
+
+  // WebGPU, 9 and 10: the page and the command
+  { line: "A page built by Vite fine-tunes on a dropped text, on both devices, is stopped, and works without isolation", command: ["scripts/test-all.mjs", "page"], expect: "^ok +page.*", slow: true },
+  { line: "A training loop with for await ends at an AbortSignal", test: ["packages/train/test/turns", "an abort from a timer"] },
+  { line: "Models load from addresses, Blobs and bytes, as pages have them", test: ["packages/models/test/files", "bytes, Blobs and the folder"] },
+  { line: "--device webgpu: eval gives transformers' loss", test: ["packages/cli/test/devices", "eval gives transformers' loss"] },
+  { line: "--device webgpu: finetune follows the CPU's run within 1e-3", test: ["packages/cli/test/devices", "finetune follows the CPU's run"] },
+  { line: "--device auto never picks a software adapter", test: ["packages/cli/test/devices", "auto never takes a program"] },
+  { line: "adjoint doctor has a cure for everything that is missing", test: ["packages/cli/test/devices", "doctor says"] },
+
+  // WebGPU, speed: measured on an NVIDIA GPU, and nowhere else
+  { line: "GPU: f32 and f16 products of 4096 beside PyTorch (aims: 45 % of the f32 peak; f16 at 4 times our f32)", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gemm-f32,gemm-f32-nt,gemm-f16"], expect: "^gemm-f32 .*", slow: true, gpu: true, look: true },
+  { line: "GPU: AdamW, norms and softmax at 80 % of the copy bandwidth", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "copy,softmax,rms-norm,layer-norm,adamw", "--systems", "adjoint"], expect: "(^(softmax|rms-norm|layer-norm|adamw) +([89]\\d|\\d{3}) % of the copy bandwidth\\s*){4}", slow: true, gpu: true },
+  { line: "GPU: LoRA steps of GPT-2 small and of a 1B Llama at half of PyTorch's bf16 throughput", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gpt2-lora,llama-lora"], expect: "^gpt2-lora .* / (0\\.[5-9]\\d|[1-9]\\d*\\.\\d\\d)\\n[^]*^llama-lora .* / (0\\.[5-9]\\d|[1-9]\\d*\\.\\d\\d)$", slow: true, gpu: true },
+  { line: "GPU: which kernels those steps spend their time in, and their memory beside PyTorch's", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gpt2-lora,llama-lora", "--profile"], expect: "^gpt2-lora +adjoint.* memory .*", slow: true, gpu: true, look: true },
+  { line: "GPU: 3 times any WebGPU rival (torchlette, jax-js, tfjs-webgpu)" },
+  { line: "The GPU benchmark is ready: every task of ours runs on a software adapter", command: ["scripts/gpu.mjs", "--", "node", "scripts/benchmark.mjs", "gpu", "--smoke", "--rounds", "1", "--seconds", "0.1", "--systems", "adjoint"], expect: "^llama-lora +\\d+ tok/s", slow: true },
+  { line: "The README prints no GPU figure that was not measured", test: ["benchmarks/test/docs", "no GPU figure that was not measured"] },
+
+  // WebGPU, bad input
+  { line: "WebGPU: no adapter, no device, a refused device", test: ["packages/webgpu/test/errors", "no adapter, no device"] },
+  { line: "WebGPU: kernels that want more bindings than an adapter has are cut", test: ["packages/webgpu/test/kernels", "more buffers than a dispatch may bind"] },
+  { line: "WebGPU: a buffer over the binding limit is named", test: ["packages/webgpu/test/errors", "over the binding limit is named"] },
+  { line: "WebGPU: out of memory, before anything runs", test: ["packages/webgpu/test/software", "says when memory ends"] },
+  { line: "WebGPU: a WGSL error names kernel, line and message", test: ["packages/webgpu/test/software", "a WGSL mistake"] },
+  { line: "WebGPU: work after close() is refused, what waits is rejected", test: ["packages/webgpu/test/errors", "what waits is rejected, what comes is refused"] },
+  { line: "WebGPU: a device lost while pipelines compile is an error, and nothing hangs", test: ["packages/webgpu/test/errors", "lost while pipelines compile"] },
+  { line: "A device that does not exist is refused with those that do", test: ["packages/cli/test/devices", "refused with those that do"] },
 ];
