@@ -1,5 +1,5 @@
 /**
- * Every TypeScript block of README.md and docs/*.md runs, has no type error, and prints what the page says.
+ * Every TypeScript block of README.md and docs/*.md runs, has no type error, and prints what the page says; figures of GPUs are measured ones.
  * `DOCS_UPDATE=1 npx vitest run benchmarks/test` writes what was printed into the pages' output blocks.
  */
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { join, resolve } from "node:path";
 import { pathToFileURL } from "node:url";
 import { format } from "node:util";
 import ts from "typescript";
-import { afterAll, beforeEach, describe, expect, it, vi } from "vitest";
+import { afterAll, beforeEach, describe, expect, it, test, vi } from "vitest";
 import { createReference, setDevice } from "@adjoint/tensor";
 import { type Snippet, shorter, snippetsOf, updated } from "./snippets.ts";
 
@@ -47,8 +47,16 @@ describe("pages", () => {
   });
 });
 
-for (const page of new Set(snippets.map((s) => s.page))) describe(page, () => {
-  for (const s of snippets.filter((x) => x.page === page)) {
+test("README prints no GPU figure that was not measured", () => {
+  const [, section = ""] = /^## On a GPU\n([^]*?)^## /m.exec(read("README.md")) ?? [], result = join(root, "benchmarks", "gpu", "result.md"), measured = existsSync(result) ? readFileSync(result, "utf8") : "";
+  expect(section.length).toBeGreaterThan(500);
+  const figures = [...section.matchAll(/[\d.,]+ ?(?:[TGM]?FLOP\/s|[TGM]i?B\/s|tok(?:ens)?\/s|tokens a second|% of|times (?:as|faster|slower))/g)].map((m) => m[0]);
+  expect(figures.filter((f) => !measured.includes(f))).toEqual([]);
+});
+
+const running = snippets.filter((s) => !s.typesOnly);
+for (const page of new Set(running.map((s) => s.page))) describe(page, () => {
+  for (const s of running.filter((x) => x.page === page)) {
     it.skipIf(s.slow && !trained)(`line ${s.line} runs${s.prints === null ? "" : " and prints what it says"}`, async () => {
       const printed: string[] = [];
       const log = vi.spyOn(console, "log").mockImplementation((...args: unknown[]) => { printed.push(...format(...args).split("\n")); });

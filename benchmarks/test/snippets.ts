@@ -3,7 +3,8 @@
  *
  * A block ```ts runs by itself; ```ts more continues the block before it. Expected output stands in the code, as `// prints: TEXT`
  * after a statement or on lines of its own, or whole in a block ```text prints right after it. A block that trains for minutes
- * is marked ```ts slow: its types are checked, and it runs with the numbers that `shorter` replaces.
+ * is marked ```ts slow: its types are checked, and it runs with the numbers that `shorter` replaces. Of a block ```ts types, which
+ * wants a machine that tests may lack, the types are checked and nothing runs.
  */
 
 export interface Snippet {
@@ -12,6 +13,7 @@ export interface Snippet {
   readonly line: number;
   readonly code: string;
   readonly slow: boolean;
+  readonly typesOnly: boolean;
   /** lines that it must print; null: anything */
   readonly prints: readonly string[] | null;
   /** lines of the page that hold the expected output as a block: [first, end) from 0 */
@@ -31,10 +33,10 @@ export function snippetsOf(page: string, text: string): Snippet[] {
     if (language === "ts") {
       const before = info === "more" ? found[last] : undefined;
       if (info === "more" && before === undefined) throw new Error(`${page}:${start}: nothing to continue`);
-      if (!["", "more", "slow"].includes(info)) throw new Error(`${page}:${start}: a TypeScript block marked "${info}" is neither more nor slow`);
+      if (!["", "more", "slow", "types"].includes(info)) throw new Error(`${page}:${start}: a TypeScript block marked "${info}" is neither more nor slow nor types`);
       const comments = body.flatMap((l) => { const m = /\/\/ prints: ?(.*)$/.exec(l); return m === null ? [] : [m[1]]; });
       const prints = [...(before?.prints ?? []), ...comments];
-      found.push({ page, line: start, code: [before?.code, ...body].filter((x) => x !== undefined).join("\n"), slow: info === "slow", prints: prints.length > 0 ? prints : null, block: null });
+      found.push({ page, line: start, code: [before?.code, ...body].filter((x) => x !== undefined).join("\n"), slow: info === "slow", typesOnly: info === "types", prints: prints.length > 0 ? prints : null, block: null });
     } else if (language === "text" && info === "prints") {
       if (last < 0) throw new Error(`${page}:${start}: output without a snippet`);
       found[last] = { ...found[last], prints: [...(found[last].prints ?? []), ...body], block: [start, i] };
