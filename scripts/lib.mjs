@@ -93,7 +93,7 @@ export function groups() {
   return {
     /** adds a line to the table under the group before it */
     add: (name, time, ok) => void rows.push({ name: `  ${name}`, time: `${time.toFixed(1)} s`, ok }),
-    skip: (line) => void skipped.push(line),
+    skip: (line) => void (skipped.includes(line) || skipped.push(line)),
     async group(name, work) {
       const start = performance.now();
       const { code = 0, output = "", parts = [], skipped: why } = await work().catch((error) => ({ code: 1, output: error.message }));
