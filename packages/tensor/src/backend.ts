@@ -101,6 +101,8 @@ export interface BufferSpec {
   readonly offset: number;
   /** position in Bindings.inputs, Bindings.stores, or in the returned outputs */
   readonly position: number;
+  /** for messages: what the user calls the value, when the plan was made */
+  readonly name?: string;
 }
 
 /** A schedule with its memory: everything but the numbers. Kernels run in order. */

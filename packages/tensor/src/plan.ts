@@ -7,6 +7,7 @@ import type { GNode, Graph } from "./graph.ts";
 import { type Draft, lower } from "./lower.ts";
 import { schedule } from "./schedule.ts";
 import { sizeOf } from "./shape.ts";
+import type { ReadAttrs } from "./store.ts";
 import { exprType } from "./tensor.ts";
 
 /** A store (by its position in the graph) receives a node's value. */
@@ -30,7 +31,10 @@ export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readon
   const roots = new Set([...outputs, ...writes.map((w) => w.node)]);
   const sched = schedule(graph, roots, fuse, products);
   const buffers: Draft[] = [], bufferNumber = new Map<GNode, number>(), storeBuffer = new Map<number, number>();
-  const add = (kind: Draft["kind"], t: GNode, position: number): number => buffers.push({ kind, dtype: t.dtype, length: Math.max(1, sizeOf(t.shape)), offset: 0, position }) - 1;
+  const add = (kind: Draft["kind"], t: GNode, position: number): number => {
+    const name = t.op.kind === "read" ? (t.attrs as ReadAttrs).store.name : t.tensor.name;
+    return buffers.push({ kind, dtype: t.dtype, length: Math.max(1, sizeOf(t.shape)), offset: 0, position, ...(name ? { name } : {}) }) - 1;
+  };
   const bufferOf = (t: GNode): number => {
     let b = bufferNumber.get(t);
     if (b === undefined) {

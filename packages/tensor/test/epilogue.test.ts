@@ -1,6 +1,6 @@
 /** What a matmul's kernel writes and reads: sums that others read too are its epilogue, and runs of a larger result are operands as they are. */
 import { expect, test } from "vitest";
-import { type ContractKernel, type Kernel, type Tensor, accesses, buildGraph, fromHost, hostUniform, makePlan, rmsNorm } from "../src/index.ts";
+import { type ContractKernel, type Kernel, type Tensor, accesses, buildGraph, fromHost, hostUniform, makePlan, rmsNorm, zeroStore } from "../src/index.ts";
 
 const random = (name: string, shape: readonly number[]): Tensor => fromHost(hostUniform(1, name, shape));
 const kernelsOf = (outputs: readonly Tensor[]): readonly Kernel[] => {
@@ -26,4 +26,10 @@ test("a run of a flat result is an operand where it lies", () => {
   const flat = random("x", [40]).exp(), part = flat.slice(0, 8, 32).reshape([2, 3, 4]).reshape([6, 4]), kernels = kernelsOf([part.matmul(random("w", [4, 5])), flat]);
   expect(kernels.map((k) => k.kind)).toEqual(["map", "contract"]);
   expect(kernels.filter(isContract)[0].a.offset).toBe(8);
+});
+
+test("a plan knows its stores and values by the user's names", () => {
+  const w = zeroStore([4], "f32", "model.norm.weight"), y = w.add(random("x", [4]).named("x")), graph = buildGraph([y], new Set());
+  const { buffers } = makePlan(graph, [graph.of(y)], [], true);
+  expect(buffers.map((b) => [b.kind, b.name]).sort()).toEqual([["input", "x"], ["output", undefined], ["store", "model.norm.weight"]]);
 });

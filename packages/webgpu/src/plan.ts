@@ -38,7 +38,7 @@ export function layOut(plan: PlanSpec, programs: readonly Program[], target: Tar
   plan.buffers.forEach((b, i) => {
     if (bytes[i] <= target.limits.bindingBytes) return;
     const user = plan.kernels.find((k) => touches(k).to.includes(i)) ?? plan.kernels.find((k) => touches(k).from.includes(i));
-    throw tooLarge(`${b.kind} of ${b.length} ${b.dtype}${user === undefined ? "" : ` (kernel "${user.label}")`}`, bytes[i], target);
+    throw tooLarge(`${b.name === undefined ? "" : `${b.name}, `}${b.kind} of ${b.length} ${b.dtype}${user === undefined ? "" : ` (kernel "${user.label}")`}`, bytes[i], target);
   });
   const steps: Step[] = [];
   programs.forEach((program, kernel) => {

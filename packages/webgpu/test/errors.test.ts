@@ -78,6 +78,8 @@ describe("too much", () => {
     const { backend } = await mocked({ limits: { maxStorageBufferBindingSize: 4096 } });
     expect(() => backend.alloc("f32", 2000)).toThrow(/a buffer of 2000 f32 takes 8000 bytes; this device binds at most 4096[\s\S]*fix: store it in half precision/);
     expect(() => backend.prepare(inc(2000))).toThrow(/input of 2000 f32 \(kernel "inc"\) takes 8000 bytes; this device binds at most 4096/);
+    const plan = inc(2000), named = { ...plan, buffers: plan.buffers.map((b) => ({ ...b, name: "model.embed_tokens.weight" })) };
+    expect(() => backend.prepare(named)).toThrow(/model\.embed_tokens\.weight, input of 2000 f32/);
     expect(() => backend.prepare(planOf([["input", 2], ["output", 2]], [{ code: "inc", reads: [0], writes: [1], scratch: 5000 }]))).toThrow(/temporary memory of inc\*5000/);
   });
   test("a buffer over the device's size", async () => {
