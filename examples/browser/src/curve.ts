@@ -15,7 +15,7 @@ export function curve(place: HTMLElement): Curve {
     plot?.destroy();
     const axis = { stroke: colour("--soft"), font, grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false } };
     plot = new uPlot({
-      width: place.clientWidth, height, padding: [8, 1, 0, 0], legend: { show: false }, cursor: { y: false, points: { show: false } },
+      width: place.clientWidth, height, padding: [8, 10, 0, 0], legend: { show: false }, cursor: { y: false, points: { show: false } },
       scales: { x: { time: false, range: () => [1, Math.max(2, steps)] }, y: { range: (_, low, high) => [Math.max(0, low - 0.15 * (high - low || 1)), high + 0.05 * (high - low || 1)] } },
       axes: [{ ...axis, grid: { show: false }, size: 30, incrs: [1, 2, 5, 10, 20, 50, 100, 200, 500] }, { ...axis, size: 44, values: (_, ticks) => ticks.map((t) => t.toFixed(1)) }],
       series: [{}, { stroke: colour("--faint"), width: 1, points: { show: false } }, { stroke: colour("--accent"), width: 2.5, points: { show: false } }],
