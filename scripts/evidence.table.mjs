@@ -182,11 +182,11 @@ export const rows = [
   { line: "adjoint doctor has a cure for everything that is missing", test: ["packages/cli/test/devices", "doctor says"] },
 
   // WebGPU, speed: measured on an NVIDIA GPU, and nowhere else
-  { line: "GPU: f32 and f16 products of 4096 beside PyTorch (aims: 45 % of the f32 peak; f16 at 4 times our f32)", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gemm-f32,gemm-f32-nt,gemm-f16"], expect: "^gemm-f32 .*", slow: true, gpu: true, look: true },
-  { line: "GPU: AdamW, norms and softmax at 80 % of the copy bandwidth", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "copy,softmax,rms-norm,layer-norm,adamw", "--systems", "adjoint"], expect: "(^(softmax|rms-norm|layer-norm|adamw) +([89]\\d|\\d{3}) % of the copy bandwidth\\s*){4}", slow: true, gpu: true },
-  { line: "GPU: LoRA steps of GPT-2 small and of a 1B Llama at half of PyTorch's bf16 throughput", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gpt2-lora,llama-lora"], expect: "^gpt2-lora .* / (0\\.[5-9]\\d|[1-9]\\d*\\.\\d\\d)\\n[^]*^llama-lora .* / (0\\.[5-9]\\d|[1-9]\\d*\\.\\d\\d)$", slow: true, gpu: true },
-  { line: "GPU: which kernels those steps spend their time in, and their memory beside PyTorch's", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gpt2-lora,llama-lora", "--profile"], expect: "^gpt2-lora +adjoint.* memory .*", slow: true, gpu: true, look: true },
-  { line: "GPU: 3 times any WebGPU rival (torchlette, jax-js, tfjs-webgpu)" },
+  { line: "On a GPU: f32 and f16 products of 4096 beside PyTorch (aims: 45 % of the f32 peak; f16 at 4 times our f32)", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gemm-f32,gemm-f32-nt,gemm-f16"], expect: "^gemm-f32 .*", slow: true, gpu: true, look: true },
+  { line: "On a GPU: AdamW, norms and softmax at 80 % of the copy bandwidth", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "copy,softmax,rms-norm,layer-norm,adamw", "--systems", "adjoint"], expect: "(^(softmax|rms-norm|layer-norm|adamw) +([89]\\d|\\d{3}) % of the copy bandwidth\\s*){4}", slow: true, gpu: true },
+  { line: "On a GPU: LoRA steps of GPT-2 small and of a 1B Llama at half of PyTorch's bf16 throughput", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gpt2-lora,llama-lora"], expect: "^gpt2-lora .* / (0\\.[5-9]\\d|[1-9]\\d*\\.\\d\\d)\\n[^]*^llama-lora .* / (0\\.[5-9]\\d|[1-9]\\d*\\.\\d\\d)$", slow: true, gpu: true },
+  { line: "On a GPU: which kernels those steps spend their time in, and their memory beside PyTorch's", command: ["scripts/benchmark.mjs", "gpu", "--tasks", "gpt2-lora,llama-lora", "--profile"], expect: "^gpt2-lora +adjoint.* memory .*", slow: true, gpu: true, look: true },
+  { line: "On a GPU: 3 times any WebGPU rival (torchlette, jax-js, tfjs-webgpu)" },
   { line: "The GPU benchmark is ready: every task of ours runs on a software adapter", command: ["scripts/gpu.mjs", "--", "node", "scripts/benchmark.mjs", "gpu", "--smoke", "--rounds", "1", "--seconds", "0.1", "--systems", "adjoint"], expect: "^llama-lora +\\d+ tok/s", slow: true },
   { line: "The README prints no GPU figure that was not measured", test: ["benchmarks/test/docs", "no GPU figure that was not measured"] },
 
