@@ -1,6 +1,6 @@
 /**
  * `npm run test:all`, after `npm test`: what takes longer or needs more. The laws and a fine-tuning in a headless Chromium and in
- * Deno, the example page driven as a visitor would, the WebGPU tests on lavapipe (f16) where the system has it, packed tarballs,
+ * Deno, the example page driven as a visitor would, the laws of kernels on lavapipe (f16) where the system has it, packed tarballs,
  * the suite on a newer Node, and the long form of the property tests (ADJOINT_RUNS draws a law). About 25 minutes on two cores.
  * What cannot run here is listed as not run; in CI a browser or Deno that does not start on Linux is a failure.
  * `npm run test:all -- deno chromium` runs the named groups only.
@@ -49,7 +49,7 @@ const table = {
     const { found, reason } = await adapters(env);
     if (found.length === 0) return { skipped: `Dawn refuses it (it needs Mesa 24 or newer): ${reason}` };
     say(`      WebGPU tests run on ${found.join(", ")}`);
-    return suite(["packages/webgpu"], env);
+    return suite(["open", "conform", "kernels", "contract", "attention"].map((name) => `packages/webgpu/test/${name}`), env);
   },
   "packed tarballs": () => script("pack.mjs"),
   "Node 24": () => script("node24.mjs", ...kernelLaws),
