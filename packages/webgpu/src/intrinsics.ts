@@ -75,7 +75,8 @@ const library: Readonly<Record<string, { readonly calls?: readonly string[]; rea
   let s = bitcast<${n.f}>(${n.u}(${n.i}(k) + ${n.i}(127)) << ${n.u}(23u));
   let m = (r + r * r * ${horner("r", EXPM1, n)}) * s + (s - 1.0f);
   let y = abs(m / (m + 2.0f));
-  let signed = bitcast<${n.f}>(bitcast<${n.u}>(y) | (bitcast<${n.u}>(x) & ${n.u}(0x80000000u)));
+  // not by or-ing the sign's bit into abs(..): Mesa turns that into another number
+  let signed = select(y, -y, bitcast<${n.u}>(x) >= ${n.u}(0x80000000u));
   return select(signed, x, ${f("isNaN")}(x));
 }` },
 
@@ -112,7 +113,7 @@ ${HALF_PI.slice(1).map((c) => `  r = r - k * ${floatText(c)};`).join("\n")}
   let z = x * x;
   let small = x * ${horner("z", ERF_SMALL, n)};
   let big = 1.0f - ${f("exp")}(-(${horner("a", ERF_BIG, n)}));
-  let signed = bitcast<${n.f}>(bitcast<${n.u}>(big) | (bitcast<${n.u}>(x) & ${n.u}(0x80000000u)));
+  let signed = select(big, -big, bitcast<${n.u}>(x) >= ${n.u}(0x80000000u));
   return select(select(signed, small, a < ${n.f}(1.0f)), x, ${f("isNaN")}(x));
 }` },
 
