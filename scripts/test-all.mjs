@@ -18,10 +18,10 @@ const script = (name, ...args) => node([join(root, "scripts", name), ...args], {
 const results = [];
 
 /** The test runner on some files, in an environment. */
-async function suite(files, env) {
+async function suite(files, env, ...flags) {
   const file = join(root, ".cache", `vitest-all-${process.pid}-${results.length}.json`);
   results.push(file);
-  const { code } = await node([join(root, "node_modules", "vitest", "vitest.mjs"), "run", "--reporter=dot", "--reporter=json", `--outputFile.json=${file}`, ...files], { inherit: true, env });
+  const { code } = await node([join(root, "node_modules", "vitest", "vitest.mjs"), "run", "--reporter=dot", "--reporter=json", `--outputFile.json=${file}`, ...files, ...flags], { inherit: true, env });
   return { code };
 }
 /** How many values each law draws; a law costs a software GPU a hundred times what it costs the CPU. */
