@@ -4,6 +4,7 @@ export * from "./dtype.ts";
 export * from "./shape.ts";
 export * from "./expr.ts";
 export * from "./backend.ts";
+export * from "./polynomials.ts";
 export { Tensor, hasNumbers, tensor, current, widened, type Numbers, fromHost, scalar, full, zeros, ones, record, exprType, type Op, type OpKind, type Domain, type IndexOf, type NodeLike, type Attrs, type Resident, type NestedInput, type NestedNumbers } from "./tensor.ts";
 export * from "./op.ts";
 export * from "./ops/pointwise.ts";

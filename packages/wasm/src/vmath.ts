@@ -1,21 +1,15 @@
 /**
  * Vector exp, log, tanh, sin, cos, erf and pow: each takes one f32x4 from the stack and leaves one, to about 2 ulp.
  *
- * Polynomials are least-maximum fits made for this file. exp: n = round(x log2 e), r = x - n ln 2, e^r = 1 + r + r² q(r);
+ * The polynomials are those of every backend. exp: n = round(x log2 e), r = x - n ln 2, e^r = 1 + r + r² q(r);
  * rounding adds 1.5·2^23, so that n sits in the low bits (V8's f32x4.nearest and trunc_sat are slow). f64x2 serves where
  * f32 loses digits: the range reduction of sin and cos, and pow.
  */
+import { polynomials } from "@adjoint/tensor";
 import { type Func, type Local, v } from "./assembler.ts";
 
-const LOG2E = Math.LOG2E, LN2_HI = 0.693359375, LN2_LO = -2.12194440e-4;
+const LOG2E = Math.LOG2E, { ln2: { high: LN2_HI, low: LN2_LO }, exp: EXP, expm1: EXPM1, log: LOG, sin: SIN, cos: COS, erfSmall: ERF_SMALL, erfBig: ERF_BIG } = polynomials;
 const MAGIC = 12582912;
-const Q = [0.5, 0.166665182, 0.041666206, 0.00836895406, 0.00139505998];
-const EXPM1 = [0.5, 0.166666672, 0.041666355, 0.00833327416, 0.0013941077, 0.00019913679];
-const LOG = [0.333333313, -0.250008225, 0.200012267, -0.166233569, 0.142017618, -0.131601945, 0.127615511, -0.0763443187];
-const SIN = [-0.166666552, 0.00833215471, -0.000195140834];
-const COS = [0.0416666456, -0.00138873374, 0.000024434843];
-const ERF_SMALL = [1.12837911, -0.37612626, 0.112835854, -0.026853811, 0.00518832775, -0.000801019254, 0.0000785385637];
-const ERF_BIG = [0.000312692137, 1.12720132, 0.637966573, 0.103254773, -0.0219057705, 0.0029638249, -0.00018795277];
 
 /** Locals that the functions share; made once a function. */
 export class VectorMath {
@@ -56,7 +50,7 @@ export class VectorMath {
       this.#reduce(x, t, r, n);
       // twice e^r, times 2^(n-1): the exponent field of n = 128 fits
       f.f32x4(2).get(r).get(r).simd(v.addF).get(r).get(r).simd(v.mulF);
-      this.#horner(r, Q.map((c) => 2 * c));
+      this.#horner(r, EXP.map((c) => 2 * c));
       f.simd(v.mulF).simd(v.addF).simd(v.addF);
       f.get(t).const(23).simd(v.shlI).i32x4(126 << 23).simd(v.addI).simd(v.mulF);
     });

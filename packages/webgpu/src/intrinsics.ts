@@ -2,9 +2,10 @@
  * WGSL functions of one and of four values: exponentials and the like to about 2 ulp, conversions and roundings exact.
  *
  * The builtins are not used where the language allows them large errors or drops special values: exp 3 + 2|x| ulp, log of
- * 0 and of negatives, tanh and sin to an absolute error only, halves by any rounding. Polynomials are least-maximum fits
- * (those of the wasm backend). Infinities and NaN are tested and made by bits, at run time, as constants of them are refused.
+ * 0 and of negatives, tanh and sin to an absolute error only, halves by any rounding. The polynomials are those
+ * of every backend. Infinities and NaN are tested and made by bits, at run time, as constants of them are refused.
  */
+import { polynomials } from "@adjoint/tensor";
 import type { Shader } from "./shader.ts";
 
 export type Width = 1 | 4;
@@ -29,14 +30,7 @@ function horner(x: string, c: readonly number[], n: Names): string {
   return text;
 }
 
-const LN2_HI = 0.693359375, LN2_LO = -2.12194440e-4;
-const EXP = [0.5, 0.166665182, 0.041666206, 0.00836895406, 0.00139505998];
-const EXPM1 = [0.5, 0.166666672, 0.041666355, 0.00833327416, 0.0013941077, 0.00019913679];
-const LOG = [0.333333313, -0.250008225, 0.200012267, -0.166233569, 0.142017618, -0.131601945, 0.127615511, -0.0763443187];
-const SIN = [-0.166666552, 0.00833215471, -0.000195140834];
-const COS = [0.0416666456, -0.00138873374, 0.000024434843];
-const ERF_SMALL = [1.12837911, -0.37612626, 0.112835854, -0.026853811, 0.00518832775, -0.000801019254, 0.0000785385637];
-const ERF_BIG = [0.000312692137, 1.12720132, 0.637966573, 0.103254773, -0.0219057705, 0.0029638249, -0.00018795277];
+const { ln2: { high: LN2_HI, low: LN2_LO }, exp: EXP, expm1: EXPM1, log: LOG, sin: SIN, cos: COS, erfSmall: ERF_SMALL, erfBig: ERF_BIG } = polynomials;
 /** π/2 in parts of 7 bits and a rest, so that products with quadrants below 2^17 are exact (|x| up to 2·10^5) */
 const HALF_PI = ((): number[] => {
   const parts: number[] = [];

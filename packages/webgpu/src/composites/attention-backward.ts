@@ -82,11 +82,7 @@ function ofQueries(kernel: CompositeKernel, p: AttentionProblem, plan: PlanSpec,
   const pass = (view: typeof p.k): string[] => w.pass("passing", "x", (r, c) => text.load(view, text.keyAt(`min(k0 + ${r}, ${S} - 1u)`), c)), key = (j: number): string => `(k0 + tx + ${j * t.TX}u)`;
   const body = [
     ...text.begin(tiles, linear, true), ...w.place(),
-    `let r0 = tile * ${t.R}u; let mine = r0 + ty * 4u;`,
-    `let each = min(vec4<u32>(mine, mine + 1u, mine + 2u, mine + 3u), vec4<u32>(${last}));`,
-    `let position = vec4<i32>(${p.groups === 1 ? "each" : `each / vec4<u32>(${text.groups})`}) + vec4<i32>(at);`,
-    `let low = i32(${text.time("r0")}) + at; let high = i32(${text.time(`min(r0 + ${t.R - 1}u, ${last})`)}) + at;`,
-    ...(p.marks ? [`let mark = vec4<i32>(${[..."xyzw"].map((e) => text.mark("queries", text.time(`each.${e}`))).join(", ")});`] : []),
+    ...text.ownQueries(t),
     ...w.each(4, (i) => `let place${i} = ${text.rowAt(`each.${"xyzw"[i]}`)};`),
     ...(apart ? [
       ...w.each(4, (i) => `let stat${i} = ${stat}[place${i}];`),

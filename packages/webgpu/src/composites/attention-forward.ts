@@ -27,11 +27,7 @@ export function forwardWith(kernel: CompositeKernel, plan: Parameters<typeof att
   const S = text.size("keys"), start = shader.param(p.out.offset), pass = (memory: string, view: typeof p.k): string[] => w.pass(memory, "x", (r, c) => text.load(view, text.keyAt(`min(k0 + ${r}, ${S} - 1u)`), c));
   const body = [
     ...text.begin(tiles, linear, true), ...w.place(),
-    `let r0 = tile * ${t.R}u; let mine = r0 + ty * 4u;`,
-    `let each = min(vec4<u32>(mine, mine + 1u, mine + 2u, mine + 3u), vec4<u32>(${last}));`,
-    `let position = vec4<i32>(${p.groups === 1 ? "each" : `each / vec4<u32>(${text.groups})`}) + vec4<i32>(at);`,
-    `let low = i32(${text.time("r0")}) + at; let high = i32(${text.time(`min(r0 + ${t.R - 1}u, ${last})`)}) + at;`,
-    ...(p.marks ? [`let mark = vec4<i32>(${[..."xyzw"].map((e) => text.mark("queries", text.time(`each.${e}`))).join(", ")});`] : []),
+    ...text.ownQueries(t),
     ...text.keyRange("low", "high", t),
     ...w.keepOwn("own", (r, c) => text.load(p.q, text.queryAt(`min(r0 + ${r}, ${last})`), c), ` * ${shader.param(p.attrs.scale, "f32")}`),
     ...w.sums("o"),

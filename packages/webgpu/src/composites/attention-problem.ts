@@ -75,6 +75,17 @@ export class AttentionText {
       `let tile = ${descending ? `${count} - 1u - group / ${pairs}` : `group / ${pairs}`};`, `let b = pair / ${this.size("kvHeads")}; let kv = pair % ${this.size("kvHeads")};`,
       `let at = ${this.p.offset === null ? "0i" : this.shader.number(this.p.offset, "i32")};`];
   }
+  /** A thread's own four rows of queries, clamped into range: defines r0, mine, each, their positions, the tile's lowest and highest one, and their marks. */
+  ownQueries({ R }: AttentionTile): string[] {
+    const last = `(${this.rows} - 1u)`;
+    return [
+      `let r0 = tile * ${R}u; let mine = r0 + ty * 4u;`,
+      `let each = min(vec4<u32>(mine, mine + 1u, mine + 2u, mine + 3u), vec4<u32>(${last}));`,
+      `let position = vec4<i32>(${this.p.groups === 1 ? "each" : `each / vec4<u32>(${this.groups})`}) + vec4<i32>(at);`,
+      `let low = i32(${this.time("r0")}) + at; let high = i32(${this.time(`min(r0 + ${R - 1}u, ${last})`)}) + at;`,
+      ...(this.p.marks ? [`let mark = vec4<i32>(${[..."xyzw"].map((e) => this.mark("queries", this.time(`each.${e}`))).join(", ")});`] : []),
+    ];
+  }
   /** Position among queries of a row (t·groups + head of the group). */
   time(row: string): string { return this.p.groups === 1 ? `(${row})` : `((${row}) / ${this.groups})`; }
   head(row: string): string { return this.p.groups === 1 ? "kv" : `(kv * ${this.groups} + (${row}) % ${this.groups})`; }
