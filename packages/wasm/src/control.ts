@@ -1,4 +1,9 @@
-/** The control area at the start of shared memory: words by which threads meet, and the program that they walk. */
+/**
+ * The control area at the start of shared memory: words by which threads meet, and the program that they walk.
+ *
+ * Threads that are started again meet by words of their own (a new block on the heap): one that was ended only a moment ago
+ * may still wake up, and must find its old words, which tell it to leave.
+ */
 
 /** Word numbers. */
 export const word = {
@@ -15,6 +20,8 @@ export const word = {
   message: 1024, program: 2048, end: 65536,
 } as const;
 export const MESSAGE_BYTES: number = (word.program - word.message) * 4;
+/** bytes of the words by which threads meet, without the program */
+export const MEETING_BYTES: number = word.program * 4;
 /** bytes that the heap must leave free */
 export const CONTROL_BYTES: number = word.end * 4;
 export const PROGRAM_WORDS: number = word.end - word.program;
@@ -24,11 +31,11 @@ export const step = { call: 1, meet: 2, load: 3, forget: 4 } as const;
 
 export const SPIN_MICROSECONDS = 50;
 
-/** JavaScript of a worker: `serve(memory, thread, threads)`. Self-contained text, so that bundles and sources start it alike. */
+/** JavaScript of a worker: `serve(memory, thread, threads, meeting)`, the last the address of its words. Self-contained text, so that bundles and sources start it alike. */
 export const workerSource: string = `
 "use strict";
-function serve(memory, thread, threads) {
-  const c = new Int32Array(memory.buffer, 0, ${word.end});
+function serve(memory, thread, threads, meeting) {
+  const c = new Int32Array(memory.buffer, meeting, ${word.program}), program = new Int32Array(memory.buffer, 0, ${word.end});
   const table = [];
   let library = {};
   const now = () => performance.now();
@@ -67,24 +74,24 @@ function serve(memory, thread, threads) {
       const pages = Atomics.load(c, ${word.pages});
       while (memory.buffer.byteLength < pages * 65536) Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0, 1);
       for (let pc = ${word.program};;) {
-        const op = c[pc];
+        const op = program[pc];
         if (op === ${step.call}) {
-          kernel = c[pc + 1] >>> 4;
-          table[kernel][c[pc + 1] & 15](c[pc + 2], thread, threads);
+          kernel = program[pc + 1] >>> 4;
+          table[kernel][program[pc + 1] & 15](program[pc + 2], thread, threads);
           pc += 3;
         } else if (op === ${step.meet}) {
-          const last = c[pc + 1];
+          const last = program[pc + 1];
           if (!meet() || last) return;
           pc += 2;
-        } else if (op === ${step.load}) { load(c[pc + 1] >>> 0, c[pc + 2], c[pc + 3]); pc += 4; }
-        else if (op === ${step.forget}) { delete table[c[pc + 1]]; pc += 2; }
+        } else if (op === ${step.load}) { load(program[pc + 1] >>> 0, program[pc + 2], program[pc + 3]); pc += 4; }
+        else if (op === ${step.forget}) { delete table[program[pc + 1]]; pc += 2; }
         else throw new Error("unknown step " + op + " at " + pc);
         if (Atomics.load(c, ${word.failed}) !== 0) return;
       }
     } catch (error) {
       if (Atomics.compareExchange(c, ${word.failed}, 0, thread + 1) === 0) {
         const text = new TextEncoder().encode(String(error && error.message || error)).subarray(0, ${MESSAGE_BYTES});
-        new Uint8Array(c.buffer, ${word.message * 4}, text.length).set(text);
+        new Uint8Array(c.buffer, meeting + ${word.message * 4}, text.length).set(text);
         c[${word.failedKernel}] = kernel;
         Atomics.store(c, ${word.messageLength}, text.length);
       }

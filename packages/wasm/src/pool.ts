@@ -8,7 +8,7 @@
  */
 import { DeviceError } from "@adjoint/tensor";
 import { type Compiler, type Loaded, MAX_PHASES } from "./compile.ts";
-import { MESSAGE_BYTES, PROGRAM_WORDS, SPIN_MICROSECONDS, step, word } from "./control.ts";
+import { MEETING_BYTES, MESSAGE_BYTES, PROGRAM_WORDS, SPIN_MICROSECONDS, step, word } from "./control.ts";
 import { type Call, type Executor, trapped } from "./executor.ts";
 import type { LinearMemory } from "./memory.ts";
 import type { Spawner, Thread } from "./spawn.ts";
@@ -25,7 +25,10 @@ export class Pool implements Executor {
   readonly #compiler: Compiler;
   readonly #spawner: Spawner;
   readonly #threads: number;
-  readonly #control: Int32Array;
+  /** words by which this thread and its workers meet, and their address; new ones when workers start again */
+  #meeting = 0;
+  #control: Int32Array;
+  readonly #program: Int32Array;
   readonly #plans = new WeakMap<readonly Call[], readonly Segment[]>();
   #workers: Thread[] = [];
   #alive = 0;
@@ -40,7 +43,8 @@ export class Pool implements Executor {
     this.#compiler = compiler;
     this.#spawner = spawner;
     this.#threads = threads;
-    this.#control = new Int32Array(memory.buffer, 0, word.end);
+    this.#control = this.#words();
+    this.#program = new Int32Array(memory.buffer, 0, word.end);
     this.#start();
   }
 
@@ -68,10 +72,7 @@ export class Pool implements Executor {
   }
   async close(): Promise<void> {
     this.#closed = true;
-    const c = this.#control;
-    Atomics.store(c, word.quit, 1);
-    Atomics.add(c, word.generation, 1);
-    Atomics.notify(c, word.generation);
+    this.#dismiss();
     await Promise.all(this.#workers.map((w) => w.end()));
   }
   kill(thread: number): Promise<void> { return this.#workers[thread - 1].end(); }
@@ -122,14 +123,14 @@ export class Pool implements Executor {
   }
   #failure(label: string): DeviceError {
     const c = this.#control, length = Math.min(MESSAGE_BYTES, Atomics.load(c, word.messageLength));
-    const text = new TextDecoder().decode(new Uint8Array(c.buffer, word.message * 4, length).slice());
+    const text = new TextDecoder().decode(new Uint8Array(c.buffer, this.#meeting + word.message * 4, length).slice());
     return new DeviceError(`wasm: kernel ${label} failed in thread ${Atomics.load(c, word.failed) - 1}: ${text}`, { op: label, value: Atomics.load(c, word.failedKernel) });
   }
 
   /** Gives the others a program. */
   #publish(program: Int32Array): void {
     const c = this.#control;
-    c.set(program, word.program);
+    this.#program.set(program, word.program);
     Atomics.store(c, word.pages, this.#memory.pages);
     Atomics.add(c, word.generation, 1);
     if (Atomics.load(c, word.generationSleepers) > 0) Atomics.notify(c, word.generation);
@@ -190,29 +191,35 @@ export class Pool implements Executor {
     for (const w of [word.arrived, word.failed, word.messageLength]) Atomics.store(c, w, 0);
   }
 
+  #words(): Int32Array { return new Int32Array(this.#memory.buffer, this.#meeting, word.program); }
   #start(): void {
-    this.#reset();
     const c = this.#control;
-    Atomics.store(c, word.quit, 0);
-    for (const w of [word.phaseSleepers, word.generationSleepers]) Atomics.store(c, w, 0);
     // nobody has left the program of this number yet
     for (let t = 1; t < this.#threads; t++) Atomics.store(c, word.done + 16 * t, Atomics.load(c, word.generation) - 1);
     this.#workers = [];
     this.#alive = this.#threads - 1;
     const mine: Thread[] = this.#workers;
     for (let t = 1; t < this.#threads; t++) {
-      mine.push(this.#spawner.start(this.#memory.memory, t, this.#threads, () => { if (this.#workers === mine) this.#alive--; }));
+      mine.push(this.#spawner.start(this.#memory.memory, t, this.#threads, this.#meeting, () => { if (this.#workers === mine) this.#alive--; }));
       this.messages++;
     }
     this.#loads = [{ bytes: this.#compiler.libraryBytes, ids: [] }, ...this.#compiler.alive()];
     this.#forget = [];
   }
-  #restart(): void {
+  /** Tells the workers to leave, whether they wait for a program or are inside one. */
+  #dismiss(): void {
     const c = this.#control;
     Atomics.store(c, word.quit, 1);
+    Atomics.compareExchange(c, word.failed, 0, 1);
     Atomics.add(c, word.generation, 1);
-    Atomics.notify(c, word.generation);
+    for (const w of [word.generation, word.phase]) Atomics.notify(c, w);
+  }
+  #restart(): void {
+    this.#dismiss();
     for (const w of this.#workers) void w.end();
+    // the old words stay: a worker that has not ended yet may look at them once more
+    this.#meeting = this.#memory.alloc(MEETING_BYTES);
+    this.#control = this.#words().fill(0);
     this.#start();
     this.#listening = !this.#spawner.late;
     if (this.#listening) this.#waitDone(START_PATIENCE);

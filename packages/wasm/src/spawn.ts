@@ -10,8 +10,8 @@ export interface Thread {
 export interface Spawner {
   /** threads begin only when the caller gives way to its event loop (pages) */
   readonly late: boolean;
-  /** Starts thread number `thread` of `threads`; `ended` is called when it is gone. */
-  start(memory: WebAssembly.Memory, thread: number, threads: number, ended: () => void): Thread;
+  /** Starts thread number `thread` of `threads`, which meet by the words at address `meeting`; `ended` is called when it is gone. */
+  start(memory: WebAssembly.Memory, thread: number, threads: number, meeting: number, ended: () => void): Thread;
 }
 
 interface Platform {
@@ -45,11 +45,11 @@ export function spawner(): Spawner {
 }
 
 function nodeThreads({ Worker }: typeof import("node:worker_threads")): Spawner {
-  const source = `${workerSource}\nconst { workerData } = require("node:worker_threads");\nserve(workerData.memory, workerData.thread, workerData.threads);`;
+  const source = `${workerSource}\nconst { workerData } = require("node:worker_threads");\nserve(workerData.memory, workerData.thread, workerData.threads, workerData.meeting);`;
   return {
     late: false,
-    start(memory, thread, count, ended) {
-      const worker = new Worker(source, { eval: true, workerData: { memory, thread, threads: count }, execArgv: [], name: `adjoint-${thread}` });
+    start(memory, thread, count, meeting, ended) {
+      const worker = new Worker(source, { eval: true, workerData: { memory, thread, threads: count, meeting }, execArgv: [], name: `adjoint-${thread}` });
       worker.on("error", () => { /* a worker reports through shared memory; its exit follows */ });
       worker.on("exit", ended);
       worker.unref();
@@ -58,14 +58,14 @@ function nodeThreads({ Worker }: typeof import("node:worker_threads")): Spawner 
   };
 }
 
-const pageSource = `${workerSource}\nonmessage = ({ data }) => { serve(data.memory, data.thread, data.threads); close(); };`;
+const pageSource = `${workerSource}\nonmessage = ({ data }) => { serve(data.memory, data.thread, data.threads, data.meeting); close(); };`;
 const pageThreads: Spawner = {
   late: true,
-  start(memory, thread, threads, ended) {
+  start(memory, thread, threads, meeting, ended) {
     const url = URL.createObjectURL(new Blob([pageSource], { type: "text/javascript" }));
     const worker = new Worker(url, { name: `adjoint-${thread}` });
     worker.onerror = ended;
-    worker.postMessage({ memory, thread, threads });
+    worker.postMessage({ memory, thread, threads, meeting });
     return {
       end: async () => {
         worker.terminate();

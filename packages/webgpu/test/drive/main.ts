@@ -27,7 +27,8 @@ export async function drive({ backends, runs, steps }: Wanted, tell: (line: stri
   for (const name of backends) {
     const backend = await open(name);
     if (runs > 0) verdicts.push(await suite(name, backend, { runs, graphs: 5 * runs }, tell));
-    if (name === "wasm 2" && runs > 0) verdicts.push(await accident());
+    // where a worker ends a little after it was told to, the new threads meet the old ones: several tries
+    if (name === "wasm 2" && runs > 0) for (let i = 0; i < 4; i++) verdicts.push(await accident());
     await backend.close?.();
   }
   if (steps > 0) for (const name of backends) verdicts.push(await fineTuning(name, steps));
