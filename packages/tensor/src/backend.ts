@@ -67,8 +67,18 @@ export interface ColsKernel extends Common {
   readonly stores: readonly StoreTo[];
 }
 
-/** Σ_k a[batch, m, k]·b[batch, k, n]: `a` has strides over [batch..., m, k] and `b` over [batch..., k, n]. */
-export interface Product { readonly k: number; readonly a: View; readonly b: View }
+/** One number a block: `values` itself, or fround(table[codes[b]]·values[floor(b / block)]) + offset where the numbers were quantized again. */
+export interface BlockNumbers { readonly values: View; readonly nested?: { readonly codes: View; readonly table: View; readonly block: number; readonly offset: View } }
+/**
+ * How numbers come out of codes, in blocks of `block` elements: x(e) = fround(table[code(e)]·scale(⌊e / block⌋)) - min(⌊e / block⌋), in f32.
+ * The codes' buffer holds bytes; with 4 bits element 2i lies in the high half of byte i and element 2i + 1 in the low one. `table` has 2^bits numbers.
+ */
+export interface Decode { readonly bits: 4 | 8; readonly block: number; readonly table: View; readonly scales: BlockNumbers; readonly mins?: BlockNumbers }
+/** A matrix of a product; with `decode` the view's buffer holds codes, and offset and strides count elements, not bytes. */
+export interface Factor extends View { readonly decode?: Decode }
+
+/** Σ_k a[batch, m, k]·b[batch, k, n]: `a` has strides over [batch..., m, k] and `b` over [batch..., k, n]. Codes only where the backend says `decodes`. */
+export interface Product { readonly k: number; readonly a: Factor; readonly b: Factor }
 
 /**
  * shape = [batch..., m, n]; leaf `acc` = the product of a and b, plus those of `more` (x Wᵀ + (x Aᵀ) Bᵀ is one kernel),
@@ -157,6 +167,8 @@ export interface Backend {
   readonly sync: boolean;
   /** how many products one contract kernel can add up (ContractKernel.more); 1 where absent */
   readonly products?: number;
+  /** contract kernels read quantized operands (Factor.decode); elsewhere they are decoded into memory first */
+  readonly decodes?: boolean;
   readonly counters: Counters;
   alloc(dtype: DType, length: number): DeviceBuffer;
   free(buffer: DeviceBuffer): void;
