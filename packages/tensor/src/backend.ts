@@ -167,7 +167,7 @@ export interface Backend {
   readonly sync: boolean;
   /** how many products one contract kernel can add up (ContractKernel.more); 1 where absent */
   readonly products?: number;
-  /** contract kernels read quantized operands (Factor.decode); elsewhere they are decoded into memory first */
+  /** contract kernels read quantized operands (Factor.decode); `composites` then names `dequantize` too, for those that are wanted whole. Elsewhere they are decoded into memory first */
   readonly decodes?: boolean;
   readonly counters: Counters;
   alloc(dtype: DType, length: number): DeviceBuffer;

@@ -4,6 +4,7 @@
  */
 import type { GNode } from "./graph.ts";
 import { type IndexMap, type Refine, identityMap, refineMap, sameMap, startOf, throughView } from "./indexmap.ts";
+import { dequantizeOp } from "./dequantize.ts";
 import { isHalf } from "./dtype.ts";
 import type { Sums } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
@@ -64,7 +65,8 @@ export class Clusters {
   private walks = 0;
   private readonly roots: ReadonlySet<GNode>;
   private readonly sums: Sums;
-  constructor(roots: ReadonlySet<GNode>, sums: Sums) { this.roots = roots; this.sums = sums; }
+  private readonly decodes: boolean;
+  constructor(roots: ReadonlySet<GNode>, sums: Sums, decodes: boolean) { this.roots = roots; this.sums = sums; this.decodes = decodes; }
 
   private open(kind: ClusterKind, space: Shape, main: GNode | null): Cluster {
     const c: Cluster = { id: this.list.length, kind, space: space.length ? [...space] : [1], members: new Set(), outputs: new Set(), main, outerAxes: 0, reducedAxes: 0, part: null, demands: [], feeds: new Set(), walk: 0 };
@@ -138,13 +140,15 @@ export class Clusters {
       }
       map = next; v = v.inputs[0];
     }
-    this.readBy(v, reader);
+    if (!this.decodes || v.op !== dequantizeOp) { this.readBy(v, reader); return; }
+    v.inputs.forEach((x, i) => { this.contiguous(x, reader, i === 0); });                // never whole for this reader; blocks count from the first code
   }
-  /** The node in memory that t shows in order and without gaps; t itself where a view in between breaks the order. */
-  private run(t: GNode): GNode {
+  /** The node in memory that t shows in order and without gaps (`whole`: from its first element on); t itself where a view in between breaks the order. */
+  private run(t: GNode, whole = false): GNode {
     let v = t;
     while (v.op.kind === "view" && !this.isForced(v) && !this.roots.has(v)) {
-      if (startOf(v) === null) return t;
+      const start = startOf(v);
+      if (start === null || (whole && start > 0)) return t;
       v = v.inputs[0];
     }
     return v;
@@ -158,8 +162,8 @@ export class Clusters {
     }
   }
   /** An operand that must sit in memory, contiguous. */
-  private contiguous(t: GNode, reader: Cluster): void {
-    const v = this.run(t);
+  private contiguous(t: GNode, reader: Cluster, whole = false): void {
+    const v = this.run(t, whole);
     if (v.op.kind === "view") this.force(v);
     this.readBy(v, reader);
   }

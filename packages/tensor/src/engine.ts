@@ -7,7 +7,7 @@ import { ConfigError, DeviceError } from "./errors.ts";
 import { type GNode, type Graph, buildGraph } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
 import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
-import { type State, state } from "./state.ts";
+import { type State, internal, state } from "./state.ts";
 import { type Store, readOp, storeHooks } from "./store.ts";
 import { type Tensor, copyOp, hasNumbers, hooks, leafOp, record, recordingTime, scalarOp } from "./tensor.ts";
 
@@ -33,11 +33,7 @@ export const deviceChosen = (): boolean => state.chosen;
 /** Whether compile is recording (reads throw). */
 export const engineState: State = state;
 
-/** Values recorded inside are not the user's own: they are kept only if something needs them. */
-export function internal<R>(f: () => R): R {
-  state.internal++;
-  try { return f(); } finally { state.internal--; }
-}
+export { internal };
 
 /** Computes t along with the next plan that computes its inputs, whatever its size, so that it can be read later. */
 export function keep<T extends Tensor>(t: T): T {
@@ -85,7 +81,7 @@ export function bind(outputs: readonly Tensor[], stores: readonly Store[]): Boun
   });
   const key = `${graph.key}\no${outNodes.map((n) => n.number).join()}w${writeNodes.map((w) => `${w.store}:${w.node.number}`).join()}`;
   const plan = cacheOf(device).get(key, () => {
-    const spec = makePlan(graph, [...new Set(outNodes)], writeNodes, device.fuse, device.products);
+    const spec = makePlan(graph, [...new Set(outNodes)], writeNodes, device.fuse, device.products, device.decodes);
     return { spec, prepared: device.prepare(spec), device };
   });
   const unique = [...new Set(outNodes)];

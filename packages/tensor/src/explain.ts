@@ -1,6 +1,6 @@
 /** Seeing inside: the graph, the kernels, their source and the memory plan of the very plan that would run. */
 import { receive } from "./answer.ts";
-import type { ContractKernel, Kernel, PlanSpec, RunResult } from "./backend.ts";
+import type { ContractKernel, Factor, Kernel, PlanSpec, RunResult } from "./backend.ts";
 import { bytesOf, type TypedArray } from "./dtype.ts";
 import { type Bound, bind, execute, getDevice, internal, leafValues, planOf, scalarValues } from "./engine.ts";
 import { DeviceError } from "./errors.ts";
@@ -42,6 +42,8 @@ function showGraph(values: readonly Tensor[], composites: ReadonlySet<string>): 
 
 /** k of every product that a contract kernel adds up. */
 const depths = (k: ContractKernel): number[] => [k, ...(k.more ?? [])].map((p) => p.k);
+/** How the operands of a product are stored, where that is not as numbers. */
+const coded = (k: ContractKernel): string => [k, ...(k.more ?? [])].flatMap((p) => ([["a", p.a], ["b", p.b]] as [string, Factor][]).filter(([, f]) => f.decode).map(([name, { decode }]) => ` ${name} in ${decode!.bits} bits`)).join("");
 /** Floating-point operations of a kernel: formulas by node count, matmuls as 2·m·n·k. */
 export function operationsOf(k: Kernel): number {
   if (k.kind === "contract") return 2 * sizeOf(k.shape) * depths(k).reduce((a, b) => a + b);
@@ -62,7 +64,7 @@ export function bytesMoved(k: Kernel, spec: PlanSpec): number {
 function showKernels(spec: PlanSpec): string {
   const lines = spec.kernels.map((k, i) => {
     const { reads, writes } = accesses(k);
-    const what = k.kind === "contract" ? `${show(k.shape)} k=${depths(k).join("+")}` : "shape" in k ? show(k.shape) : `[${k.kind === "composite" ? "" : `${k.rows}, ${k.cols}`}]`;
+    const what = k.kind === "contract" ? `${show(k.shape)} k=${depths(k).join("+")}${coded(k)}` : "shape" in k ? show(k.shape) : `[${k.kind === "composite" ? "" : `${k.rows}, ${k.cols}`}]`;
     const to = [...new Set(writes.map((v) => `b${v.buffer}`))].join(" "), from = [...new Set(reads.map((v) => `b${v.buffer}`))].join(" ");
     const formula = "stores" in k ? k.stores.map((s) => { const t = showExpr(s.value); return t.length > 100 ? `${t.slice(0, 97)}...` : t; }).join(" ; ") : "";
     return `  #${i} ${k.kind} ${what}  ${from} -> ${to}  ${human(bytesMoved(k, spec))}, ${(operationsOf(k) / 1e6).toFixed(2)} MFLOP  ${k.label}${formula ? `\n       ${formula}` : ""}`;

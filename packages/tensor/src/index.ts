@@ -16,6 +16,7 @@ export * from "./ops/indexing.ts";
 export * from "./ops/random.ts";
 export * from "./functional.ts";
 export * from "./attention.ts";
+export * from "./dequantize.ts";
 export { withGradient } from "./custom.ts";
 export * from "./random.ts";
 export * from "./tree.ts";

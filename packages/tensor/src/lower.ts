@@ -1,7 +1,8 @@
 /** From clusters to kernels: formulas are built by walking members, loads by composing index maps with strides. */
 import { collapse, conform, mergeBatch } from "./axes.ts";
-import type { Affine, BufferSpec, Kernel, Product, View } from "./backend.ts";
+import type { Affine, BufferSpec, Factor, Kernel, Product, View } from "./backend.ts";
 import { type Cluster, colInput, flatIdentity } from "./clusters.ts";
+import { type DequantizeAttrs, decodeOf, dequantizeOp } from "./dequantize.ts";
 import { isHalf } from "./dtype.ts";
 import { type Expr, leaf } from "./expr.ts";
 import type { GNode } from "./graph.ts";
@@ -181,8 +182,8 @@ class Lowering {
     }
     return [first, collapse({ kind: "map", shape: c.space, loads: second.loads, affines: second.affines, uniforms: second.uniforms, label, stores: rest }, [])];
   }
-  /** Strides of an operand over its own shape, read through views. */
-  private operand(t: GNode): View {
+  /** Strides of an operand over its own shape, read through views; codes where it is decoded. */
+  private operand(t: GNode): Factor {
     let v = t, map = identityMap(t.shape);
     for (;;) {
       if (v.op.kind === "leaf" || v.op.kind === "read" || this.schedule.reads(v, this.c)) break;
@@ -191,10 +192,15 @@ class Lowering {
       const next = throughView(v, map, t.shape);
       if (isMap(next)) { map = next; v = v.inputs[0]; continue; }
       const l = linear(map, v.shape, t.shape.length), { node, start } = runIn(v.inputs[0], this.c, this.schedule);               // a reshape over memory
-      return { buffer: this.memory.bufferOf(node), dtype: node.dtype, offset: start + l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
+      return this.factor(node, t, { offset: start + l.offset, strides: l.strides });
     }
-    const l = linear(map, v.shape, t.shape.length);
-    return { buffer: this.memory.bufferOf(v), dtype: v.dtype, offset: l.offset, strides: l.strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
+    return this.factor(v, t, linear(map, v.shape, t.shape.length));
+  }
+  private factor(node: GNode, t: GNode, { offset, strides }: Affine): Factor {
+    const place = { offset, strides: strides.map((s, i) => (t.shape[i] === 1 ? 0 : s)) };
+    if (node.op !== dequantizeOp || this.schedule.reads(node, this.c)) return { buffer: this.memory.bufferOf(node), dtype: node.dtype, ...place };
+    const views = node.inputs.map((x) => flatView(x, this.c, this.schedule, this.memory));
+    return { buffer: views[0].buffer, dtype: views[0].dtype, ...place, decode: decodeOf(node.attrs as DequantizeAttrs, views) };
   }
 }
 
@@ -205,9 +211,15 @@ function runIn(x: GNode, c: Cluster, schedule: Schedule): { node: GNode; start: 
   return { node, start };
 }
 
+/** The run of elements that x shows, as c reads it. */
+function flatView(x: GNode, c: Cluster, schedule: Schedule, memory: Memory): View {
+  const { node, start } = runIn(x, c, schedule);
+  return { buffer: memory.bufferOf(node), dtype: node.dtype, offset: start, strides: [1] };
+}
+
 /** Kernels that do not come from formulas. */
 function special(t: GNode, c: Cluster, schedule: Schedule, memory: Memory): Kernel[] {
-  const flat = (x: GNode): View => { const { node, start } = runIn(x, c, schedule); return { buffer: memory.bufferOf(node), dtype: node.dtype, offset: start, strides: [1] }; };
+  const flat = (x: GNode): View => flatView(x, c, schedule, memory);
   const out: View = { buffer: memory.bufferOf(t), dtype: t.dtype, offset: 0, strides: [1] };
   const copyAll = (x: GNode): Kernel => ({ kind: "map", shape: [sizeOf(t.shape)], loads: [flat(x)], affines: [], uniforms: [], label: "copy", stores: [{ view: out, value: leaf("load", 0, exprType(t.dtype)) }] });
   switch (t.op.kind) {

@@ -1,5 +1,5 @@
 /** A plan: kernels in order over buffers with places; made once per structure and kept while it is used. */
-import type { Backend, BufferSpec, Kernel, PlanSpec, Prepared, View } from "./backend.ts";
+import type { Backend, BlockNumbers, BufferSpec, Factor, Kernel, PlanSpec, Prepared, View } from "./backend.ts";
 import type { Cluster } from "./clusters.ts";
 import { bytesOf } from "./dtype.ts";
 import { leaf } from "./expr.ts";
@@ -14,11 +14,25 @@ import { exprType } from "./tensor.ts";
 export interface Write { readonly store: number; readonly node: GNode }
 export interface Plan { readonly spec: PlanSpec; readonly prepared: Prepared; readonly device: Backend }
 
+/** A factor with all its views replaced: its own, and those of what it is decoded with. */
+function mapFactor(f: Factor, go: <V extends View>(v: V) => V): Factor {
+  if (!f.decode) return go(f);
+  const numbers = (b: BlockNumbers): BlockNumbers => ({ values: go(b.values), ...(b.nested ? { nested: { ...b.nested, codes: go(b.nested.codes), table: go(b.nested.table), offset: go(b.nested.offset) } } : {}) });
+  const { table, scales, mins } = f.decode;
+  return { ...go(f), decode: { ...f.decode, table: go(table), scales: numbers(scales), ...(mins ? { mins: numbers(mins) } : {}) } };
+}
+/** What is read for a factor. */
+function factorViews(f: Factor): View[] {
+  const views: View[] = [];
+  mapFactor(f, (v) => { views.push(v); return v; });
+  return views;
+}
+
 /** Buffers that a kernel reads and writes. */
 export function accesses(k: Kernel): { reads: View[]; writes: View[] } {
   switch (k.kind) {
     case "map": case "rows": case "cols": return { reads: [...k.loads], writes: k.stores.map((s) => s.view) };
-    case "contract": return { reads: [k.a, k.b, ...(k.more ?? []).flatMap(({ a, b }) => [a, b]), ...k.loads], writes: k.stores.map((s) => s.view) };
+    case "contract": return { reads: [...[k, ...(k.more ?? [])].flatMap(({ a, b }) => [...factorViews(a), ...factorViews(b)]), ...k.loads], writes: k.stores.map((s) => s.view) };
     case "gather": return { reads: [k.table, k.ids], writes: [k.out] };
     case "scatterAdd": return { reads: [k.source, k.ids], writes: [k.out] };
     case "composite": return { reads: [...k.inputs], writes: [...k.outputs] };
@@ -26,10 +40,10 @@ export function accesses(k: Kernel): { reads: View[]; writes: View[] } {
   }
 }
 
-/** Schedules, lowers, orders and places a graph; a contract kernel adds up at most `products` matmuls. */
-export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readonly Write[], fuse: boolean, products = 1): PlanSpec {
+/** Schedules, lowers, orders and places a graph; a contract kernel adds up at most `products` matmuls and reads codes where it `decodes`. */
+export function makePlan(graph: Graph, outputs: readonly GNode[], writes: readonly Write[], fuse: boolean, products = 1, decodes = false): PlanSpec {
   const roots = new Set([...outputs, ...writes.map((w) => w.node)]);
-  const sched = schedule(graph, roots, fuse, products);
+  const sched = schedule(graph, roots, fuse, products, decodes);
   const buffers: Draft[] = [], bufferNumber = new Map<GNode, number>(), storeBuffer = new Map<number, number>();
   const add = (kind: Draft["kind"], t: GNode, position: number): number => {
     const name = t.op.kind === "read" ? (t.attrs as ReadAttrs).store.name : t.tensor.name;
@@ -141,7 +155,7 @@ class Uses {
       if (writes.some((v) => v.buffer === to)) return false;
       if (i < first) continue;
       if (i > first || k.kind === "cols" || k.kind === "gather" || k.kind === "scatterAdd" || k.kind === "composite") return false;
-      if (k.kind === "contract" && [k, ...(k.more ?? [])].some(({ a, b }) => a.buffer === to || b.buffer === to)) return false;
+      if (k.kind === "contract" && [k, ...(k.more ?? [])].some(({ a, b }) => [...factorViews(a), ...factorViews(b)].some((v) => v.buffer === to))) return false;
       const target = writes.find((v) => v.buffer === from)!;
       if (!reads.every((v) => v.buffer !== to || (v.offset === target.offset && !v.at && !target.at && v.strides.every((s, d) => s === target.strides[d])))) return false;
     }
@@ -168,7 +182,7 @@ function rename(k: Kernel, from: number, to: number): Kernel {
   switch (k.kind) {
     case "map": case "cols": return { ...k, loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
     case "rows": return { ...k, loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
-    case "contract": return { ...k, a: go(k.a), b: go(k.b), ...(k.more ? { more: k.more.map((p) => ({ ...p, a: go(p.a), b: go(p.b) })) } : {}), loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
+    case "contract": return { ...k, a: mapFactor(k.a, go), b: mapFactor(k.b, go), ...(k.more ? { more: k.more.map((p) => ({ ...p, a: mapFactor(p.a, go), b: mapFactor(p.b, go) })) } : {}), loads: k.loads.map(go), stores: k.stores.map((s) => ({ ...s, view: go(s.view) })) };
     case "gather": return { ...k, table: go(k.table), ids: go(k.ids), out: go(k.out) };
     case "scatterAdd": return { ...k, source: go(k.source), ids: go(k.ids), out: go(k.out) };
     case "composite": return { ...k, inputs: k.inputs.map(go), outputs: k.outputs.map(go) };

@@ -31,9 +31,9 @@ export interface Schedule {
 const MAX_MEMBERS = 160;
 const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "div", "threefry"]);
 
-/** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel; up to `products` matmuls share an accumulator. */
-export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean, products = 1): Schedule {
-  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums), cheap = cheapNodes(graph);
+/** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel; up to `products` matmuls share an accumulator; with decodes = true they read codes. */
+export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean, products = 1, decodes = false): Schedule {
+  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums, decodes), cheap = cheapNodes(graph);
   for (const t of graph.nodes) if (t.op.name === "stored") clusters.force(t);
   for (let i = graph.nodes.length - 1; i >= 0; i--) {
     const t = graph.nodes[i];

@@ -29,3 +29,9 @@ export interface State {
 }
 /** The one state of the engine. */
 export const state: State = { device: referenceBackend, chosen: false, pending: new Set(), since: new WeakMap(), small: [], age: new WeakMap(), kept: new WeakSet(), recorded: 0, scopes: 0, compiling: false, internal: 0, lastYield: 0, flushes: 0, kernels: 0 };
+
+/** Values recorded inside are not the user's own: they are kept only if something needs them. */
+export function internal<R>(f: () => R): R {
+  state.internal++;
+  try { return f(); } finally { state.internal--; }
+}

@@ -16,7 +16,7 @@ const hostOf = (t: Tensor): NonNullable<Tensor["value"]> => {
 export function record(tensors: readonly Tensor[], backend: Backend, fuse: boolean = backend.fuse): Recording {
   const graph = buildGraph(tensors.map(current), backend.composites), nodes = [...new Set(tensors.map((t) => graph.of(current(t))))];
   return {
-    plan: makePlan(graph, nodes, [], fuse, backend.products),
+    plan: makePlan(graph, nodes, [], fuse, backend.products, backend.decodes),
     inputs: graph.leaves.map((t) => hostOf(t).data),
     uniforms: graph.scalars.map((t) => decode(t.dtype, hostOf(t).data[0])),
     outputs: tensors.map((t) => nodes.indexOf(graph.of(current(t)))),
