@@ -1,0 +1,133 @@
+/** One encoder a format: reads a block, writes a code an element, gives the block's scale. */
+import { fromF16, toF16 } from "@adjoint/tensor";
+import { formats } from "./format.ts";
+import type { FormatName } from "./format.ts";
+import { ascending, midpoints, nearest } from "./nearest.ts";
+import type { Nearest } from "./nearest.ts";
+
+/** A block of finite f32 values, and room for what is made of it. */
+export interface Block {
+  readonly x: Float32Array;
+  readonly from: number;
+  readonly to: number;
+  /** largest magnitude of the block */
+  readonly absmax: number;
+  /** the last one, and shorter than the others */
+  readonly short: boolean;
+  /** room for the block's values over its scale */
+  readonly scaled: Float32Array;
+  /** the bits of `scaled` */
+  readonly bits: Uint32Array;
+  /** one code an element, from 0 on */
+  readonly codes: Uint8Array;
+}
+
+/** Writes `codes[0 .. to - from)` and returns the scale as it will be stored. */
+export type Encoder = (block: Block) => number;
+
+const f = Math.fround;
+/** Below this the reciprocal of a block's largest magnitude, times its values, may leave f32: divide instead. */
+const TINY = 2 ** -118;
+
+/** `codes[i] = nearest(scaled[i])` for i < n. */
+function search({ codes: codeOf, above, start }: Nearest, { scaled, bits, codes }: Block, n: number): void {
+  for (let i = 0; i < n; i++) {
+    const rank = start[bits[i] >>> 16];
+    codes[i] = codeOf[scaled[i] > above[rank] ? rank + 1 : rank];
+  }
+}
+
+/** `code = nearest(table, x / absmax)`, a tie goes to the lower value; `x / absmax` is `x * fround(1 / absmax)` except in a short block, as in bitsandbytes. */
+function byTable(name: FormatName): Encoder {
+  const found = once(() => searchOf(formats[name].table));
+  return (block) => {
+    const { x, from, to, absmax, short, scaled } = block, n = to - from;
+    if (absmax === 0) scaled.fill(0, 0, n);
+    else if (short || absmax < TINY) for (let i = 0; i < n; i++) scaled[i] = x[from + i] / absmax;
+    else {
+      const inverse = f(1 / absmax);
+      for (let i = 0; i < n; i++) scaled[i] = f(x[from + i] * inverse);
+    }
+    search(found(), block, n);
+    return absmax;
+  };
+}
+
+/**
+ * The search of a codebook: nearest value, ties to the lower one.
+ *
+ * Of FP4's two zeros only code 0 is written, so that q(dq(q(x))) = q(x); bitsandbytes also writes code 8, which decodes to the same.
+ */
+export function searchOf(table: Float32Array): Nearest {
+  const order = ascending(table);
+  return nearest(order, midpoints(Float32Array.from(order, (code) => table[code])));
+}
+
+/** `code = round(x * fround(levels / absmax)) + zero`, ties to even: the rule of LLM.int8. */
+function even(levels: number, zero: number): Encoder {
+  return ({ x, from, to, absmax, codes }) => {
+    const n = to - from;
+    if (absmax === 0) codes.fill(zero, 0, n);
+    else if (absmax < TINY) for (let i = 0; i < n; i++) codes[i] = roundEven((x[from + i] / absmax) * levels) + zero;
+    else {
+      const inverse = f(levels / absmax);
+      for (let i = 0; i < n; i++) codes[i] = roundEven(f(x[from + i] * inverse)) + zero;
+    }
+    return absmax;
+  };
+}
+/** Nearest whole number, ties to even: beside 1.5 * 2^52 an f64 has no room for a fraction. */
+const roundEven = (v: number): number => v + 6755399441055744 - 6755399441055744;
+
+/** Q8_0 (ggml): `d = absmax / 127` in f32, `q = round(x * (1 / d))`, ties away from 0; d is stored in f16. */
+const q8: Encoder = ({ x, from, to, absmax, codes }) => {
+  const d = f(absmax / 127), inverse = reciprocal(d);
+  for (let i = from; i < to; i++) {
+    const v = f(x[i] * inverse), q = Math.floor(Math.abs(v) + 0.5);
+    codes[i - from] = v < 0 ? -q : q;
+  }
+  return f16(d);
+};
+
+/** Q4_0 (ggml): m the first value of largest magnitude, `d = m / -8`, `q = min(15, trunc(x * (1 / d) + 8.5))`; d is stored in f16. */
+const q4: Encoder = ({ x, from, to, absmax, codes }) => {
+  let at = from;
+  while (Math.abs(x[at]) !== absmax) at++;
+  const d = x[at] / -8, inverse = reciprocal(d);
+  for (let i = from; i < to; i++) codes[i - from] = Math.min(15, f(f(x[i] * inverse) + 8.5));
+  return f16(d);
+};
+
+const f16 = (d: number): number => fromF16(toF16(d));
+/** 1 / d in f32; 0 where f16 stores 0 for d, so that such a block becomes zeros and stays so. */
+const reciprocal = (d: number): number => (f16(d) === 0 ? 0 : f(1 / d));
+
+/** MXFP4 (OCP, as ggml encodes it): `scale = 2^(floor(log2 absmax) - 2)`, the nearest E2M1 value of `x / scale`, a tie goes to the smaller magnitude. */
+const mxfp4: Encoder = (block) => {
+  const { x, from, to, absmax, scaled } = block, n = to - from;
+  const exponent = absmax === 0 ? -127 : Math.max(-127, Math.floor(f(Math.log2(absmax))) - 2), inverse = 2 ** -exponent;
+  for (let i = 0; i < n; i++) scaled[i] = x[from + i] * inverse;
+  search(e2m1(), block, n);
+  return 2 ** exponent;
+};
+const e2m1 = once(() => {
+  const { codes, above } = searchOf(formats.mxfp4.table);
+  return nearest([...codes], above.map((threshold) => (threshold < 0 ? below(threshold) : threshold))); // ties of negative values go up, to the smaller magnitude
+});
+/** The next f32 below a negative one. */
+function below(negative: number): number {
+  const value = Float32Array.of(negative);
+  new Uint32Array(value.buffer)[0]++;
+  return value[0];
+}
+
+function once<T>(make: () => T): () => T {
+  let made: T | undefined;
+  return () => (made ??= make());
+}
+
+/** By format; null: can be read but not made. */
+export const encoders: Readonly<Record<FormatName, Encoder | null>> = {
+  nf4: byTable("nf4"), fp4: byTable("fp4"), int4: even(7, 8), int8: even(127, 0), dynamic8: byTable("dynamic8"), udynamic8: byTable("udynamic8"),
+  q8_0: q8, q4_0: q4, q4_k: null, mxfp4,
+};

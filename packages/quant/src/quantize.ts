@@ -1,0 +1,82 @@
+/** From f32 to codes and scales, a block at a time. */
+import { ConfigError, FormatError, ShapeError } from "@adjoint/tensor";
+import type { DType } from "@adjoint/tensor";
+import { doubleQuantize } from "./double.ts";
+import { encoders } from "./encode.ts";
+import { blockOf, formatOf } from "./format.ts";
+import type { FormatName } from "./format.ts";
+import { called, codeBytes, sizeOf } from "./quantized.ts";
+import type { Quantized } from "./quantized.ts";
+
+export interface QuantizeOptions {
+  readonly format: FormatName;
+  /** elements a scale (default: the format's) */
+  readonly block?: number;
+  /** quantize the scales too: 8 bits a scale, f32 a 256 scales (default false; formats with f32 scales) */
+  readonly doubleQuant?: boolean;
+  /** of the tensor from which x was widened (default f32); kept, not used */
+  readonly dtype?: DType;
+  /** tensor and file, for errors */
+  readonly name?: string;
+  readonly file?: string;
+}
+
+const INFINITE = 0x7f800000;
+
+/**
+ * Quantizes: each block of elements (row-major order, the last one may be short) gets a scale and a code an element.
+ *
+ * nf4, fp4, dynamic8, udynamic8: `scale = max|x|`, `code = argmin |table[code] - x / scale|`; int4, int8: `round(x * levels / scale)`;
+ * q8_0, q4_0, mxfp4: as ggml. Codes are the same on every machine.
+ * @param x the values, row-major; views are copied into this order by the caller
+ * @throws FormatError naming tensor and file if a value is NaN or infinite or a scale does not fit its type; ConfigError for format, block, doubleQuant; ShapeError
+ * @example dequantize(quantize(Float32Array.of(0.5, -1), [2], { format: "nf4" })) // [0.44070983, -1]
+ */
+export function quantize(x: Float32Array, shape: readonly number[], { format: name, block: asked, doubleQuant = false, dtype = "f32", ...named }: QuantizeOptions): Quantized {
+  const format = formatOf(name), block = blockOf(format, asked), encode = encoders[format.name];
+  if (encode === null) throw new ConfigError(`${format.name} can be read but not made`, { op: "quantize", key: "format", value: name, fix: "use q4_0, q8_0 or mxfp4 for GGUF files" });
+  if (doubleQuant && format.scale !== "f32") throw new ConfigError(`doubleQuant: the scales of ${format.name} are ${format.scale}`, { op: "quantize", key: "doubleQuant", value: true, fix: "use nf4, fp4, int4 or int8" });
+  const n = sizeOf(shape);
+  if (x.length !== n) throw new ShapeError(`quantize: ${called(named)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: named.name, shapes: [shape] });
+
+  const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = new Uint8Array(codeBytes(format, n));
+  const scaled = new Float32Array(Math.min(block, n)), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(scaled.length + 1);
+  const words = new Uint32Array(x.buffer, x.byteOffset, n), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
+  for (let b = 0; b < blocks; b++) {
+    const from = b * block, to = Math.min(n, from + block);
+    largest[0] = maxMagnitude(words, from, to);
+    if (largest[0] >= INFINITE) throw notFinite(x, from, named);
+    values[b] = encode({ x, from, to, absmax: absmax[0], short: to - from < block, scaled, bits, codes: format.bits === 8 ? packed.subarray(from, to) : codes });
+    if (!Number.isFinite(values[b])) throw tooLarge(absmax[0], b, format.scale, named);
+    if (format.bits === 4) pack(codes, packed, from, to);
+  }
+  return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
+}
+
+/** Bits of the largest magnitude: without their sign, floats are ordered like integers, and NaN and infinity are the largest. */
+function maxMagnitude(words: Uint32Array, from: number, to: number): number {
+  let largest = 0;
+  for (let i = from; i < to; i++) {
+    const word = words[i] & 0x7fffffff;
+    largest = word > largest ? word : largest;
+  }
+  return largest;
+}
+
+/** Puts the codes of elements [from, to) into their halves of bytes. */
+function pack(codes: Uint8Array, packed: Uint8Array, from: number, to: number): void {
+  let e = from;
+  if ((e & 1) === 1) packed[e >> 1] |= codes[e++ - from]; // a block of odd size began in the middle of a byte
+  for (; e + 1 < to; e += 2) packed[e >> 1] = (codes[e - from] << 4) | codes[e - from + 1];
+  if (e < to) packed[e >> 1] = codes[e - from] << 4;
+}
+
+function notFinite(x: Float32Array, from: number, named: { readonly name?: string; readonly file?: string }): FormatError {
+  let at = from;
+  while (Number.isFinite(x[at])) at++;
+  return new FormatError(`${called(named)}: element ${at} is ${x[at]}`, { op: "quantize", key: named.name, file: named.file, value: x[at], fix: "weights must be finite: get the file again, or find the step that broke them" });
+}
+
+function tooLarge(absmax: number, block: number, scale: string, named: { readonly name?: string; readonly file?: string }): FormatError {
+  return new FormatError(`${called(named)}: block ${block} reaches ${absmax}, whose scale does not fit in ${scale}`, { op: "quantize", key: named.name, file: named.file, value: absmax, fix: "use a format with f32 scales (nf4, int8), or scale the weights" });
+}
