@@ -1,14 +1,19 @@
 /** Parameter groups: which leaf learns at which rate and decays how much. */
 import { ConfigError } from "@adjoint/tensor";
 import { notNegative } from "./check.ts";
+import { type Role, roleOf } from "./roles.ts";
 import type { Schedule } from "./schedules.ts";
 
-/** Leaves that a group takes: a predicate of the path, or the path's last components ("lora_B.weight"). */
-export type Match = ((path: string) => boolean) | string;
+/** Parameters of these roles. */
+export interface RoleMatch { readonly role: Role | readonly Role[] }
+/** Leaves that a group takes: a predicate of the path (a compiled pattern's, for one), the path's last components ("lora_B.weight"), or roles. */
+export type Match = ((path: string) => boolean) | string | RoleMatch;
 
 /** What a group changes; what it leaves out is the optimizer's own. A leaf belongs to the first group that matches. */
 export interface Group {
   readonly match: Match;
+  /** the group may take no leaf at all (default false: such a group is refused) */
+  readonly optional?: boolean;
   readonly learningRate?: number | Schedule;
   /** decay of these leaves; given here, it holds for norms and biases too */
   readonly weightDecay?: number;
@@ -41,12 +46,17 @@ export interface Rules {
   check(paths: readonly string[]): void;
 }
 
-const undecayed = /bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)/;
-/** Norms and biases by their names: the rule of Transformers' Trainer (`get_decay_parameter_names`). */
+const undecayed = /bias|layernorm|rmsnorm|(?:^|\.)norm(?:$|\.)|_norm(?:$|\.)|(?:^|\.)ln_(?:\d+|f)\./;
+/** Norms and biases by their names: the rule of Transformers' Trainer (`get_decay_parameter_names`), which knows GPT-2's `ln_1` by its class. */
 export const isNormOrBias = (path: string): boolean => undecayed.test(path.toLowerCase());
 
-/** Whether a path ends with these whole components. */
-export const matches = (match: Match, path: string): boolean => (typeof match === "function" ? match(path) : path === match || path.endsWith(`.${match}`));
+/** Whether a predicate holds, a path ends with these whole components, or is of such a role. */
+export function matches(match: Match, path: string): boolean {
+  if (typeof match === "function") return match(path);
+  if (typeof match === "string") return path === match || path.endsWith(`.${match}`);
+  const role = roleOf(path);
+  return typeof match.role === "string" ? match.role === role : match.role.includes(role);
+}
 
 function checkedRate(op: string, key: string, learningRate: number | Schedule, factor: Schedule | undefined): Schedule {
   if (typeof learningRate === "number") notNegative(op, key, learningRate);
@@ -72,8 +82,8 @@ export function rulesOf(op: string, options: RateOptions & { readonly learningRa
     decay: (path) => groups[group(path)]?.weightDecay ?? (noDecay?.(path) ? 0 : weightDecay),
     check(paths) {
       groups.forEach((g, i) => {
-        if (!paths.some((p) => group(p) === i)) {
-          const shown = typeof g.match === "string" ? `"${g.match}"` : "its predicate";
+        if (g.optional !== true && !paths.some((p) => group(p) === i)) {
+          const shown = typeof g.match === "string" ? `"${g.match}"` : typeof g.match === "function" ? "its predicate" : `role ${[g.match.role].flat().join(", ")}`;
           throw new ConfigError(`${op}: groups[${i}] takes no parameter: ${shown} matches none that an earlier group does not take`, { op, key: `groups[${i}].match`, value: g.match, fix: `parameters are named like ${paths.slice(0, 3).join(", ")}` });
         }
       });
