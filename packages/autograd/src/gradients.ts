@@ -1,5 +1,5 @@
 /** Reverse mode: walk the recorded graph consumers first; each op knows its own line of the chain rule. */
-import { ConfigError, DTypeError, ShapeError, type MapLeaves, type Op, type ReadAttrs, Store, Tensor, flatten, internal, isFloat, meaningOf, ones, readOp, show, unflatten } from "@adjoint/tensor";
+import { ConfigError, DTypeError, ShapeError, type MapLeaves, type Op, type ReadAttrs, Store, Tensor, current, flatten, internal, isFloat, meaningOf, ones, readOp, show, unflatten } from "@adjoint/tensor";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 /** A tree shaped like T whose tensors are gradients; null where the loss does not reach a leaf. */
@@ -26,7 +26,7 @@ export function pullback(roots: readonly (readonly [Tensor, Tensor])[], leaves: 
   // a store stands for every read of it in the graph
   const stores = new Map<Store, Tensor>(), target = new Map<Tensor, Tensor>();
   for (const x of leaves) {
-    if (x instanceof Store) { stores.set(x, x); target.set(follow(x.current), x); } else target.set(follow(x), x);
+    if (x instanceof Store) { stores.set(x, x); target.set(follow(x.current), x); } else target.set(follow(current(x)), x);
   }
   const starts = roots.map(([y]) => follow(y)), stop = new Set(target.keys());
   const order = consumersFirst(starts, stop);

@@ -4,11 +4,14 @@ import { roundTo } from "./dtype.ts";
 import { ConfigError } from "./errors.ts";
 import { boundTo } from "./answer.ts";
 import { type Bound, bind, compute, deliver, engineState, execute, flushAll, flushWith, leafValues, retire, scalarValues } from "./engine.ts";
+import { Derived } from "./derived.ts";
 import { type Counter, type Live, Store, liveNumbers, onTick } from "./store.ts";
 import { Tensor, fromHost, hasNumbers, leafOp } from "./tensor.ts";
 import { flatten, mapTree } from "./tree.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
+/** Stands for its present value: neither data of a step nor a result. */
+const isPlace = (x: unknown): x is Store | Derived => x instanceof Store || x instanceof Derived;
 let structure = 0;
 /** Says that what steps record has changed (an adapter attached, switched, merged ...): compiled steps record again. */
 export const structureChanged = (): void => { structure++; };
@@ -27,7 +30,7 @@ export function scope<R>(f: () => R): R {
   let out: R;
   try { out = f(); } finally { engineState.scopes--; }
   if (promiseLike(out)) throw new ConfigError("scope: the body returned a promise; recording is synchronous", { op: "scope", fix: "return tensors and await their data outside" });
-  if (engineState.scopes === 0 && !engineState.compiling) flushWith(flatten(out, isTensor).leaves.filter((t) => !(t instanceof Store)));
+  if (engineState.scopes === 0 && !engineState.compiling) flushWith(flatten(out, isTensor).leaves.filter((t) => !isPlace(t)));
   return out;
 }
 
@@ -54,7 +57,7 @@ export function compile<A extends readonly unknown[], R>(step: (...args: A) => R
   const recordings = new Map<string, Recording>();
   return (...args: A): R => {
     if (engineState.compiling) return step(...args);
-    const inputs = flatten(args, isTensor).leaves.filter((t) => !(t instanceof Store));
+    const inputs = flatten(args, isTensor).leaves.filter((t) => !isPlace(t));
     for (const t of inputs) compute(t);
     const key = `${structure}|${signature(args, inputs)}`;
     const found = recordings.get(key);
@@ -76,7 +79,7 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   if (promiseLike(result)) throw new ConfigError("compile: the step returned a promise; recording is synchronous", { op: "compile", fix: "return tensors and await their data outside" });
   const starts = new Map<Counter, number>();
   for (const c of ticked) starts.set(c, (starts.get(c) ?? c.value) - 1);
-  const outputs = flatten(result, isTensor).leaves.filter((t) => !(t instanceof Store) && (!hasNumbers(t) || liveNumbers.has(t) || inputs.includes(t)));
+  const outputs = flatten(result, isTensor).leaves.filter((t) => !isPlace(t) && (!hasNumbers(t) || liveNumbers.has(t) || inputs.includes(t)));
   const bound = bind([...new Set(outputs)], [...engineState.pending]);
   const before = bound.writes.map(({ store }) => store.current);
   const uniforms = scalarValues(bound.scalars);
@@ -87,7 +90,7 @@ function recordStep<A extends readonly unknown[], R>(step: (...args: A) => R, ar
   // the recording keeps no numbers of this call but its constants
   const index = new Map(inputs.map((t, i) => [t, i]));
   const which = bound.leaves.map((t) => index.get(t) ?? null);
-  const skeleton = mapTree(result, isTensor, (t: Tensor) => (t instanceof Store ? t : outputs.includes(t) ? new Slot([...new Set(outputs)].indexOf(t), t.shape, t.dtype) : t));
+  const skeleton = mapTree(result, isTensor, (t: Tensor) => (isPlace(t) ? t : outputs.includes(t) ? new Slot([...new Set(outputs)].indexOf(t), t.shape, t.dtype) : t));
   const leaves = bound.leaves.map((t, i) => (which[i] === null ? t : placeholder));
   const shells = bound.outputs.map(() => placeholder), found = flatten(skeleton, isSlot).leaves, slots = bound.outputs.map((_, i) => found.find((s) => s.position === i)!);
   return { result, recording: { bound: { ...bound, leaves, outputs: shells, writes: bound.writes.map(({ store }) => ({ store, value: placeholder })) }, arguments: which, ticks: ticked, uniforms, live, result: skeleton, slots, device: bound.plan.device } };
@@ -117,7 +120,7 @@ function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
 function signature(args: readonly unknown[], inputs: readonly Tensor[]): string {
   const parts: string[] = [], seen = new Set<object>();
   const go = (x: unknown, plain: boolean): void => {
-    if (x instanceof Store) parts.push(`S${x.id}`);
+    if (isPlace(x)) parts.push(`S${x.id}`);
     else if (x instanceof Tensor) parts.push(`T${x.dtype}[${x.shape.join()}]#${inputs.indexOf(x)}`);
     else if (Array.isArray(x)) { parts.push("["); for (const y of x) go(y, plain); parts.push("]"); }
     else if (ArrayBuffer.isView(x)) throw new ConfigError("compile: a typed array among the arguments would be baked into the recording", { op: "compile", fix: "pass tensor(array), or a batch of tensors" });
