@@ -10,13 +10,14 @@ import { explainCommand } from "./commands/explain.ts";
 import { finetune, pretrain } from "./commands/finetune.ts";
 import { generateCommand } from "./commands/generate.ts";
 import { inspect } from "./commands/inspect.ts";
+import { memoryCommand } from "./commands/memory.ts";
 import { merge } from "./commands/merge.ts";
 import { tuneCommand } from "./commands/tune.ts";
 import { paint, type Terminal } from "./terminal.ts";
 import { version } from "./version.ts";
 
 export const commands: Readonly<Record<string, Command>> = {
-  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data, doctor, tune: tuneCommand,
+  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data, doctor, memory: memoryCommand, tune: tuneCommand,
 };
 
 function overview(): string {

@@ -19,5 +19,6 @@ export type { AdapterDirectory, ExpectedTensor, LoadedTensors, LoadReport } from
 export { nearest } from "./nearest.ts";
 export { factorKey, parseKey } from "./peft-keys.ts";
 export type { ParsedKey, Role } from "./peft-keys.ts";
+export { requantize, type RequantizeError } from "./requantize.ts";
 export { Tuned } from "./tuned.ts";
 export type { AdapterTree, Attachment } from "./tuned.ts";

@@ -1,12 +1,14 @@
 /** A model with an adapter beside it: forward and loss with the adapter on, summary, merge, and PEFT's files. */
 import { type Context, type Embedding, type Linear, type ModuleAdapter, within } from "@adjoint/nn";
 import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
+import { type Quantized, quantizedOf } from "@adjoint/quant";
 import type { AdapterMethod, Site } from "./adapter.ts";
 import { bakeScale } from "./bake.ts";
 import type { LoraConfig } from "./config.ts";
 import type { Adaptable } from "./modules.ts";
 import { factorKey, type Role } from "./peft-keys.ts";
 import { writeAdapterDirectory } from "./peft.ts";
+import { requantize, type RequantizeError } from "./requantize.ts";
 import type { TargetTable } from "./targets.ts";
 
 /** Trainable tensors in a tree whose paths are the names in PEFT's file. */
@@ -53,6 +55,8 @@ export interface Attachment {
 }
 
 const roles: readonly Role[] = ["A", "B"];
+/** A weight as it lies in memory: numbers, or codes. */
+type Held = HostArray | Quantized;
 
 /** Nested objects from dotted names. */
 export function treeOf(stores: ReadonlyMap<string, Store>): AdapterTree {
@@ -130,7 +134,7 @@ export class Tuned<M> {
   /** sees what modules compute: the value of `adapter` in a Context */
   readonly moduleAdapter: ModuleAdapter;
   readonly #parts: TunedParts<M>;
-  #original: ReadonlyMap<string, HostArray> | null = null;
+  #original: ReadonlyMap<string, Held> | null = null;
 
   constructor(parts: TunedParts<M>) {
     this.base = parts.base;
@@ -193,6 +197,10 @@ export class Tuned<M> {
   modules<O>(this: On<{ readonly modules: () => O }>): O {
     return this.base.modules();
   }
+  /** The base's weights, as they lie in memory. */
+  weights<O>(this: On<{ readonly weights: () => O }>): O {
+    return this.base.weights();
+  }
   /** The base's parameters; the adapter's are `adapter`. */
   parameters<O>(this: On<{ readonly parameters: () => O }>): O {
     return this.base.parameters();
@@ -216,7 +224,7 @@ export class Tuned<M> {
   }
 
   /**
-   * W + ΔW of every adapted module by the weight's name, in the weight's dtype (one rounding); the base is left alone.
+   * W + ΔW of every adapted module by the weight's name, in the weight's dtype (one rounding; f32 for a weight of codes); the base is left alone.
    * A weight that two modules share is refused, unless the caller writes them apart (`untied`, with tie_word_embeddings: false).
    */
   mergedWeights(options: { readonly untied?: boolean } = {}): ReadonlyMap<string, Tensor> {
@@ -232,36 +240,54 @@ export class Tuned<M> {
     );
   }
 
-  /** Adds ΔW to the base weights; all or nothing. @throws ConfigError for tied weights, for a second merge, and when a sum is not finite */
-  async merge(): Promise<void> {
-    const sums = this.mergedWeights();
-    const next = new Map<string, HostArray>();
-    for (const [name, sum] of sums) {
+  /**
+   * Adds ΔW to the base weights; all or nothing. Weights held as codes are decoded, added to and quantized again, which rounds
+   * and so must be allowed: `{ allowRequantize: true }`; what it lost is returned, a line a weight.
+   * @throws ConfigError for tied weights, for codes unless allowed, for a second merge, and when a sum is not finite
+   */
+  async merge({ allowRequantize = false }: { readonly allowRequantize?: boolean } = {}): Promise<readonly RequantizeError[]> {
+    const sums = this.mergedWeights(), next = new Map<string, Held>(), original = new Map<string, Held>(), errors: RequantizeError[] = [];
+    for (const { site, module: { weight } } of this.#parts.attachments) {
+      const name = `${site.path}.weight`, sum = sums.get(name), codes = quantizedOf(weight);
+      if (sum === undefined) continue;
+      if (codes !== null && !allowRequantize) {
+        throw new ConfigError(`${name} is held as ${codes.format.name}: merging would quantize it again, which rounds away part of what was learned`, {
+          op: "merge", key: name, value: codes.format.name,
+          fix: "keep the adapter beside it, load the base unquantized and merge there, or pass { allowRequantize: true }",
+        });
+      }
       const numbers = await sum.data();
       if (isFloat(sum.dtype) && !numbers.every(Number.isFinite)) throw new ConfigError(`${name} would not be finite after the merge`, { op: "merge", key: name, fix: "the adapter diverged: use an earlier checkpoint" });
-      next.set(name, await sum.host());
-    }
-    const original = new Map<string, HostArray>();
-    for (const { site, module } of this.#parts.attachments) {
-      const old = await module.weight.host();
-      original.set(`${site.path}.weight`, { ...old, data: old.data.slice() });
+      if (codes === null) {
+        const old = await weight.host();
+        original.set(name, { ...old, data: old.data.slice() });
+        next.set(name, await sum.host());
+        continue;
+      }
+      const old = await codes.host(), { quantized, error } = requantize(old, Float32Array.from(numbers), name);
+      original.set(name, old);
+      next.set(name, quantized);
+      errors.push(error);
     }
     this.#replace(next);
     this.#original = original;
+    return errors;
   }
 
   /** Puts the base weights back, bit for bit. */
   async unmerge(): Promise<void> {
     if (this.#original === null) throw new ConfigError("the adapter is not merged", { op: "unmerge", fix: "call merge first" });
-    await Promise.all(this.#parts.attachments.map(({ module }) => module.weight.host())); // what still waits on the device ends first
+    await Promise.all(this.#parts.attachments.map(({ module: { weight } }) => (quantizedOf(weight) === null ? weight.host() : null))); // what still waits on the device ends first
     this.#replace(this.#original);
     this.#original = null;
   }
 
-  #replace(weights: ReadonlyMap<string, HostArray>): void {
-    for (const { site, module } of this.#parts.attachments) {
+  #replace(weights: ReadonlyMap<string, Held>): void {
+    for (const { site, module: { weight } } of this.#parts.attachments) {
       const w = weights.get(`${site.path}.weight`);
-      if (w !== undefined) module.weight.set({ ...w, data: w.data.slice() });
+      if (w === undefined) continue;
+      if ("codes" in w) quantizedOf(weight)?.set(w);
+      else if (weight instanceof Store) weight.set({ ...w, data: w.data.slice() });
     }
     structureChanged();
   }

@@ -51,6 +51,8 @@ export interface CausalLM {
   /** Mean of -log p(token) over predicted tokens; 0 when there are none. */
   loss(batch: Batch, context?: Context): Tensor;
   modules(): readonly ModuleEntry[];
-  /** Every parameter by its name in the file; a tied head is not a second one. */
+  /** Every weight by its name in the file: stores, and tensors of codes where a linear layer is quantized (`quantizedOf`). A tied head is not a second one. */
+  weights(): Readonly<Record<string, Tensor>>;
+  /** The stores among the weights: what can train. */
   parameters(): Readonly<Record<string, Store>>;
 }

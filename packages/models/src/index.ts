@@ -3,6 +3,7 @@ export * from "./tokenizer/index.ts";
 export { resolveModel } from "./hub.ts";
 export type { DownloadProgress, ResolveModelOptions } from "./hub.ts";
 export { type ConfigJson, type ModelConfig, type ModelType, modelTypes, parseConfig } from "./config.ts";
+export { knownConfig, knownModels } from "./known.ts";
 export type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
 export { LlamaForCausalLM, parameterShapes } from "./llama.ts";
 export { KVCache } from "./kv-cache.ts";

@@ -1,13 +1,19 @@
 /** The Llama family (Llama, Mistral, Qwen2, Qwen3): fields are the paths in Hugging Face's files. */
 import { CausalMask, type Context, Embedding, Linear, RMSNorm, type RopeTables, attention, rope, ropeFrequencies, ropeTables, within } from "@adjoint/nn";
-import { ConfigError, DTypeError, ShapeError, type Store, type Tensor, gather, iota, show, silu } from "@adjoint/tensor";
+import { ConfigError, DTypeError, ShapeError, Store, type Tensor, gather, iota, show, silu } from "@adjoint/tensor";
 import type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
 import { chunkedLossSum } from "./chunked-loss.ts";
 import type { ModelConfig } from "./config.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
 
-/** Gives the store of a parameter. */
-type Take = (name: string) => Store;
+/** Gives a parameter: a store, or for the weight of a linear layer a tensor of codes. */
+export type Take = (name: string) => Tensor;
+/** A parameter that must be a store. */
+function cell(take: Take, name: string): Store {
+  const t = take(name);
+  if (t instanceof Store) return t;
+  throw new ConfigError(`${name} is quantized; only the weights of linear layers can be`, { key: name, fix: "decode it while loading" });
+}
 
 /** Names and shapes of all parameters, in the order of the forward pass. */
 export function parameterShapes(c: ModelConfig): ReadonlyMap<string, readonly number[]> {
@@ -35,7 +41,7 @@ export function parameterShapes(c: ModelConfig): ReadonlyMap<string, readonly nu
 /** What all layers of one pass share. */
 interface Frame { readonly pass: Pass; readonly cos: Tensor; readonly sin: Tensor; readonly mask: CausalMask }
 
-const linear = (take: Take, path: string, bias: boolean): Linear => new Linear(take(`${path}.weight`), bias ? take(`${path}.bias`) : null);
+const linear = (take: Take, path: string, bias: boolean): Linear => new Linear(take(`${path}.weight`), bias ? cell(take, `${path}.bias`) : null);
 
 /** Grouped-query attention over rotated queries and keys. */
 export class LlamaAttention {
@@ -50,7 +56,7 @@ export class LlamaAttention {
   readonly headDim: number;
   readonly dropout: number;
   constructor(c: ModelConfig, layer: number, take: Take) {
-    const at = `model.layers.${layer}.self_attn`, norm = (name: string): RMSNorm | null => (c.qkNorm ? new RMSNorm(take(`${at}.${name}.weight`), c.rmsNormEps) : null);
+    const at = `model.layers.${layer}.self_attn`, norm = (name: string): RMSNorm | null => (c.qkNorm ? new RMSNorm(cell(take, `${at}.${name}.weight`), c.rmsNormEps) : null);
     this.q_proj = linear(take, `${at}.q_proj`, c.qkvBias);
     this.k_proj = linear(take, `${at}.k_proj`, c.qkvBias);
     this.v_proj = linear(take, `${at}.v_proj`, c.qkvBias);
@@ -103,9 +109,9 @@ export class LlamaLayer {
   readonly post_attention_layernorm: RMSNorm;
   readonly mlp: LlamaMLP;
   constructor(c: ModelConfig, layer: number, take: Take) {
-    this.input_layernorm = new RMSNorm(take(`model.layers.${layer}.input_layernorm.weight`), c.rmsNormEps);
+    this.input_layernorm = new RMSNorm(cell(take, `model.layers.${layer}.input_layernorm.weight`), c.rmsNormEps);
     this.self_attn = new LlamaAttention(c, layer, take);
-    this.post_attention_layernorm = new RMSNorm(take(`model.layers.${layer}.post_attention_layernorm.weight`), c.rmsNormEps);
+    this.post_attention_layernorm = new RMSNorm(cell(take, `model.layers.${layer}.post_attention_layernorm.weight`), c.rmsNormEps);
     this.mlp = new LlamaMLP(c, layer, take);
   }
   forward(x: Tensor, frame: Frame): Tensor {
@@ -126,9 +132,9 @@ export class LlamaForCausalLM implements CausalLM {
 
   constructor(config: ModelConfig, take: Take, tokenizer: Tokenizer | null = null) {
     this.model = {
-      embed_tokens: new Embedding(take("model.embed_tokens.weight")),
+      embed_tokens: new Embedding(cell(take, "model.embed_tokens.weight")),
       layers: Array.from({ length: config.numHiddenLayers }, (_, i) => new LlamaLayer(config, i, take)),
-      norm: new RMSNorm(take("model.norm.weight"), config.rmsNormEps),
+      norm: new RMSNorm(cell(take, "model.norm.weight"), config.rmsNormEps),
     };
     this.lm_head = new Linear(config.tieWordEmbeddings ? this.model.embed_tokens.weight : take("lm_head.weight"));
     this.config = config;
@@ -176,14 +182,17 @@ export class LlamaForCausalLM implements CausalLM {
     norm("model.norm", this.model.norm);
     return [...entries, { path: "lm_head", kind: "linear", module: this.lm_head, isOutputHead: true }];
   }
-  parameters(): Readonly<Record<string, Store>> {
-    const found: Record<string, Store> = {};
+  weights(): Readonly<Record<string, Tensor>> {
+    const found: Record<string, Tensor> = {};
     for (const { path, module, isOutputHead } of this.modules()) {
       if (isOutputHead && this.config.tieWordEmbeddings) continue;
       found[`${path}.weight`] = module.weight;
       if ("bias" in module && module.bias) found[`${path}.bias`] = module.bias;
     }
     return found;
+  }
+  parameters(): Readonly<Record<string, Store>> {
+    return Object.fromEntries(Object.entries(this.weights()).filter((entry): entry is [string, Store] => entry[1] instanceof Store));
   }
 
   /** Angles and mask of one pass. */

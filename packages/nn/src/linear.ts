@@ -5,13 +5,14 @@ import { wide } from "./wide.ts";
 
 /**
  * y = x Wᵀ + b over the last axis; weight [out, in] and bias [out] as in the files.
- * A half-precision weight is widened by the product; y is f32 (f64 for an f64 layer).
+ * A half-precision weight is widened by the product, a weight of codes (`quantizedWeight` of @adjoint/quant) is decoded by it; y is f32 (f64 for an f64 layer).
  */
 export class Linear {
-  readonly weight: Store;
+  /** a store, or a tensor that stays a recipe over stores: such a one does not train */
+  readonly weight: Tensor;
   readonly bias: Store | null;
   /** @throws ShapeError unless weight is a matrix and bias has its rows */
-  constructor(weight: Store, bias: Store | null = null) {
+  constructor(weight: Tensor, bias: Store | null = null) {
     if (weight.rank !== 2) throw new ShapeError(`Linear: the weight must be [out, in], got ${show(weight.shape)}`, { op: "Linear", key: weight.name, shapes: [weight.shape] });
     if (bias && (bias.rank !== 1 || bias.shape[0] !== weight.shape[0])) throw new ShapeError(`Linear: bias ${show(bias.shape)} does not fit weight ${show(weight.shape)}`, { op: "Linear", key: bias.name, shapes: [weight.shape, bias.shape] });
     this.weight = weight;

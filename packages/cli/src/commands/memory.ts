@@ -1,0 +1,100 @@
+/** `adjoint memory`: what a fine-tuning will hold in memory, term by term, from the model's config alone. */
+import { node, parseJsonObject, readText } from "@adjoint/io";
+import { type ConfigJson, knownConfig, knownModels, parseConfig } from "@adjoint/models";
+import { formats, isFormatName } from "@adjoint/quant";
+import { ConfigError, getDevice } from "@adjoint/tensor";
+import * as tiny from "@adjoint/tiny";
+import { defaultRecipe, type MemoryPrediction, mergeRecipe, type Method, predictMemory, type Recipe, type TrainingRequest } from "@adjoint/train";
+import type { Arguments } from "../arguments.ts";
+import type { Answer, Command } from "../command.ts";
+import { BUNDLED, openDevice } from "../open.ts";
+import { count, millions } from "../terminal.ts";
+
+const keys: readonly (keyof Recipe)[] = ["optim", "gradient_checkpointing", "gradient_accumulation_steps", "device", "threads", "wide"];
+const methods: readonly Method[] = ["full", "lora", "qlora"];
+const dtypes = { f32: "f32", float32: "f32", f16: "f16", float16: "f16", bf16: "bf16", bfloat16: "bf16" } as const;
+type DTypeFlag = keyof typeof dtypes;
+
+/** A config by folder, file or name; the bundled model's when nothing is given. */
+async function configOf(model: string | null): Promise<{ readonly json: ConfigJson; readonly name: string; readonly file: string }> {
+  const { fs, path, url } = node();
+  const from = model === null || model === BUNDLED ? url.fileURLToPath(tiny.model) : model, stat = await fs.stat(from).catch(() => null);
+  if (stat === null) return { json: knownConfig(from), name: from, file: from };
+  const file = stat.isDirectory() ? path.join(from, "config.json") : from;
+  return { json: parseJsonObject(await readText(file), file), name: model === null || model === BUNDLED ? BUNDLED : path.basename(path.resolve(from)), file };
+}
+
+const oneOf = <T extends string>(flag: string, given: string | null, known: readonly T[], fallback: T): T => {
+  if (given === null) return fallback;
+  const found = known.find((k) => k === given);
+  if (found === undefined) throw new ConfigError(`memory: --${flag} ${given}`, { key: `--${flag}`, value: given, fix: `use one of ${known.join(", ")}` });
+  return found;
+};
+
+function requestOf(args: Arguments, recipe: Recipe, config: ConfigJson): TrainingRequest {
+  const method = oneOf("method", args.text("method"), methods, "qlora"), text = (flag: string): string | null => args.text(flag), number = (flag: string, fallback: number): number => args.number(flag) ?? fallback;
+  const for4 = ["format", "block", "skip"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("no-double-quant") ? "no-double-quant" : undefined);
+  if (method !== "qlora" && for4 !== undefined) throw new ConfigError(`memory: --${for4} goes with --method qlora`, { key: `--${for4}`, fix: "remove it" });
+  const forAdapter = ["rank", "targets"].find((flag) => text(flag) !== null || args.number(flag) !== null);
+  if (method === "full" && forAdapter !== undefined) throw new ConfigError(`memory: --${forAdapter} goes with an adapter`, { key: `--${forAdapter}`, fix: "remove it, or use --method lora" });
+  const own = config["dtype"] ?? config["torch_dtype"], stored = typeof own === "string" && own in dtypes ? dtypes[own as DTypeFlag] : "bf16";
+  const dtype = text("dtype") === null ? (method === "full" ? "f32" : stored) : dtypes[oneOf("dtype", text("dtype"), Object.keys(dtypes) as DTypeFlag[], "f32")];
+  const format = text("format") ?? "nf4", targets = text("targets") ?? "all-linear";
+  if (!isFormatName(format)) throw new ConfigError(`memory: --format ${format}`, { key: "--format", value: format, fix: `use one of ${Object.keys(formats).join(", ")}` });
+  const doubleQuant = !args.flag("no-double-quant") && formats[format].scale === "f32", block = args.number("block");
+  return {
+    method, rank: number("rank", 16), targets: /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(","), dtype, format, doubleQuant, ...(block === null ? {} : { block }),
+    skip: (text("skip") ?? "lm_head").split(",").filter((s) => s !== "" && s !== "none"), optimizer: recipe.optim, masterWeights: !args.flag("no-master-weights"), batch: number("batch", 1), seq: number("seq", 512),
+    checkpointing: recipe.gradient_checkpointing, accumulation: recipe.gradient_accumulation_steps > 1,
+  };
+}
+
+const GIB = 2 ** 30;
+const gib = (bytes: number): string => (bytes / GIB).toFixed(bytes < 0.1 * GIB ? 4 : 2);
+
+function show(name: string, device: string, request: TrainingRequest, { terms, total, counts, ranks }: MemoryPrediction): string {
+  const { method, batch, seq, rank = 16 } = request, what = method === "full" ? "all weights train" : `${method === "qlora" ? `QLoRA, ${request.format ?? "nf4"}` : "LoRA"}, rank ${rank}: ${millions(counts.trainable)} train (${((100 * counts.trainable) / counts.parameters).toPrecision(3)} %)`;
+  const rows = terms.filter((t) => t.bytes > 0).map((t) => `  ${t.name.padEnd(12)}${gib(t.bytes).padStart(9)}${`${((100 * t.bytes) / total).toFixed(1)} %`.padStart(9)}   ${t.from}`);
+  const lines = [
+    `${name}: ${millions(counts.parameters)} parameters, ${what}`, `${count(batch)} x ${count(seq)} tokens, ${request.optimizer ?? "adamw_torch"}${request.checkpointing === true ? ", layers computed again in the backward pass" : ""}, ${device}`, "",
+    `  ${"".padEnd(12)}${"GiB".padStart(9)}${"share".padStart(9)}`, ...rows, `  ${"total".padEnd(12)}${gib(total).padStart(9)}`,
+  ];
+  if (ranks.length > 0) lines.push("", "  rank       parameters   step time beside this rank's, predicted", ...ranks.map((r) => `  ${String(r.rank).padStart(4)} ${count(r.parameters).padStart(16)}   ${r.time.toFixed(3)}`));
+  return `${lines.join("\n")}\n`;
+}
+
+async function run(args: Arguments): Promise<Answer> {
+  const recipe = mergeRecipe({ device: "cpu" }, args.recipe), { json, name, file } = await configOf(args.positionals[0] ?? null);
+  const config = parseConfig(Object.fromEntries(Object.entries(json).filter(([key]) => key !== "quantization_config")), file), request = requestOf(args, recipe, json);
+  const device = await openDevice(recipe), prediction = predictMemory(config, request, getDevice());
+  return { text: show(name, device, request, prediction), json: { model: name, device, request, parameters: prediction.counts.parameters, quantized: prediction.counts.quantized, trainable: prediction.counts.trainable, arena: prediction.arena, terms: prediction.terms, total: prediction.total, ranks: prediction.ranks } };
+}
+
+export const memoryCommand: Command = {
+  grammar: {
+    name: "memory", positionals: ["[MODEL]"], keys, summary: "Predicts the memory of a fine-tuning term by term, from the model's config alone.",
+    text: `MODEL is a folder with config.json, a config file, or a known name:\n${wrapped(knownModels)}\nThe step is recorded without weights and its memory laid out as it would be on the device; nothing is computed.`,
+    flags: {
+      method: { kind: "text", value: "full|lora|qlora", help: "what trains, over what [qlora]" }, rank: { kind: "number", help: "rank of the adapter [16]", aliases: ["r"] },
+      batch: { kind: "number", help: "rows of a micro-batch [1]", aliases: ["b"] }, seq: { kind: "number", help: "tokens of a row [512]", aliases: ["t"] },
+      targets: { kind: "text", value: "A,B", help: "modules that are adapted: names, an expression, or all-linear [all-linear]" },
+      format: { kind: "text", help: `of quantized weights: ${Object.keys(formats).join(", ")} [nf4]` }, block: { kind: "number", help: "weights a scale [the format's]" },
+      "no-double-quant": { kind: "flag", help: "scales stay in f32" }, skip: { kind: "text", value: "A,B", help: "linear layers that are not quantized, or none [lm_head]" },
+      dtype: { kind: "text", value: "f32|f16|bf16", help: "of the other weights [the file's; f32 where all train]" },
+      "no-master-weights": { kind: "flag", help: "full training in half precision without a copy in f32" },
+    },
+    examples: ["adjoint memory Llama-2-7b --method qlora --rank 8 --seq 1024 --gradient-checkpointing", "adjoint memory Llama-3-70B --method full --dtype bf16 --json", "adjoint memory HuggingFaceTB/SmolLM2-135M --method lora --batch 8 --seq 256"],
+  },
+  defaults: { ...defaultRecipe, device: "cpu" },
+  run,
+};
+
+/** Names in lines of at most 100 columns. */
+function wrapped(names: readonly string[]): string {
+  const lines = [""];
+  for (const name of names) {
+    if (lines[lines.length - 1].length + name.length > 98) lines.push("");
+    lines[lines.length - 1] += `${lines[lines.length - 1] === "" ? "  " : ", "}${name}`;
+  }
+  return lines.join(",\n");
+}

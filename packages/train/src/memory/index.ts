@@ -1,0 +1,64 @@
+/** The memory of a fine-tuning before it runs: `predictMemory(config, request)`. */
+import type { ModelConfig } from "@adjoint/models";
+import { ConfigError, getDevice } from "@adjoint/tensor";
+import { logitsBytes, type PlannedDevice, stepBytes } from "./arena.ts";
+import { type MemoryRequest, rankRatio, staticTerms, type StaticTerms } from "./terms.ts";
+
+export { modulesOf, plannedOptimizers, quantizedBytes, rankRatio, staticTerms, type MemoryRequest, type Method, type RankCost, type StaticTerms } from "./terms.ts";
+export { logitsBytes, type PlannedDevice, stepBytes, type StepBytes, type StepShape } from "./arena.ts";
+
+/** A whole training. */
+export interface TrainingRequest extends MemoryRequest {
+  /** rows of a micro-batch */
+  readonly batch: number;
+  /** tokens of a row */
+  readonly seq: number;
+  /** layers are computed again in the backward pass (default false) */
+  readonly checkpointing?: boolean;
+  /** micro-batches are summed (default false): one more tensor for each that trains */
+  readonly accumulation?: boolean;
+}
+
+/** One line of the sum. */
+export interface MemoryTerm { readonly name: "weights" | "adapter" | "gradients" | "optimizer" | "activations" | "logits" | "workspace"; readonly bytes: number; /** how the number comes about */ readonly from: string }
+
+export interface MemoryPrediction {
+  readonly terms: readonly MemoryTerm[];
+  readonly total: number;
+  /** parameters, trainable ones, and bytes of what stays between steps */
+  readonly counts: StaticTerms;
+  /** bytes of the step's arena: gradients, activations and logits share it */
+  readonly arena: number;
+  /** predicted time of a step over that of other ranks: [rank, T, time of that rank over this one's] */
+  readonly ranks: readonly { readonly rank: number; readonly parameters: number; readonly time: number }[];
+}
+
+/** Packed tiles of the matrix products, for each thread: 256 x 512 of one operand and 128 x 256 of the other, in f32. */
+const TILES = 4 * (256 * 512 + 128 * 256);
+
+/**
+ * Weights, adapter, gradients, optimizer, activations, logits and workspace of one training, from the config alone.
+ *
+ * The static terms are formulas (`staticTerms`). A step's values lie in one arena, which the planner lays out on `device` for the recorded step;
+ * gradients and logits are counted by their formulas, and activations are the rest of the arena.
+ * @throws ConfigError for sizes, names or targets that cannot be
+ */
+export function predictMemory(config: ModelConfig, request: TrainingRequest, device: PlannedDevice & { readonly threads?: number } = getDevice()): MemoryPrediction {
+  const { method, rank = 16, targets = "all-linear", batch, seq, checkpointing = false, accumulation = false } = request;
+  for (const [key, n] of Object.entries({ batch, seq })) if (!(Number.isInteger(n) && n > 0)) throw new ConfigError(`memory: ${key} is ${n}`, { key, value: n, fix: "use a whole number above 0" });
+  const dtype = request.dtype ?? (method === "full" ? "f32" : "bf16"), s = staticTerms(config, request), tokens = batch * seq;
+  const { arena } = stepBytes(config, { batch, seq, checkpointing, adapter: method === "full" ? null : { r: rank, targetModules: targets }, dtype: method === "full" ? "f32" : dtype }, device);
+  const sums = accumulation ? s.gradients : 0, logits = Math.min(logitsBytes(config, { batch, seq }), arena), gradients = Math.min(s.gradients, arena - logits), n = (x: number): string => x.toLocaleString("en-US");
+  const half = method === "full" && dtype !== "f32", b = s.quantized === 0 ? "" : `${n(s.quantized)} x ${(8 * s.bytesPerCode).toFixed(3)} bits + `;
+  const terms: MemoryTerm[] = [
+    { name: "weights", bytes: s.weights, from: `${b}${n(s.parameters - s.quantized)} x ${dtype === "f32" ? 32 : 16} bits` },
+    { name: "adapter", bytes: s.adapter, from: method === "full" ? "none" : `r (in + out) = ${rank} x ${n(s.perRank)} = ${n(s.trainable)} x 32 bits` },
+    { name: "gradients", bytes: s.gradients + sums, from: `${n(s.trainable)} x ${half ? 16 : 32} bits${accumulation ? ", and their sums" : ""}` },
+    { name: "optimizer", bytes: s.optimizer, from: `${n(s.trainable)} x ${(s.optimizer / s.trainable).toFixed(3).replace(/\.?0+$/, "")} B${half && request.masterWeights !== false ? " (moments, and weights in f32)" : ""}` },
+    { name: "activations", bytes: Math.max(0, arena - logits - gradients), from: `${n(tokens)} tokens, ${checkpointing ? "the layers' inputs and one layer's values" : "what the backward pass reads"}: the rest of the step's arena` },
+    { name: "logits", bytes: logits, from: tokens * config.vocabSize <= 2 ** 24 ? `2 x ${n(tokens)} x ${n(config.vocabSize)} x 32 bits` : "in chunks of 64 MiB" },
+    { name: "workspace", bytes: TILES * (device.threads ?? 1), from: `tiles of products, ${device.threads ?? 1} ${device.threads === 1 ? "thread" : "threads"}` },
+  ];
+  const ranks = method === "full" ? [] : [...new Set([8, 16, 64, 256, rank])].sort((x, y) => x - y).map((r) => ({ rank: r, parameters: r * s.perRank, time: rankRatio(s.linears, s.trainable, r * s.perRank, { checkpointing }) }));
+  return { terms, total: terms.reduce((sum, t) => sum + t.bytes, 0), counts: s, arena, ranks };
+}

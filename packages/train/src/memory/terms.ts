@@ -1,0 +1,139 @@
+/**
+ * What a fine-tuning holds in memory, term by term, from the model's config alone (no weight is ever read):
+ *
+ *   weights   = codes of quantized linears + scales + (P - Pq) b_w        adapter = T b_a,  T = Σ r (in + out)
+ *   gradients = (full ? P : T) b_g                                        optimizer = N b_o, N = what trains
+ *
+ * and what a step needs besides: activations, logits, workspace (arena.ts).
+ */
+import { describeTargets, type LoraOptions, type ModuleInfo } from "@adjoint/lora";
+import { type ModelConfig, parameterShapes } from "@adjoint/models";
+import { blockOf, type FormatName, formatOf } from "@adjoint/quant";
+import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
+import { nearest } from "@adjoint/lora";
+
+export type Method = "full" | "lora" | "qlora";
+type FloatName = "f32" | "f16" | "bf16";
+
+/** What is to be planned. */
+export interface MemoryRequest {
+  readonly method: Method;
+  /** rank of the adapter (default 16) */
+  readonly rank?: number;
+  /** as target_modules (default "all-linear") */
+  readonly targets?: LoraOptions["targetModules"];
+  /** of the weights that are no codes (default f32 for full, else bf16) */
+  readonly dtype?: FloatName;
+  /** of the codes (default nf4) */
+  readonly format?: FormatName;
+  /** elements a scale; the format's own when left out */
+  readonly block?: number;
+  /** scales as 8-bit codes too (default true) */
+  readonly doubleQuant?: boolean;
+  /** linears that stay as they are, by the last part of their path (default lm_head) */
+  readonly skip?: readonly string[];
+  /** as `optim` of a recipe (default adamw_torch) */
+  readonly optimizer?: string;
+  /** full training of half-precision weights keeps a copy in f32 (default true) */
+  readonly masterWeights?: boolean;
+}
+
+/** Numbers of a request: how many, and how many bytes. */
+export interface StaticTerms {
+  /** P: parameters of the base */
+  readonly parameters: number;
+  /** Pq: those held as codes */
+  readonly quantized: number;
+  /** N: what trains; T for adapters */
+  readonly trainable: number;
+  /** T: parameters of the adapter at any rank, as a multiple of r */
+  readonly perRank: number;
+  /** parameters of the adapted linear layers, for the cost of rank */
+  readonly linears: number;
+  readonly weights: number;
+  readonly adapter: number;
+  readonly gradients: number;
+  readonly optimizer: number;
+  /** bytes a parameter of the codes with their scales */
+  readonly bytesPerCode: number;
+}
+
+/** Blocks of scales that are quantized again (bitsandbytes). */
+const NESTED_BLOCK = 256;
+
+/** Bytes of one quantized tensor in memory: codes, one f32 a block, the table; with double quantization one byte a block, one f32 each 256 blocks, offset and table. */
+export function quantizedBytes(elements: number, name: FormatName, block?: number, doubleQuant = false): number {
+  const format = formatOf(name), blocks = Math.ceil(elements / blockOf(format, block));
+  const scales = doubleQuant ? blocks + 4 * Math.ceil(blocks / NESTED_BLOCK) + 4 + 1024 : 4 * blocks;
+  return Math.ceil((elements * format.bits) / 8) + scales + format.table.byteLength;
+}
+
+/** The paths of a config's modules, as `describeTargets` wants them. */
+export function modulesOf(config: ModelConfig): readonly ModuleInfo[] {
+  const infos: ModuleInfo[] = [], shapes = parameterShapes(config);
+  const linear = (path: string, [out, inn]: readonly number[], head = false): void => { infos.push({ path, kind: "linear", inFeatures: inn, outFeatures: out, isOutputHead: head }); };
+  for (const [name, shape] of shapes) {
+    const path = name.replace(/\.(weight|bias)$/, "");
+    if (!name.endsWith(".weight")) continue;
+    if (path === "model.embed_tokens") infos.push({ path, kind: "embedding", inFeatures: shape[0], outFeatures: shape[1] });
+    else if (shape.length === 2) linear(path, shape, path === "lm_head");
+    else infos.push({ path, kind: "other" });
+  }
+  if (config.tieWordEmbeddings) linear("lm_head", [config.vocabSize, config.hiddenSize], true);
+  return infos;
+}
+
+type StateRule = (shapes: readonly (readonly number[])[]) => number;
+const each = (bytes: number): StateRule => (shapes) => bytes * shapes.reduce((n, s) => n + sizeOf(s), 0);
+/** 8-bit states: `moments` bytes and one f32 a block of 256 each; tensors below 4096 elements keep f32. */
+const eightBit = (moments: number): StateRule => (shapes) => shapes.reduce((n, s) => { const size = sizeOf(s); return n + moments * (size < 4096 ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK)); }, 0);
+const factored: StateRule = (shapes) => shapes.reduce((n, s) => n + 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]), 0);
+/** Bytes that an optimizer keeps beside what it trains. */
+const states: Readonly<Record<string, StateRule>> = {
+  sgd: each(0), sgd_momentum: each(4), adamw_torch: each(8), adamw: each(8), adam: each(8), lion: each(4), lion_32bit: each(4), sophia: each(8), rmsprop: each(4), adafactor: factored,
+  adamw_8bit: eightBit(2), adamw_bnb_8bit: eightBit(2), lion_8bit: eightBit(1), paged_adamw: each(8), paged_adamw_32bit: each(8), paged_adamw_8bit: eightBit(2), paged_lion: each(4), paged_lion_32bit: each(4), paged_lion_8bit: eightBit(1),
+};
+/** Names of optimizers whose memory is known. */
+export const plannedOptimizers: readonly string[] = Object.keys(states);
+
+/** @throws ConfigError for an unknown optimizer, format, block size or target */
+export function staticTerms(config: ModelConfig, request: MemoryRequest): StaticTerms {
+  const { method, rank = 16, targets = "all-linear", dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
+  if (!Object.hasOwn(states, optimizer)) throw new ConfigError(`memory: the optimizer ${optimizer} is not known`, { key: "optim", value: optimizer, fix: `did you mean ${nearest(optimizer, plannedOptimizers, 1)[0] ?? "adamw_torch"}?` });
+  if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
+  const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
+  const isCode = (name: string, shape: readonly number[]): boolean => method === "qlora" && shape.length === 2 && name !== "model.embed_tokens.weight" && !skip.some((s) => isSkipped(name, s));
+  let parameters = 0, quantized = 0, codes = 0;
+  for (const [name, shape] of shapes) {
+    parameters += sizeOf(shape);
+    if (isCode(name, shape)) { quantized += sizeOf(shape); codes += quantizedBytes(sizeOf(shape), format, block, doubleQuant); }
+  }
+  const weights = codes + (parameters - quantized) * b;
+  const table = method === "full" ? null : describeTargets({ r: rank, targetModules: targets }, modules, config.modelType);
+  const sizes = new Map(modules.map((m) => [m.path, m])), adapted = (table?.targets ?? []).map((t) => ({ r: t.r, inn: sizes.get(t.path)?.inFeatures ?? 0, out: sizes.get(t.path)?.outFeatures ?? 0 }));
+  const trains = table === null ? [...shapes.values()] : adapted.flatMap(({ r, inn, out }) => [[r, inn], [out, r]]);
+  const trainable = trains.reduce((n, s) => n + sizeOf(s), 0), half = method === "full" && dtype !== "f32";
+  return {
+    parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), linears: modules.filter((m) => m.kind === "linear").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
+    weights, adapter: method === "full" ? 0 : 4 * trainable, gradients: (half ? b : 4) * trainable, optimizer: states[optimizer](trains) + (half && masterWeights ? 4 * trainable : 0),
+    bytesPerCode: quantized === 0 ? 0 : codes / quantized,
+  };
+}
+
+/** Whether a parameter belongs to a module that a list of names leaves out: the path's last part, or the whole path. */
+export const isSkipped = (parameter: string, name: string): boolean => {
+  const path = parameter.replace(/\.weight$/, "");
+  return path === name || path.endsWith(`.${name}`);
+};
+
+/** What a token costs in multiply-adds: forward 2, backward of the input 2, recomputation 2, backward of the weights 2; a frozen reference forward 2 more. */
+export interface RankCost { readonly checkpointing: boolean; /** a second pass without the adapter (DPO) */ readonly reference?: boolean }
+
+/**
+ * Predicted time of rank r2 over rank r1: ((f P + a T2) / (f P + a T1)) with f = 4, or 6 with checkpointing, plus 2 for a reference pass, and a = 6 or 8.
+ * P are the parameters of all linear layers, T those of the adapter.
+ */
+export function rankRatio(linears: number, t1: number, t2: number, { checkpointing, reference = false }: RankCost): number {
+  const f = (checkpointing ? 6 : 4) + (reference ? 2 : 0), a = checkpointing ? 8 : 6;
+  return (f * linears + a * t2) / (f * linears + a * t1);
+}
