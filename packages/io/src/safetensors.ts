@@ -5,7 +5,7 @@ import { writeFileAtomic } from "./files.ts";
 import type { WriteOptions } from "./files.ts";
 import { buildHeader, headerLength, parseHeader, sortPlanned } from "./safetensors-header.ts";
 import type { Header, Planned, TensorEntry } from "./safetensors-header.ts";
-import { blobSource, fileSource } from "./source.ts";
+import { sourceOf } from "./source.ts";
 import type { ByteSource } from "./source.ts";
 import { bytesOfArray, decodeStored, storedAs } from "./stored.ts";
 
@@ -137,9 +137,3 @@ export function noTensor(name: string, label: string, names: Iterable<string>): 
   const shown = (alike.length > 0 ? alike : all).slice(0, 3).map((other) => `"${other}"`).join(", ");
   return new FormatError(`${label}: there is no tensor "${name}"`, { file: label, key: name, fix: all.length === 0 ? "the file holds no tensor at all" : `the file holds ${all.length} tensors, such as ${shown}` });
 }
-
-async function sourceOf(source: string | URL | Blob | ByteSource): Promise<ByteSource> {
-  if (typeof source === "string" || source instanceof URL) return fileSource(source);
-  return source instanceof Blob ? blobSource(source, "name" in source ? String(source.name) : "blob") : source;
-}
-

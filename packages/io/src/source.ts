@@ -58,6 +58,12 @@ export function bytesSource(bytes: Uint8Array, label: string): ByteSource {
   return { label, size: bytes.byteLength, read: async (offset, length) => bytes.subarray(offset, offset + length), close: async () => {} };
 }
 
+/** A path, file: URL, Blob or source as a source. */
+export async function sourceOf(source: string | URL | Blob | ByteSource): Promise<ByteSource> {
+  if (typeof source === "string" || source instanceof URL) return fileSource(source);
+  return source instanceof Blob ? blobSource(source, "name" in source ? String(source.name) : "blob") : source;
+}
+
 /** The path of a string or file: URL. */
 export function pathOf(path: string | URL): string {
   if (typeof path === "string") return path;

@@ -1,0 +1,9 @@
+/** What this package asks of a file of tensors: @adjoint/io's open safetensors files and model folders are such. */
+import type { DType, HostArray } from "@adjoint/tensor";
+
+export interface TensorSource {
+  /** path or name, for errors */
+  readonly label: string;
+  readonly entries: ReadonlyMap<string, { readonly dtype: DType; readonly shape: readonly number[] }>;
+  read(name: string): Promise<HostArray>;
+}
