@@ -51,14 +51,14 @@ export function unfused(backend: Backend): Backend {
 }
 /** A plain object that passes everything on; spread it to change a part. */
 export function forward(backend: Backend): Backend {
-  const { readSync, source, pace, products } = backend;
+  const { readSync, source, pace, products, decodes } = backend;
   return {
     name: backend.name, dtypes: backend.dtypes, fuse: backend.fuse, composites: backend.composites, threads: backend.threads, sync: backend.sync,
     get counters() { return backend.counters; },
     alloc: (dtype, length) => backend.alloc(dtype, length), free: (b) => { backend.free(b); }, write: (b, data) => { backend.write(b, data); }, read: (b) => backend.read(b),
     ...(readSync ? { readSync: (b) => readSync.call(backend, b) } : {}),
     prepare: (plan) => backend.prepare(plan), run: (p, b) => backend.run(p, b), release: (p) => { backend.release(p); },
-    ...(pace ? { pace: (queued) => pace.call(backend, queued) } : {}), ...(products === undefined ? {} : { products }),
+    ...(pace ? { pace: (queued) => pace.call(backend, queued) } : {}), ...(products === undefined ? {} : { products }), ...(decodes === undefined ? {} : { decodes }),
     ...(source ? { source: (k, plan) => source.call(backend, k, plan) } : {}),
   };
 }

@@ -4,6 +4,7 @@ export { assignmentPrograms, checkAssignments, showAssignments, type AssignmentP
 export * from "./bounds.ts";
 export { conform, forward, unfused, disguise, type Conformance, type ConformOptions, type Law, type Layout } from "./conform.ts";
 export { attentionSubjects, largeAttentionSubjects } from "./attention.ts";
+export { coded, codeLaws, type Coded } from "./codes.ts";
 export { tensorSubjects } from "./core.ts";
 export { answer, evaluate, record, type Recording } from "./evaluate.ts";
 export { checkGradient, type CheckOptions, type Checked } from "./gradient.ts";

@@ -15,12 +15,12 @@ export const op = {
 
 /** SIMD instructions without immediates (prefix 0xfd). */
 export const v = {
-  splat8: 15, splat16: 16, splatI: 17, splatF: 19, splatD: 20,
+  swizzle: 14, splat8: 15, splat16: 16, splatI: 17, splatF: 19, splatD: 20,
   eqI: 55, neI: 56, ltS: 57, ltU: 58, gtS: 59, gtU: 60, leS: 61, leU: 62, geS: 63, geU: 64,
   eqF: 65, neF: 66, ltF: 67, gtF: 68, leF: 69, geF: 70, eqD: 71, neD: 72, ltD: 73,
   not: 77, and: 78, andnot: 79, or: 80, xor: 81, bitselect: 82, anyTrue: 83,
   demote: 94, promote: 95, narrow8S: 101, narrow8U: 102, floorF: 104, nearestD: 0x94,
-  narrow16S: 0x85, narrow16U: 0x86, ext8S: 0x87, ext8U: 0x89,
+  narrow16S: 0x85, narrow16U: 0x86, shr8U: 0x6d, ext8S: 0x87, ext8U: 0x89,
   absI: 0xa0, negI: 0xa1, ext16S: 0xa7, ext16U: 0xa9, shlI: 0xab, shrS: 0xac, shrU: 0xad, addI: 0xae, subI: 0xb1, mulI: 0xb5,
   minS: 0xb6, minU: 0xb7, maxS: 0xb8, maxU: 0xb9, shlL: 0xcb, shrUL: 0xcd, addL: 0xce, subL: 0xd1,
   absF: 0xe0, negF: 0xe1, sqrtF: 0xe3, addF: 0xe4, subF: 0xe5, mulF: 0xe6, divF: 0xe7, pminF: 0xea, pmaxF: 0xeb,
@@ -91,6 +91,8 @@ export class Func {
   i(code: number): this { this.#code.byte(code); return this; }
   const(n: number): this { this.#code.byte(0x41); this.#code.signed(n); return this; }
   load(offset = 0): this { return this.#memory(0x28, offset); }
+  /** one byte, zero-extended */
+  load8(offset = 0): this { return this.#memory(0x2d, offset); }
   store(offset = 0): this { return this.#memory(0x36, offset); }
   #memory(code: number, offset: number): this { this.#code.byte(code); this.#code.byte(0); this.#code.unsigned(offset); return this; }
 

@@ -39,7 +39,8 @@ export class WasmBackend implements Backend {
   readonly name = "wasm";
   readonly dtypes: ReadonlySet<DType> = new Set<DType>(["f32", "f16", "bf16", "i32", "u32", "u8", "i8", "bool"]);
   readonly fuse = true;
-  readonly composites: ReadonlySet<string> = new Set<string>();
+  readonly composites: ReadonlySet<string> = new Set<string>(["dequantize"]);
+  readonly decodes = true;
   readonly threads: number;
   readonly sync = true;
   readonly counters: Counters;

@@ -3,7 +3,8 @@ import { DeviceError, type Kernel } from "@adjoint/tensor";
 import { assemble, type Func, type MemoryType } from "./assembler.ts";
 import { colsRecipe } from "./cols.ts";
 import { contractRecipe } from "./contract.ts";
-import { library, libraryImports } from "./gemm.ts";
+import { dequantizeRecipe } from "./decode.ts";
+import { library, libraryImports, libraryIndex } from "./gemm.ts";
 import { gatherRecipe, scatterAddRecipe } from "./lookup.ts";
 import { mapRecipe } from "./map.ts";
 import type { Recipe, Target } from "./recipe.ts";
@@ -20,7 +21,7 @@ export function recipeOf(k: Kernel, target: Target): Recipe {
     case "contract": return contractRecipe(k, target);
     case "gather": return gatherRecipe(k);
     case "scatterAdd": return scatterAddRecipe(k);
-    case "composite": throw new DeviceError(`wasm has no kernel for the composite ${k.name}`, { op: k.name, fix: "run its definition: it is not listed in Backend.composites" });
+    case "composite": if (k.name === "dequantize") return dequantizeRecipe(k, libraryIndex); throw new DeviceError(`wasm has no kernel for the composite ${k.name}`, { op: k.name, fix: "run its definition: it is not listed in Backend.composites" });
     default: return k satisfies never;
   }
 }

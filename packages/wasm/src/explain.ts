@@ -1,8 +1,10 @@
 /** The readable text of a kernel for `explain`: its nest, operands and formulas, one line a distinct value. */
-import type { Kernel } from "@adjoint/tensor";
+import type { Factor, Kernel } from "@adjoint/tensor";
 import { Dag } from "./dag.ts";
 import type { Recipe } from "./recipe.ts";
 
+/** How an operand is stored. */
+const typeOf = (x: Factor): string => (x.decode ? `codes of ${x.decode.bits} bits in blocks of ${x.decode.block}` : x.dtype);
 const hide = new Set(["const"]);
 
 export function describe(k: Kernel, r: Recipe): string {
@@ -10,7 +12,7 @@ export function describe(k: Kernel, r: Recipe): string {
   const sig = r.layout.signature;
   const bytes = r.emit("0", 0).reduce((n, f) => n + f.size, 0);
   const shape = "shape" in k ? `[${k.shape.join(", ")}]` : k.kind === "composite" ? "" : `[${k.rows}, ${k.cols}]`;
-  lines.push(`${k.kind} ${k.label} ${shape}${k.kind === "contract" ? ` k=${k.k} ${k.a.dtype} x ${k.b.dtype}` : ""}  (${bytes} bytes of wasm)`);
+  lines.push(`${k.kind} ${k.label} ${shape}${k.kind === "contract" ? ` k=${k.k} ${typeOf(k.a)} x ${typeOf(k.b)}` : ""}  (${bytes} bytes of wasm)`);
   sig.views.forEach((w, i) => lines.push(`  x${i}: ${w.dtype} ${w.inner === 0 ? "repeated" : w.inner === 1 ? "contiguous" : "strided"}${w.at === undefined ? "" : ` from u${w.at}`}`));
   if (!("loads" in k)) return lines.join("\n");
   const dag = new Dag();

@@ -7,16 +7,12 @@
  */
 import { bytesOf, type DType } from "@adjoint/tensor";
 import { Func, type Import, type Local, op, v } from "./assembler.ts";
+import { decoderImports, decoders } from "./decode.ts";
 import { Converter } from "./element.ts";
+import { KC, type Order, orders, PACKED_A } from "./order.ts";
 import type { Tile } from "./recipe.ts";
 
-export const KC: number = 256;
-/** bytes between rows of packed A: a row of KC and a margin that breaks powers of two */
-export const PACKED_A: number = (KC + 4) * 4;
-/** How the elements of a matrix lie: neighbours along the long axis (n of B, m of A), along k, or neither. */
-export type Order = "across" | "along" | "any";
 const halves: readonly DType[] = ["f32", "f16", "bf16"];
-const orders: readonly Order[] = ["across", "along", "any"];
 
 /** C block (+)= A block · panels. `rowsOuter` walks C row by row, which suits small k. */
 function micro(tile: Tile, rowsOuter: boolean): Func {
@@ -282,6 +278,7 @@ export function library(tile: Tile): Func[] {
     ...halves.flatMap((d) => orders.map((o) => packB(d, o, tile))),
     ...halves.flatMap((d) => orders.map((o) => packA(d, o))),
     ...halves.map(dots), ...halves.map(axpy),
+    ...decoders(libraryIndex),
   ];
 }
 /** What kernels import, in the order of `library`. */
@@ -290,6 +287,7 @@ export const libraryImports: readonly Import[] = [
   ...halves.flatMap((d) => orders.map((o) => ({ name: `packB.${d}.${o}`, params: 6 }))),
   ...halves.flatMap((d) => orders.map((o) => ({ name: `packA.${d}.${o}`, params: 6 }))),
   ...halves.map((d) => ({ name: `dots.${d}`, params: 6 })), ...halves.map((d) => ({ name: `axpy.${d}`, params: 6 })),
+  ...decoderImports,
 ];
 /** Index of a library function for `call`. */
 export function libraryIndex(name: string): number { return libraryImports.findIndex((f) => f.name === name); }
