@@ -12,6 +12,8 @@ export type Match = ((path: string) => boolean) | string | RoleMatch;
 /** What a group changes; what it leaves out is the optimizer's own. A leaf belongs to the first group that matches. */
 export interface Group {
   readonly match: Match;
+  /** what errors call it; default `groups[i]` */
+  readonly name?: string;
   /** the group may take no leaf at all (default false: such a group is refused) */
   readonly optional?: boolean;
   readonly learningRate?: number | Schedule;
@@ -84,7 +86,7 @@ export function rulesOf(op: string, options: RateOptions & { readonly learningRa
       groups.forEach((g, i) => {
         if (g.optional !== true && !paths.some((p) => group(p) === i)) {
           const shown = typeof g.match === "string" ? `"${g.match}"` : typeof g.match === "function" ? "its predicate" : `role ${[g.match.role].flat().join(", ")}`;
-          throw new ConfigError(`${op}: groups[${i}] takes no parameter: ${shown} matches none that an earlier group does not take`, { op, key: `groups[${i}].match`, value: g.match, fix: `parameters are named like ${paths.slice(0, 3).join(", ")}` });
+          throw new ConfigError(`${op}: ${g.name ?? `groups[${i}]`} takes no parameter: ${shown} matches none that an earlier group does not take`, { op, key: g.name ?? `groups[${i}].match`, value: g.match, fix: `parameters are named like ${paths.slice(0, 3).join(", ")}` });
         }
       });
     },

@@ -2,7 +2,7 @@
 import { ConfigError } from "@adjoint/tensor";
 import { finite, notNegative } from "./check.ts";
 import type { Group, RateOptions, RoleMatch } from "./groups.ts";
-import { type Role, roles } from "./roles.ts";
+import { type Role, roleOf, roles } from "./roles.ts";
 import type { Schedule } from "./schedules.ts";
 
 /** What one role learns at; what it leaves out is the optimizer's own. */
@@ -30,8 +30,10 @@ export interface LoraPlusOptions {
   readonly ratio: number;
   /** the rate of adapters on embeddings; default 1e-6 */
   readonly embeddingLearningRate?: number;
-  /** decay of all but biases and the weights of norms; default 0 */
+  /** default 0 */
   readonly weightDecay?: number;
+  /** fast parameters without decay; default: biases, and the weights of torch's LayerNorm by GPT-2's names (PEFT lets those of an RMSNorm decay) */
+  readonly noDecay?: (path: string) => boolean;
   /** a multiplier of all rates */
   readonly schedule?: Schedule;
 }
@@ -44,16 +46,18 @@ export interface LoraPlus extends Pick<RateOptions, "learningRate" | "weightDeca
  * Errors: ConfigError for a ratio below 1 or a negative rate.
  * @example adamw({ ...loraPlus({ learningRate: 1e-4, ratio: 16 }), maxGradNorm: 1 })
  */
-export function loraPlus({ learningRate, ratio, embeddingLearningRate = 1e-6, weightDecay = 0, schedule }: LoraPlusOptions): LoraPlus {
+export function loraPlus({ learningRate, ratio, embeddingLearningRate = 1e-6, weightDecay = 0, noDecay = isBiasOrLayerNorm, schedule }: LoraPlusOptions): LoraPlus {
   const op = "loraPlus";
   notNegative(op, "learningRate", learningRate); notNegative(op, "embeddingLearningRate", embeddingLearningRate); notNegative(op, "weightDecay", weightDecay);
   if (!(finite(op, "ratio", ratio) >= 1)) throw new ConfigError(`${op}: the ratio of the rates of B and A must be at least 1, got ${ratio}`, { op, key: "ratio", value: ratio, fix: "start at 16 (loraplus_lr_ratio)" });
   const fast = learningRate * ratio;
   const groups: readonly Group[] = [
     { match: (path) => isLoraEmbedding(path), learningRate: embeddingLearningRate, weightDecay, optional: true },
-    { match: { role: ["adapterB", "magnitude"] }, learningRate: fast, weightDecay, optional: true },
-    { match: { role: ["bias", "norm"] }, learningRate: fast, weightDecay: 0, optional: true },
+    { match: (path) => fastRoles.has(roleOf(path)) && noDecay(path), learningRate: fast, weightDecay: 0, optional: true },
+    { match: { role: [...fastRoles] }, learningRate: fast, weightDecay, optional: true },
   ];
   return { learningRate, weightDecay, groups, noDecay: null, ...(schedule === undefined ? {} : { schedule }) };
 }
+const fastRoles: ReadonlySet<Role> = new Set<Role>(["adapterB", "magnitude", "bias", "norm"]);
+const isBiasOrLayerNorm = (path: string): boolean => path.endsWith("bias") || /(?:^|\.)ln_(?:\d+|f)\./.test(path);
 const isLoraEmbedding = (path: string): boolean => path.split(".").some((part) => part === "lora_embedding_A" || part === "lora_embedding_B");

@@ -4,13 +4,16 @@ import {
   type AnnealingOptions, type CosineFloorOptions, type CosineWarmupFloorOptions, type CyclicalOptions, type JaggedOptions, type WarmRestartsOptions,
   cosine, cosineAnnealing, cosineAnnealingWarmRestarts, cosineWarmupWithMinLr, cosineWithMinLr, cosineWithRestarts, cyclicalCosine, jaggedCosine,
 } from "./schedules-cosine.ts";
-import { type OneCycleOptions, type WarmupStableDecayOptions, oneCycle, warmupStableDecay } from "./schedules-phases.ts";
+import { type OneCycleMomentumOptions, type OneCycleOptions, type WarmupStableDecayOptions, oneCycle, warmupStableDecay } from "./schedules-phases.ts";
 import { type PlateauOptions, isPlateau, reduceOnPlateau } from "./schedules-plateau.ts";
 import { type InverseSqrtOptions, type PolynomialOptions, type Schedule, type ScheduleOptions, constant, constantWithWarmup, inverseSqrt, linear, polynomial } from "./schedules.ts";
 
 /** All options of all schedules; a schedule refuses those that are not its own. */
 export interface AnyScheduleOptions extends ScheduleOptions, PolynomialOptions, InverseSqrtOptions, CosineFloorOptions, CosineWarmupFloorOptions, AnnealingOptions, WarmRestartsOptions, JaggedOptions, CyclicalOptions,
-  WarmupStableDecayOptions, OneCycleOptions, PlateauOptions {}
+  WarmupStableDecayOptions, OneCycleOptions, OneCycleMomentumOptions, PlateauOptions {
+  /** recipes: whether SGD's momentum follows one_cycle (`oneCycleMomentum`) */
+  readonly cycleMomentum?: boolean;
+}
 
 /** A further option as recipes spell it. */
 export interface ScheduleKey {
@@ -73,6 +76,7 @@ const entries: Readonly<Record<string, Entry>> = {
     keys: {
       pct_start: number("pctStart", "share of the steps that rise (0.3)"), anneal_strategy: text("annealStrategy", "cos or linear (cos)"), div_factor: number("divFactor", "peak over first rate (25)"),
       final_div_factor: number("finalDivFactor", "first over last rate (1e4)"), three_phase: { option: "threePhase", kind: "flag", help: "rise, fall back, then to the end (false)" },
+      cycle_momentum: { option: "cycleMomentum", kind: "flag", help: "SGD's momentum goes the other way (false)" }, base_momentum: number("baseMomentum", "momentum at the peak (0.85)"), max_momentum: number("maxMomentum", "momentum at both ends (0.95)"),
     },
   },
   cosine_annealing: { make: cosineAnnealing, title: "Cosine annealing", equation: [W, "else: η + (1 - η)·½(1 + cos(π(t - W) / T_max))"], use: "torch's cosine: beyond T_max it rises again", source: `Loshchilov and Hutter 2017; ${torch}`, keys: { T_max: number("tMax", "steps of one fall (all after the warm-up)"), eta_min: etaMin }, example: { steps: 100, tMax: 50 } },
