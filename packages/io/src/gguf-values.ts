@@ -66,7 +66,7 @@ export class GgufCursor {
   /** A count or size; more than `limit` cannot be. */
   size(key: string, limit: number): number {
     const value = this.view.getBigUint64(this.take(8), true);
-    if (value > BigInt(limit)) throw this.bad(key, `${key} is ${value}, more than the file can hold`, value);
+    if (value > BigInt(Math.floor(limit))) throw this.bad(key, `${key} is ${value}, more than the file can hold`, value);
     return Number(value);
   }
   text(key: string, limit: number): string {
