@@ -22,3 +22,5 @@ export { bitsandbytesConfig, bitsandbytesTensors, bitsandbytesWeights, readBitsa
 export type { TensorSource } from "./source.ts";
 export { isLinearWeight, quantizeArray, quantizeStream } from "./stream.ts";
 export type { Streamed, StreamOptions } from "./stream.ts";
+export { fakeQuantize } from "./fake.ts";
+export type { FakeQuantizeOptions } from "./fake.ts";
