@@ -90,7 +90,8 @@ export function parseConfig(json: ConfigJson, file = "config.json"): ModelConfig
   if (!isModelType(type)) throw r.bad("model_type", `models of this type are not implemented`, `use one of ${modelTypes.join(", ")}`);
   const architectures = json["architectures"];
   if (Array.isArray(architectures) && architectures.length > 0 && !architectures.some((a) => typeof a === "string" && a.endsWith("ForCausalLM"))) throw r.bad("architectures", "not a causal language model", "use a checkpoint saved from a ...ForCausalLM class");
-  if (isRecord(json["quantization_config"])) throw r.bad("quantization_config", "quantized weights are not implemented", "use the unquantized model");
+  const quantization = json["quantization_config"], method: unknown = isRecord(quantization) ? quantization["quant_method"] : "bitsandbytes";
+  if (method !== "bitsandbytes") throw r.bad("quantization_config", `weights quantized by ${String(method)} are not implemented`, "use the unquantized model, one that bitsandbytes wrote, or a GGUF file");
   r.only("hidden_act", ["silu", "swish"], "this activation");
   r.only("partial_rotary_factor", [1], "partial rotary embedding");
   r.only("use_sliding_window", [false], "a sliding window on some layers");

@@ -1,18 +1,35 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
 import { defaultDevice } from "./device.ts";
-import { type SafetensorsFile, parseJsonObject } from "@adjoint/io";
+import { node, openGguf, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
+import { dequantize, type FormatName, quantize, quantizedWeight } from "@adjoint/quant";
 import { ConfigError, type DType, FormatError, type HostArray, Store, convertArray, isFloat, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
+import { ggufConfig, ggufWeights } from "./gguf.ts";
 import { type ResolveModelOptions, resolveModel } from "./hub.ts";
 import { LlamaForCausalLM, parameterShapes } from "./llama.ts";
 import { type ModelFiles, type Origin, filesOrigin, folderOrigin, isModelFiles } from "./origin.ts";
 import { tokenizerFrom } from "./tokenizer/load.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
+import { isCodes, tensorWeights, type Weight, type WeightFile } from "./weights.ts";
 
 /** Element type of the parameters in memory; "auto" keeps each as it is stored. */
 export type ModelDType = "f32" | "f16" | "bf16" | "auto";
+
+/** How weights of linear layers are held as codes. */
+export interface QuantizeWeights {
+  readonly format: FormatName;
+  /** weights a scale, or "row"; the format's own by default, a row for int8 as bitsandbytes has it */
+  readonly block?: number | "row";
+  /** scales as 8-bit codes too (default false) */
+  readonly doubleQuant?: boolean;
+  /** linear layers that stay as they are, by path or its last part (default lm_head) */
+  readonly skip?: readonly string[];
+}
+
+/** How far a load has come. */
+export interface LoadProgress { readonly name: string; readonly done: number; readonly all: number }
 
 export interface LoadModelOptions extends ResolveModelOptions {
   /** default "auto" */
@@ -21,35 +38,73 @@ export interface LoadModelOptions extends ResolveModelOptions {
   readonly tokenizer?: boolean | "auto" | Tokenizer;
   /** refuse files with tensors that the model has no place for (default true) */
   readonly strict?: boolean;
+  /** quantize the weights of linear layers, one at a time as they are read; false: decode what the file holds as codes (left out: keep it) */
+  readonly quantize?: QuantizeWeights | false;
+  /** precision of what is not quantized: as `dtype` says, or f32 for the norms, or for all of it (default "none") */
+  readonly upcast?: "none" | "norms" | "all";
+  /** called after each weight */
+  readonly onWeight?: (progress: LoadProgress) => void;
 }
 
 const dtypes: readonly unknown[] = ["f32", "f16", "bf16", "auto"];
+const upcasts: readonly unknown[] = ["none", "norms", "all"];
 
 /**
- * Loads a model from a folder (path or file: URL), a hub id ("organisation/name"), an address of the hub, or files by name, as pages have them.
+ * Loads a model from a folder (path or file: URL), a GGUF file, a hub id ("organisation/name"), an address of the hub, or files by name, as pages have them.
  *
- * Half-precision weights stay so in memory unless `dtype` says otherwise; products widen them.
+ * Half-precision weights stay so in memory unless `dtype` says otherwise; products widen them. With `quantize` memory never holds more
+ * than the quantized model and one tensor. Weights that bitsandbytes or GGUF files hold as codes stay codes; products decode them.
  * @throws ConfigError for a model or option that is not implemented; FormatError naming file, tensor, expected and found shape; FileError for what is not there
- * @example const model = await loadModel("HuggingFaceTB/SmolLM2-135M");
+ * @example const model = await loadModel("HuggingFaceTB/SmolLM2-135M", { quantize: { format: "nf4", doubleQuant: true } });
  */
 export async function loadModel(source: string | URL | ModelFiles, options: LoadModelOptions = {}): Promise<CausalLM> {
-  const { dtype = "auto", tokenizer = "auto", strict = true, ...transfer } = options;
+  const { dtype = "auto", tokenizer = "auto", strict = true, quantize: how, upcast = "none", onWeight, ...transfer } = options;
   if (!dtypes.includes(dtype)) throw new ConfigError(`loadModel: dtype ${String(dtype)} is not one of ${dtypes.join(", ")}`, { op: "loadModel", key: "dtype", value: dtype, fix: 'leave it out, or use "f32"' });
+  if (!upcasts.includes(upcast)) throw new ConfigError(`loadModel: upcast ${String(upcast)} is not one of ${upcasts.join(", ")}`, { op: "loadModel", key: "upcast", value: upcast, fix: "leave it out" });
   await defaultDevice();
+  const read: ReadOptions = { dtype, strict, how, upcast, onWeight }, gguf = ggufSource(source);
+  if (gguf !== null) {
+    const file = await openGguf(gguf.file);
+    try {
+      const config = parseConfig(await ggufConfig(file), file.label), beside = gguf.folder === null ? null : folderOrigin(gguf.folder);
+      const arrays = await readWeights(config, ggufWeights(file, config), read);
+      return modelFrom(config, arrays, await tokenizerOf(beside, tokenizer));
+    } finally {
+      await file.close();
+    }
+  }
   const origin = isModelFiles(source) ? filesOrigin(source) : folderOrigin(await resolveModel(source, transfer));
-  const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = await origin.weights();
+  const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = tensorWeights(await origin.weights());
   try {
-    const arrays = await readParameters(config, file, dtype, strict);
-    const own = tokenizer === "auto" ? await origin.has("tokenizer.json") : tokenizer;
-    return modelFrom(config, arrays, own === true ? await tokenizerFrom(origin) : own === false ? null : own);
+    const arrays = await readWeights(config, file, read);
+    return modelFrom(config, arrays, await tokenizerOf(origin, tokenizer));
   } finally {
     await file.close();
   }
 }
 
-/** A model over arrays by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
-export function modelFrom(config: ModelConfig, arrays: ReadonlyMap<string, HostArray>, tokenizer: Tokenizer | null = null): CausalLM {
-  const stores = new Map([...arrays].map(([name, array]) => [name, new Store(array, name)]));
+/** A GGUF file among sources, and the folder in which its tokenizer.json would lie. */
+function ggufSource(source: string | URL | ModelFiles): { readonly file: string | Blob; readonly folder: string | null } | null {
+  if (isModelFiles(source)) {
+    const [name, more] = Object.keys(source).filter((n) => n.endsWith(".gguf"));
+    if (name === undefined) return null;
+    const blob = source[name];
+    if (more !== undefined || blob instanceof URL) throw new ConfigError(`${name}: one GGUF file is read, as a Blob or bytes`, { file: name, key: name, fix: "fetch it yourself, and give its parts joined" });
+    return { file: blob instanceof Uint8Array ? new Blob([blob.slice()]) : blob, folder: null };
+  }
+  const { path, url } = node(), name = typeof source === "string" && !source.startsWith("file:") ? source : url.fileURLToPath(source);
+  return /\.gguf$/i.test(name) && !/^https?:/i.test(name) ? { file: name, folder: path.dirname(name) } : null;
+}
+async function tokenizerOf(origin: Origin | null, own: boolean | "auto" | Tokenizer): Promise<Tokenizer | null> {
+  if (typeof own === "object") return own;
+  if (own === false || (own === "auto" && !((await origin?.has("tokenizer.json")) ?? false))) return null;
+  if (origin === null) throw new ConfigError("a GGUF file's tokenizer is not read", { op: "loadModel", key: "tokenizer", value: own, fix: "give one: tokenizer: await loadTokenizer(...)" });
+  return tokenizerFrom(origin);
+}
+
+/** A model over arrays, or codes of linear weights, by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
+export function modelFrom(config: ModelConfig, arrays: ReadonlyMap<string, Weight>, tokenizer: Tokenizer | null = null): CausalLM {
+  const stores = new Map([...arrays].map(([name, w]) => [name, isCodes(w) ? quantizedWeight(w, name) : new Store(w, name)]));
   check(config, new Map([...stores].map(([name, { shape }]) => [name, shape])), "the given arrays", true);
   return new LlamaForCausalLM(config, (name) => stores.get(name)!, tokenizer);
 }
@@ -76,16 +131,45 @@ async function readConfig(origin: Origin): Promise<ConfigJson> {
   return eos === undefined || eos === null ? config : { ...config, eos_token_id: eos };
 }
 
-async function readParameters(config: ModelConfig, file: SafetensorsFile, dtype: ModelDType, strict: boolean): Promise<Map<string, HostArray>> {
-  check(config, new Map([...file.entries].map(([name, { shape }]) => [name, shape])), file.label, strict);
-  const arrays = new Map<string, HostArray>();
-  for (const name of parameterShapes(config).keys()) {
-    const array = await file.read(name);
-    if (!isFloat(array.dtype)) throw new FormatError(`${file.label}: tensor "${name}" is ${array.dtype}, and parameters are floats`, { file: file.label, key: name, value: array.dtype, fix: "use the unquantized model" });
-    const want = dtype === "auto" ? (array.dtype === "f64" ? "f32" : array.dtype) : dtype;
-    arrays.set(name, array.dtype === want ? array : converted(array, want));
+interface ReadOptions extends Required<Pick<LoadModelOptions, "strict" | "dtype" | "upcast">> { readonly how: QuantizeWeights | false | undefined; readonly onWeight: LoadModelOptions["onWeight"] }
+
+/** Every weight as it will lie in memory, one at a time. */
+async function readWeights(config: ModelConfig, file: WeightFile, { dtype, strict, how, upcast, onWeight }: ReadOptions): Promise<Map<string, Weight>> {
+  const wanted = parameterShapes(config), known = new Map<string, readonly number[]>();
+  for (const [name, shape] of file.shapes) known.set(name, shape ?? wanted.get(name) ?? []);
+  check(config, known, file.label, strict);
+  const linear = (name: string): boolean => wanted.get(name)?.length === 2 && name !== "model.embed_tokens.weight", skip = how === undefined || how === false ? [] : (how.skip ?? ["lm_head"]);
+  for (const name of skip) if (![...wanted.keys(), "lm_head.weight"].some((weight) => isModule(weight, name))) throw new ConfigError(`loadModel: skip names ${name}, and the model has no such layer`, { op: "loadModel", key: "skip", value: name, fix: "use the last part of a path, such as lm_head" });
+  const arrays = new Map<string, Weight>();
+  let done = 0;
+  for (const [name, want] of wanted) {
+    const w = await file.read(name);
+    if (!sameShape(w.shape, want)) throw new FormatError(`${file.label}: tensor "${name}": expected ${show(want)} by config.json, found ${show(w.shape)}`, { op: "loadModel", file: file.label, key: name, shapes: [want, w.shape], fix: "take config.json and weights of one model" });
+    arrays.set(name, settled(name, w, linear(name), skip, { dtype, how, upcast, file: file.label }));
+    onWeight?.({ name, done: ++done, all: wanted.size });
   }
   return arrays;
+}
+
+/** Whether a module is meant: its path, or the last part of it. */
+const isModule = (weight: string, name: string): boolean => { const path = weight.replace(/\.(weight|bias)$/, ""); return path === name || path.endsWith(`.${name}`); };
+
+/** One weight as it will lie in memory. */
+function settled(name: string, w: Weight, linear: boolean, skip: readonly string[], { dtype, how, upcast, file }: Pick<ReadOptions, "dtype" | "how" | "upcast"> & { readonly file: string }): Weight {
+  if (isCodes(w)) {
+    if (how !== false && how !== undefined) throw new ConfigError(`${file}: ${name} is ${w.format.name} already`, { op: "loadModel", file, key: "quantize", value: how.format, fix: "leave quantize out to use it as it is, or load the unquantized model" });
+    if (how === undefined && linear) return w;
+    return settled(name, { dtype: "f32", shape: w.shape, data: dequantize(w) }, linear, skip, { dtype: dtype === "auto" ? (w.dtype === "bf16" ? "bf16" : w.dtype === "f32" && how === false ? "f32" : "f16") : dtype, how: undefined, upcast, file });
+  }
+  if (!isFloat(w.dtype)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}, and parameters are floats`, { file, key: name, value: w.dtype, fix: "use the unquantized model, or one that bitsandbytes wrote" });
+  if (how && linear && !skip.some((s) => isModule(name, s))) {
+    const { format, block = format === "int8" ? "row" : undefined, doubleQuant = false } = how, { data, shape } = w.dtype === "f32" ? w : converted(w, "f32");
+    if (!(data instanceof Float32Array)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}`, { file, key: name, value: w.dtype });
+    return quantize(data, shape, { format, doubleQuant, dtype: w.dtype, name, file, ...(block === undefined ? {} : { block: block === "row" ? shape[1] : block }) });
+  }
+  const raised = upcast === "all" || (upcast === "norms" && w.shape.length === 1 && name.endsWith("norm.weight"));
+  const want = raised ? "f32" : dtype === "auto" ? (w.dtype === "f64" ? "f32" : w.dtype) : dtype;
+  return w.dtype === want ? w : converted(w, want);
 }
 const converted = ({ data, dtype, shape }: HostArray, to: DType): HostArray => ({ dtype: to, shape, data: convertArray(data, dtype, to) });
 

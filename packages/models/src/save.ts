@@ -1,37 +1,79 @@
-/** Writes a model as a Hugging Face folder. */
-import { type ShardOptions, modelFiles, writeDirectoryAtomic } from "@adjoint/io";
-import { ConfigError, type HostArray, type Store } from "@adjoint/tensor";
+/** Writes a model as a Hugging Face folder, its codes as bitsandbytes does, or as a GGUF file. */
+import { ggufParts, type ShardOptions, modelFiles, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
+import { bitsandbytesConfig, bitsandbytesTensors, quantizedOf } from "@adjoint/quant";
+import { ConfigError, type HostArray, type Tensor } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import type { ConfigJson } from "./config.ts";
+import { ggufMetadata, ggufRope, ggufTensor } from "./gguf.ts";
+import { isCodes, type Weight } from "./weights.ts";
+
+/** safetensors: what `from_pretrained` reads, codes as bitsandbytes writes them (nf4, fp4, int8 in rows); gguf: what llama.cpp reads (q8_0, q4_0, q4_k, mxfp4). */
+export type ModelFormat = "safetensors" | "gguf";
 
 export interface SaveModelOptions extends ShardOptions {
   /** more files of the folder by name, such as tokenizer.json */
   readonly files?: Readonly<Record<string, string | Uint8Array>>;
+  /** default: gguf for a path that ends so or for a model of GGUF's codes, else safetensors */
+  readonly format?: ModelFormat;
 }
 
 const torch = { f64: "float64", f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 const classes = { llama: "LlamaForCausalLM", mistral: "MistralForCausalLM", qwen2: "Qwen2ForCausalLM", qwen3: "Qwen3ForCausalLM" } as const;
+const GGUF_FILE = "model.gguf";
 
 /**
  * Writes config.json and model.safetensors (in shards above `maxShardBytes`); `AutoModelForCausalLM.from_pretrained(dir)` reads them.
+ * Weights held as codes are written as codes, bit for bit. In format "gguf" the folder holds model.gguf, which llama.cpp's loader of weights reads
+ * (a tokenizer is not put into it); a path that ends in .gguf is that file alone.
  *
  * The folder appears whole or not at all; the parameters are those after the last finished step.
- * @throws FileError naming the file; ConfigError if the folder holds other files
+ * @throws FileError naming the file; ConfigError if the folder holds other files, or for codes that the format cannot hold
  */
-export async function saveModel(model: CausalLM, dir: string, options: SaveModelOptions = {}): Promise<void> {
-  const { files = {}, ...shards } = options, arrays = await snapshot(model.parameters());
-  await writeDirectoryAtomic(dir, { ...modelFiles(arrays, shards), "config.json": `${JSON.stringify(configOf(model, arrays), null, 2)}\n`, ...files });
+export async function saveModel(model: CausalLM, path: string, options: SaveModelOptions = {}): Promise<void> {
+  const { files = {}, format, ...shards } = options, weights = await hostWeights(model.weights()), alone = /\.gguf$/i.test(path);
+  if (alone && (format === "safetensors" || Object.keys(files).length > 0)) throw new ConfigError(`${path} is one GGUF file: it holds no ${format === "safetensors" ? "safetensors" : Object.keys(files)[0]}`, { op: "saveModel", file: path, key: format === "safetensors" ? "format" : "files", fix: 'name a folder; { format: "gguf" } puts model.gguf into it' });
+  if (alone) await writeFileAtomic(path, ggufOf(model, weights, path));
+  else await writeDirectoryAtomic(path, { ...savedFiles(model, weights, format ?? formatFor(weights), path, shards), ...files });
 }
 
-async function snapshot(parameters: Readonly<Record<string, Store>>): Promise<Map<string, HostArray>> {
+/** Files of a model's folder from weights on the host. @throws ConfigError for codes that the format cannot hold */
+export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, format: ModelFormat, name: string, shards: ShardOptions = {}): Record<string, Uint8Array[] | string> {
+  if (format === "gguf") return { [GGUF_FILE]: ggufOf(model, weights, name) };
   const arrays = new Map<string, HostArray>();
-  for (const [name, s] of Object.entries(parameters)) arrays.set(name, await s.host());
-  return arrays;
+  for (const [key, w] of weights) {
+    if (!isCodes(w)) arrays.set(key, w);
+    else for (const [k, array] of Object.entries(bitsandbytesTensors(key, w))) arrays.set(k, array);
+  }
+  return { ...modelFiles(arrays, shards), "config.json": `${JSON.stringify(configOf(model, weights), null, 2)}\n` };
 }
-/** The config as it came, with the class name and the element type of the weights. */
-function configOf({ config }: CausalLM, arrays: ReadonlyMap<string, HostArray>): ConfigJson {
-  const dtype = arrays.get("model.embed_tokens.weight")?.dtype;
+const ggufOf = (model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, path: string): Uint8Array[] =>
+  ggufParts(ggufMetadata(model.config, path.replace(/^.*[\\/]/, "").replace(/\.gguf$/i, "")), [...ggufRope(model.config), ...[...weights].map(([name, w]) => ggufTensor(name, w, model.config))]);
+
+/** Where codes of GGUF's own formats go. */
+function formatFor(weights: ReadonlyMap<string, Weight>): ModelFormat {
+  return [...weights.values()].some((w) => isCodes(w) && ["q8_0", "q4_0", "q4_k", "mxfp4"].includes(w.format.name)) ? "gguf" : "safetensors";
+}
+
+/** Every weight as it lies in memory, from the device. */
+export async function hostWeights(weights: Readonly<Record<string, Tensor>>): Promise<Map<string, Weight>> {
+  const found = new Map<string, Weight>();
+  for (const [name, w] of Object.entries(weights)) found.set(name, (await quantizedOf(w)?.host()) ?? (await w.host()));
+  return found;
+}
+
+/** The config as it came, with the class name, the element type of the weights, and what bitsandbytes must know of codes. */
+function configOf({ config }: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>): ConfigJson {
+  const embedding = weights.get("model.embed_tokens.weight"), dtype = embedding?.dtype;
   if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16" && dtype !== "f64") throw new ConfigError("the model holds no embedding", { op: "saveModel", key: "model.embed_tokens.weight" });
-  const { torch_dtype: _old, ...json } = config.json;
-  return { ...json, architectures: json["architectures"] ?? [classes[config.modelType]], dtype: torch[dtype] };
+  const { torch_dtype: _old, quantization_config: _before, ...json } = config.json, quantization = quantizationOf(weights, dtype === "f64" ? "float32" : torch[dtype]);
+  return { ...json, architectures: json["architectures"] ?? [classes[config.modelType]], dtype: torch[dtype], ...(quantization === null ? {} : { quantization_config: quantization }) };
+}
+function quantizationOf(weights: ReadonlyMap<string, Weight>, computeDtype: "float32" | "float16" | "bfloat16"): ConfigJson | null {
+  const codes = [...weights].flatMap(([name, w]) => (isCodes(w) ? [{ name, w }] : [])), [first] = codes, format = first?.w.format.name;
+  if (first === undefined) return null;
+  if (format !== "nf4" && format !== "fp4" && format !== "int8") throw new ConfigError(`${first.name} is ${String(format)}, which bitsandbytes has no file for`, { op: "saveModel", key: first.name, value: format, fix: 'quantize to nf4, fp4 or int8, or save with format "gguf" (q8_0, q4_0, mxfp4)' });
+  const other = codes.find(({ w }) => w.format.name !== format);
+  if (other !== undefined) throw new ConfigError(`${first.name} is ${format} and ${other.name} is ${other.w.format.name}: a folder holds one kind of codes`, { op: "saveModel", key: other.name, value: other.w.format.name, fix: "quantize all layers alike" });
+  const plain = new Set([...weights].filter(([name, w]) => !isCodes(w) && w.shape.length === 2 && name !== "model.embed_tokens.weight").map(([name]) => name.replace(/\.weight$/, "")));
+  return bitsandbytesConfig({ format, doubleQuant: first.w.scales.nested !== undefined, computeDtype, skip: ["lm_head", ...[...plain].filter((path) => path !== "lm_head")] });
 }

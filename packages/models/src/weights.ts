@@ -1,0 +1,25 @@
+/** Where a model's weights come from: tensors by the names of Hugging Face, as numbers or as codes. */
+import type { SafetensorsFile } from "@adjoint/io";
+import { bitsandbytesWeights, type Quantized, readBitsandbytes } from "@adjoint/quant";
+import type { HostArray } from "@adjoint/tensor";
+
+/** A weight on the host. */
+export type Weight = HostArray | Quantized;
+export const isCodes = (w: Weight): w is Quantized => "codes" in w;
+
+/** An open file of weights, read one by one. */
+export interface WeightFile {
+  /** path or name, for errors */
+  readonly label: string;
+  /** null: known once it is read */
+  readonly shapes: ReadonlyMap<string, readonly number[] | null>;
+  read(name: string): Promise<Weight>;
+  close(): Promise<void>;
+}
+
+/** Safetensors: plain tensors, and the 4-bit and 8-bit weights that bitsandbytes wrote, with the tensors that belong to them. */
+export function tensorWeights(file: SafetensorsFile): WeightFile {
+  const made = bitsandbytesWeights(file.entries.keys()), beside = new Set([...made.values()].flatMap((keys) => keys.slice(1)));
+  const shapes = new Map([...file.entries].filter(([name]) => !beside.has(name)).map(([name, { shape }]) => [name, made.has(name) ? null : shape]));
+  return { label: file.label, shapes, read: (name) => (made.has(name) ? readBitsandbytes(file, name) : file.read(name)), close: () => file.close() };
+}
