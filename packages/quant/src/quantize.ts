@@ -50,6 +50,7 @@ export function quantize(x: Float32Array, shape: readonly number[], { format: na
     if (!Number.isFinite(values[b])) throw tooLarge(absmax[0], b, format.scale, named);
     if (format.bits === 4) pack(codes, packed, from, to);
   }
+  if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
   return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
 }
 

@@ -18,7 +18,7 @@ export interface Scales {
 /**
  * A quantized tensor: `value(e) = fround(fround(table[code(e)] * scale(b)) - min(b))`, `b = floor(e / block)`, elements in row-major order.
  *
- * Codes of 4 bits lie two in a byte, element 2k in the high half, 2k + 1 in the low half; an odd number of elements ends with a half of 0.
+ * Codes of 4 bits lie two in a byte, element 2k in the high half, 2k + 1 in the low half; an odd number of elements ends with the code of a value of 0.
  */
 export interface Quantized {
   readonly format: Format;
