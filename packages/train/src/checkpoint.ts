@@ -1,5 +1,6 @@
 /** Checkpoint folders: written whole or not at all, enough to go on bit for bit, the weights readable by PEFT or transformers. */
 import { type Content, fileSystem, isRecord, node, openSafetensors, parseJsonObject, readText, recoverDirectory, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
+import { isPlateau } from "@adjoint/optim";
 import { ConfigError, FormatError, getDevice, type HostArray } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { Training } from "./loop.ts";
@@ -55,7 +56,7 @@ async function checkpointFiles(training: Training, { recipe, history = [] }: Che
   return {
     ...(await training.trainee.files()),
     [OPTIMIZER]: safetensorsParts(await optimizer.state()),
-    [SCHEDULER]: json({ type: recipe.lr_scheduler_type, learning_rate: recipe.learning_rate, steps: options.steps, last_step: step, last_learning_rate: step === 0 ? null : options.learningRate(step - 1) }),
+    [SCHEDULER]: json({ type: recipe.lr_scheduler_type, learning_rate: recipe.learning_rate, steps: options.steps, last_step: step, last_learning_rate: step === 0 ? null : options.learningRate(step - 1), ...(isPlateau(options.learningRate) ? { state: options.learningRate.state() } : {}) }),
     [RANDOM]: json({ algorithm: "threefry2x32-20", seed, streams: { "data-order": "epoch", dropout: "micro-batch" }, dropout_step: step * accumulation }),
     [DATA]: json({ sha256: dataHash(data), rows: data.samples.length, epoch: Math.floor(step / stepsPerEpoch), next_step: step, seed, shuffle, batch_size: batchSize, accumulation, microstep: 0 }),
     [STATE]: json(state),
@@ -139,8 +140,10 @@ export async function loadCheckpoint(training: Training, recipe: Recipe, info: C
   } finally {
     await saved.close();
   }
+  const { learningRate } = training.options, scheduler = isPlateau(learningRate) ? (await readJson(folder, SCHEDULER))["state"] : null;
   await training.trainee.load(folder);
   training.optimizer.load(arrays);
+  if (isPlateau(learningRate)) learningRate.load(scheduler);
   training.step = step;
   const seen = state["num_input_tokens_seen"];
   training.tokensSeen = typeof seen === "number" ? seen : 0;

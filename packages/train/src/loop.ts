@@ -3,6 +3,7 @@ import { checkpoint, gradients } from "@adjoint/autograd";
 import type { Context } from "@adjoint/nn";
 import { Accumulator, type BoundOptimizer, type Optimizer, type Schedule } from "@adjoint/optim";
 import { compile, ConfigError, concat, counter, type Counter, live, pace, type Store, type Tensor } from "@adjoint/tensor";
+import { CURVATURE_EVERY, sampleCurvature } from "./curvature.ts";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
 import { type Batch, toTensors } from "./data/tensors.ts";
@@ -22,6 +23,8 @@ export interface TrainingOptions {
   readonly accumulation?: number;
   /** layers compute their intermediate values again in the backward pass (default false) */
   readonly gradientCheckpointing?: boolean;
+  /** for an optimizer with a `hessian` (Sophia): a sample of the curvature every `every` steps (default 10), averaged with β₂ */
+  readonly curvature?: { readonly beta2: number; readonly every?: number };
   readonly seed?: number;
   /** a new order each pass (default true) */
   readonly shuffle?: boolean;
@@ -46,6 +49,7 @@ export class Training {
   readonly #whole: (batch: Batch) => Tensor;
   readonly #add: (batch: Batch) => Tensor;
   readonly #finish: () => Tensor;
+  readonly #curvature: ((batch: Batch) => void) | null;
 
   constructor(trainee: Trainee, options: TrainingOptions) {
     const { optimizer, steps, accumulation = 1, gradientCheckpointing = false, seed = 42 } = options;
@@ -65,6 +69,10 @@ export class Training {
       this.#micro.tick();
       return sum;
     };
+    const { curvature } = options;
+    this.#curvature = curvature === undefined ? null : compile((batch: Batch) => {
+      sampleCurvature(this.optimizer, trainee, batch, { train: false, ...(gradientCheckpointing ? { checkpoint } : {}) }, { seed, stream: "curvature", step: live(this.#micro, (n) => n, "u32") }, curvature.beta2);
+    });
     this.#whole = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);
       const loss = total.div(count.maximum(1));
@@ -96,6 +104,8 @@ export class Training {
     const begun = performance.now();
     const group = data.group(this.step, { size, accumulation, seed, shuffle });
     this.#micro.value = this.step * accumulation;
+    const { curvature } = this.options;
+    if (this.#curvature && curvature && this.step % (curvature.every ?? CURVATURE_EVERY) === 0) this.#curvature(toTensors(group[0]));
     let done: Tensor;
     if (this.#sums) {
       try {

@@ -1,4 +1,5 @@
 /** The keys of a recipe as data: type, default, bounds and help; files, flags and `--help` are derived from this table. */
+import { optimizerNames, scheduleNames } from "@adjoint/optim";
 
 /** A recipe: what a run does. Names are those of TRL, transformers and alignment-handbook where they have one. */
 export interface Recipe {
@@ -26,11 +27,16 @@ export interface Recipe {
   readonly gradient_checkpointing: boolean;
   readonly learning_rate: number;
   readonly lr_scheduler_type: string;
+  readonly lr_scheduler_kwargs: Readonly<Record<string, string>>;
   readonly warmup_steps: number;
   readonly warmup_ratio: number;
   readonly optim: string;
   readonly optim_args: Readonly<Record<string, string>>;
   readonly weight_decay: number;
+  readonly learning_rate_pattern: Readonly<Record<string, string>>;
+  readonly weight_decay_pattern: Readonly<Record<string, string>>;
+  readonly loraplus_lr_ratio: number | null;
+  readonly loraplus_lr_embedding: number;
   readonly adam_beta1: number;
   readonly adam_beta2: number;
   readonly adam_epsilon: number;
@@ -80,8 +86,8 @@ export interface Field {
   readonly aliases?: readonly string[];
 }
 
-export const optimizers: readonly string[] = ["adamw_torch", "sgd"];
-export const schedules: readonly string[] = ["constant", "constant_with_warmup", "linear", "cosine"];
+export const optimizers: readonly string[] = optimizerNames;
+export const schedules: readonly string[] = scheduleNames;
 
 export const fields: { readonly [K in keyof Recipe]: Field } = {
   model_name_or_path: { kind: "text", nullable: true, group: "model", aliases: ["model"], help: "folder or hub id of the base model; the bundled one when left out" },
@@ -107,15 +113,20 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   gradient_accumulation_steps: { kind: "integer", min: 1, group: "training", help: "micro-batches of one optimizer step" },
   gradient_checkpointing: { kind: "flag", group: "training", help: "compute layers again in the backward pass: less memory, more time" },
   learning_rate: { kind: "number", min: 0, group: "training", help: "peak learning rate" },
-  lr_scheduler_type: { kind: "text", choices: schedules, group: "training", help: "course of the learning rate" },
-  warmup_steps: { kind: "integer", min: 0, group: "training", help: "steps of linear warm-up" },
+  lr_scheduler_type: { kind: "text", choices: schedules, group: "training", help: "course of the learning rate; adjoint explain schedule shows each" },
+  lr_scheduler_kwargs: { kind: "map", group: "training", help: "further options of the schedule, k=v,..: num_cycles, min_lr_rate, power, num_decay_steps, .." },
+  warmup_steps: { kind: "number", min: 0, group: "training", help: "steps of linear warm-up; a number below 1 is a share of all steps" },
   warmup_ratio: { kind: "number", min: 0, max: 1, group: "training", help: "warm-up as a share of all steps, where warmup_steps is 0" },
-  optim: { kind: "text", choices: optimizers, group: "training", help: "optimizer" },
-  optim_args: { kind: "map", group: "training", help: "further options of the optimizer, k=v,..: beta1, beta2, eps, weight_decay; momentum, nesterov for sgd" },
-  weight_decay: { kind: "number", min: 0, group: "training", help: "decoupled weight decay; vectors (norms, biases) take none" },
-  adam_beta1: { kind: "number", min: 0, below: 1, group: "training", help: "decay of AdamW's first moment" },
-  adam_beta2: { kind: "number", min: 0, below: 1, group: "training", help: "decay of AdamW's second moment" },
-  adam_epsilon: { kind: "number", above: 0, group: "training", help: "added to AdamW's denominator" },
+  optim: { kind: "text", choices: optimizers, group: "training", help: "optimizer; adjoint explain optimizer tells of each" },
+  optim_args: { kind: "map", group: "training", help: "further options of the optimizer, k=v,..: beta1, beta2, eps, weight_decay, momentum, .." },
+  weight_decay: { kind: "number", min: 0, group: "training", help: "weight decay; vectors (norms, biases) take none" },
+  learning_rate_pattern: { kind: "map", group: "training", help: "learning rate by parameter: expression=rate,..; it follows the same course" },
+  weight_decay_pattern: { kind: "map", group: "training", help: "weight decay by parameter: expression=decay,.." },
+  loraplus_lr_ratio: { kind: "number", nullable: true, min: 1, group: "adapter", help: "LoRA+: B learns so many times as fast as A; null: as fast" },
+  loraplus_lr_embedding: { kind: "number", min: 0, group: "adapter", help: "LoRA+: learning rate of adapters on embeddings" },
+  adam_beta1: { kind: "number", min: 0, below: 1, group: "training", help: "decay of the first moment, where the optimizer has one" },
+  adam_beta2: { kind: "number", min: 0, below: 1, group: "training", help: "decay of the second moment, where the optimizer has one" },
+  adam_epsilon: { kind: "number", above: 0, group: "training", help: "added to the denominator of Adam and its kin" },
   max_grad_norm: { kind: "number", min: 0, group: "training", help: "global norm above which gradients are scaled down; 0: never" },
   seed: { kind: "integer", min: 0, max: 2 ** 32 - 1, group: "training", help: "every random number follows from it" },
   use_peft: { kind: "flag", group: "adapter", help: "train an adapter and leave the base as it is; false: full fine-tuning" },
@@ -148,7 +159,8 @@ export const defaultRecipe: Recipe = {
   dataset_name: [], eval_dataset_name: [], old_dataset_name: [], ids: null, eval_ids: null, validation_split_percentage: 10,
   max_length: 256, packing: false, packing_strategy: "bfd", completion_only_loss: null, assistant_only_loss: false, shuffle: true,
   max_steps: -1, num_train_epochs: 1, per_device_train_batch_size: 8, per_device_eval_batch_size: 8, gradient_accumulation_steps: 1, gradient_checkpointing: false,
-  learning_rate: 2e-4, lr_scheduler_type: "cosine", warmup_steps: 0, warmup_ratio: 0, optim: "adamw_torch", optim_args: {}, weight_decay: 0,
+  learning_rate: 2e-4, lr_scheduler_type: "cosine", lr_scheduler_kwargs: {}, warmup_steps: 0, warmup_ratio: 0, optim: "adamw_torch", optim_args: {}, weight_decay: 0,
+  learning_rate_pattern: {}, weight_decay_pattern: {}, loraplus_lr_ratio: null, loraplus_lr_embedding: 1e-6,
   adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
   use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,

@@ -1,5 +1,6 @@
 /** A whole run in a folder: evaluate, train, keep checkpoints and metrics, evaluate again, and write what repeats it. */
 import { appendLine, fileSystem, node, readText, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
+import { isPlateau } from "@adjoint/optim";
 import { ConfigError, getDevice } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import { dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
@@ -95,7 +96,8 @@ async function readSamples(folder: string): Promise<SampleText[]> {
  */
 export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunResult, undefined> {
   const { recipe, trainee, data, measured, folder, sample, signal } = options, begun = performance.now();
-  const training = new Training(trainee, trainingOptions(recipe, data)), steps = training.options.steps;
+  const training = new Training(trainee, trainingOptions(recipe, data, trainee.scaling)), { steps, learningRate } = training.options;
+  if (isPlateau(learningRate) && measured.length === 0) throw new ConfigError(`${recipe.lr_scheduler_type} looks at held-out data, and there is none`, { key: "lr_scheduler_type", value: recipe.lr_scheduler_type, fix: "name eval_dataset_name, or hold out a share: validation_split_percentage" });
   const history: StepMetrics[] = [], results = new Map<string, { before: Evaluation | null; after: Evaluation | null }>();
   const samples: SampleText[] = [];
   let saved: string | null = null, estimate: Estimate | null = null;
@@ -114,6 +116,8 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       yield { type: "evaluation", name, role, step, result };
     }
     measuring = since(start);
+    const first = measured.find((m) => m.role === "new") ?? measured[0], metric = first === undefined ? undefined : results.get(first.name)?.after?.loss;
+    if (step > 0 && isPlateau(learningRate) && metric !== undefined) learningRate.observe(metric);
   }
   const take = async (): Promise<void> => {
     const prompt = recipe.sample_prompt;
@@ -166,6 +170,8 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       yield* measure();
       await take();
     }
+    // a run that was cut between a step and its evaluation owes the schedule that metric
+    if (isPlateau(learningRate) && recipe.eval_steps > 0 && learningRate.state().evaluations < Math.floor(training.step / recipe.eval_steps)) yield* measure();
     const estimator = new Estimator();
     for await (const metrics of training.run(signal)) {
       history.push(metrics);

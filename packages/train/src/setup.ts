@@ -1,10 +1,10 @@
 /** From a recipe to values: schedule, optimizer, adapter options, numbers of steps. */
-import { type LoraOptions, nearest } from "@adjoint/lora";
-import { type Optimizer, optimizer, type Schedule, schedule } from "@adjoint/optim";
+import { compilePattern, type LoraOptions } from "@adjoint/lora";
+import { aboutOptimizer, type Group, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
 import { ConfigError } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { TrainingOptions } from "./loop.ts";
-import type { Recipe } from "./recipe.ts";
+import { defaultRecipe, type Recipe } from "./recipe.ts";
 
 /** Optimizer steps of a recipe on this data. */
 export function stepsOf(recipe: Recipe, data: DataSet): number {
@@ -14,54 +14,93 @@ export function stepsOf(recipe: Recipe, data: DataSet): number {
   return Math.ceil(recipe.num_train_epochs * each);
 }
 
-/** The learning rate of each step. warmup_steps goes before warmup_ratio. */
-export function scheduleOf(recipe: Recipe, steps: number): Schedule {
-  const warmup = recipe.warmup_steps > 0 ? recipe.warmup_steps : Math.ceil(steps * recipe.warmup_ratio);
-  return schedule(recipe.lr_scheduler_type, { peak: recipe.learning_rate, warmup, steps });
+/** Steps of warm-up: warmup_steps goes before warmup_ratio; below 1 it is a share, as in Transformers 5. */
+export function warmupOf({ warmup_steps: given, warmup_ratio }: Recipe, steps: number): number {
+  return given >= 1 ? given : Math.ceil(steps * (given > 0 ? given : warmup_ratio));
 }
 
-interface ArgumentRule { readonly optims: readonly string[]; readonly key: string; readonly kind: "number" | "flag" }
-const optimArguments: Readonly<Record<string, ArgumentRule>> = {
-  beta1: { optims: ["adamw_torch"], key: "beta1", kind: "number" },
-  beta2: { optims: ["adamw_torch"], key: "beta2", kind: "number" },
-  eps: { optims: ["adamw_torch"], key: "eps", kind: "number" },
-  amsgrad: { optims: ["adamw_torch"], key: "amsgrad", kind: "flag" },
-  weight_decay: { optims: ["adamw_torch", "sgd"], key: "weightDecay", kind: "number" },
-  momentum: { optims: ["sgd"], key: "momentum", kind: "number" },
-  dampening: { optims: ["sgd"], key: "dampening", kind: "number" },
-  nesterov: { optims: ["sgd"], key: "nesterov", kind: "flag" },
-};
-
-/** optim_args as numbers and flags. @throws ConfigError for a name that this optimizer does not have */
-function readArguments(recipe: Recipe): Readonly<Record<string, number | boolean>> {
-  const found: Record<string, number | boolean> = {};
-  for (const [name, text] of Object.entries(recipe.optim_args)) {
-    const rule = Object.hasOwn(optimArguments, name) ? optimArguments[name] : undefined;
-    const known = Object.keys(optimArguments).filter((n) => optimArguments[n].optims.includes(recipe.optim));
-    if (rule === undefined || !rule.optims.includes(recipe.optim)) {
-      const near = nearest(name, known, 1)[0];
-      throw new ConfigError(`optim_args: ${recipe.optim} has no option ${name}`, { key: `optim_args.${name}`, value: text, fix: near === undefined ? `its options: ${known.join(", ")}` : `did you mean ${near}?` });
-    }
-    const value = rule.kind === "flag" ? (/^true$/i.test(text) ? true : /^false$/i.test(text) ? false : Number.NaN) : Number(text === "" ? Number.NaN : text);
-    if (Number.isNaN(value)) throw new ConfigError(`optim_args: ${name} = ${text} is not ${rule.kind === "flag" ? "true or false" : "a number"}`, { key: `optim_args.${name}`, value: text, fix: rule.kind === "flag" ? "write true or false" : "write a number such as 0.9" });
-    found[rule.key] = value;
+/** The learning rate of each step, and the momentum that goes with it: only SGD's under one_cycle with cycle_momentum. */
+function courseOf(recipe: Recipe, steps: number): { readonly rate: Schedule; readonly momentum: Schedule | null } {
+  const { lr_scheduler_type: name, learning_rate: peak, eval_steps } = recipe, warmup = warmupOf(recipe, steps), { cycleMomentum = false, baseMomentum = 0.85, maxMomentum = 0.95, ...more } = scheduleOptions(name, recipe.lr_scheduler_kwargs);
+  if (name === "reduce_lr_on_plateau") {
+    if (warmup > 0) throw new ConfigError(`${name}: a warm-up of ${warmup} steps has no place in it`, { key: "warmup_steps", value: warmup, fix: "set warmup_steps and warmup_ratio to 0" });
+    if (eval_steps === 0) throw new ConfigError(`${name} looks at evaluations, and there are none while training`, { key: "eval_steps", value: 0, fix: "set eval_steps, for instance to a tenth of the steps" });
+    return { rate: schedule(name, { peak, ...more }), momentum: null };
   }
-  return found;
+  const rate = schedule(name, { peak, warmup, steps, ...more });
+  if (!cycleMomentum) return { rate, momentum: null };
+  if (recipe.optim !== "sgd") throw new ConfigError(`cycle_momentum: the momentum of ${recipe.optim} is fixed`, { key: "lr_scheduler_kwargs.cycle_momentum", value: true, fix: "set it to false, or use optim: sgd" });
+  const { divFactor: _, finalDivFactor: __, ...shape } = more;
+  return { rate, momentum: oneCycleMomentum({ steps, baseMomentum, maxMomentum, ...shape }) };
 }
 
-/** The recipe's optimizer; optim_args go before the keys of the same meaning. */
-export function optimizerFor(recipe: Recipe, learningRate: Schedule): Optimizer {
-  const { beta1 = recipe.adam_beta1, beta2 = recipe.adam_beta2, ...rest } = readArguments(recipe);
-  const common = { learningRate, weightDecay: recipe.weight_decay, maxGradNorm: recipe.max_grad_norm };
-  return recipe.optim === "sgd" ? optimizer("sgd", { ...common, ...rest }) : optimizer(recipe.optim, { ...common, betas: [Number(beta1), Number(beta2)], eps: recipe.adam_epsilon, ...rest });
+/** The learning rate of each step. */
+export const scheduleOf = (recipe: Recipe, steps: number): Schedule => courseOf(recipe, steps).rate;
+
+/** Numbers by expression, each matched against the last components of a parameter's path, as in PEFT's rank_pattern. */
+function patternsOf(recipe: Recipe, key: "learning_rate_pattern" | "weight_decay_pattern"): readonly { readonly source: string; readonly value: number }[] {
+  return Object.entries(recipe[key]).map(([source, text]) => {
+    const value = text.trim() === "" ? Number.NaN : Number(text);
+    if (!(Number.isFinite(value) && value >= 0)) throw new ConfigError(`${key}: ${source} = ${text} is not a number of at least 0`, { key: `${key}[${JSON.stringify(source)}]`, value: text, fix: "write expression=number, such as .*lora_B.weight=1e-3" });
+    return { source, value };
+  });
+}
+
+/** Rates, decay and groups of a recipe: the patterns first, then LoRA+. */
+function ratesOf(recipe: Recipe, learningRate: Schedule): RateOptions {
+  const { learning_rate: peak, weight_decay: weightDecay, loraplus_lr_ratio: ratio } = recipe, rates = patternsOf(recipe, "learning_rate_pattern"), decays = patternsOf(recipe, "weight_decay_pattern");
+  if (ratio !== null && !recipe.use_peft) throw new ConfigError("loraplus_lr_ratio is about an adapter's factors, and all weights train", { key: "loraplus_lr_ratio", value: ratio, fix: "remove it, or set use_peft: true" });
+  if (ratio === null && rates.length === 0 && decays.length === 0) return { learningRate, weightDecay };
+  if (peak === 0) throw new ConfigError("learning_rate = 0: rates of groups follow its course, which cannot be told", { key: "learning_rate", value: 0, fix: "give a rate above 0" });
+  const schedule: Schedule = (t) => learningRate(t) / peak;
+  const groups: readonly Group[] = [...new Set([...rates, ...decays].map((p) => p.source))].map((source) => {
+    const rate = rates.find((p) => p.source === source), decay = decays.find((p) => p.source === source), name = `${rate ? "learning_rate_pattern" : "weight_decay_pattern"}[${JSON.stringify(source)}]`, pattern = compilePattern(`(?:.*\\.)?(?:${source})`, { key: name });
+    return { name, match: (path) => pattern.fullMatch(path) !== null, ...(rate ? { learningRate: rate.value } : {}), ...(decay ? { weightDecay: decay.value } : {}) };
+  });
+  const own = ratio === null ? { learningRate: peak, weightDecay, schedule, groups: [] } : loraPlus({ learningRate: peak, ratio, weightDecay, embeddingLearningRate: recipe.loraplus_lr_embedding, schedule });
+  return { ...own, groups: [...groups, ...own.groups] };
+}
+
+/** Tokens of a micro-batch: what Sophia's samples of the curvature are multiplied by. */
+const batchTokens = (recipe: Recipe): number => recipe.per_device_train_batch_size * recipe.max_length;
+
+/** adam_beta1, adam_beta2 and adam_epsilon, for optimizers that have them. */
+function momentsOf(recipe: Recipe): Readonly<Record<string, number>> {
+  const { moments, keys } = aboutOptimizer(recipe.optim), given = { beta1: "adam_beta1", beta2: "adam_beta2", eps: "adam_epsilon" } as const;
+  return Object.fromEntries(Object.entries(given).filter(([key, name]) => keys[key] !== undefined && (key === "eps" || keys[key].index !== null) && (moments === "always" || recipe[name] !== defaultRecipe[name])).map(([key, name]) => [key, recipe[name]]));
+}
+
+/** What an optimizer may need that no recipe says. */
+export interface OptimizerNeeds {
+  /** a momentum that follows the schedule */
+  readonly momentum?: Schedule | null;
+  /** the scale of each adapter by the path of its lora_B, for LoRA-FA and LoRA-Pro */
+  readonly scaling?: ((path: string) => number) | null;
+}
+
+/**
+ * The recipe's optimizer; optim_args go before the keys of the same meaning.
+ * Errors: ConfigError for a name in optim_args that this optimizer does not have, or a value that it refuses.
+ */
+export function optimizerFor(recipe: Recipe, learningRate: Schedule, { momentum = null, scaling = null }: OptimizerNeeds = {}): Optimizer {
+  const { optim } = recipe, { defaults } = aboutOptimizer(optim), own = optimizerOptions(optim, { ...momentsOf(recipe), ...recipe.optim_args });
+  if ("scaling" in defaults && scaling === null) throw new ConfigError(`${optim} trains the factors of an adapter, and all weights train`, { key: "optim", value: optim, fix: "set use_peft: true, or use another optimizer" });
+  const given = { ...("bs" in defaults ? { bs: batchTokens(recipe) } : {}), ...("scaling" in defaults ? { scaling } : {}), ...(momentum === null ? {} : { momentum }) };
+  return optimizer(optim, { ...ratesOf(recipe, learningRate), maxGradNorm: recipe.max_grad_norm, ...given, ...own });
+}
+
+/** Sophia's curvature is averaged with its own β₂. */
+function curvatureOf(recipe: Recipe): Pick<TrainingOptions, "curvature"> {
+  const { name, defaults } = aboutOptimizer(recipe.optim), { betas = defaults["betas"] } = optimizerOptions(recipe.optim, { ...momentsOf(recipe), ...recipe.optim_args });
+  return name === "sophia" && Array.isArray(betas) ? { curvature: { beta2: Number(betas[1]) } } : {};
 }
 
 /** Everything that a training needs besides what trains. */
-export function trainingOptions(recipe: Recipe, data: DataSet): TrainingOptions {
-  const steps = stepsOf(recipe, data), learningRate = scheduleOf(recipe, steps);
+export function trainingOptions(recipe: Recipe, data: DataSet, scaling: OptimizerNeeds["scaling"] = null): TrainingOptions {
+  const steps = stepsOf(recipe, data), { rate: learningRate, momentum } = courseOf(recipe, steps);
   return {
-    data, steps, learningRate, optimizer: optimizerFor(recipe, learningRate), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
-    gradientCheckpointing: recipe.gradient_checkpointing, seed: recipe.seed, shuffle: recipe.shuffle,
+    data, steps, learningRate, optimizer: optimizerFor(recipe, learningRate, { momentum, scaling }), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
+    gradientCheckpointing: recipe.gradient_checkpointing, seed: recipe.seed, shuffle: recipe.shuffle, ...curvatureOf(recipe),
   };
 }
 

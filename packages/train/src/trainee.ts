@@ -1,6 +1,6 @@
 /** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
 import { type Content, modelFiles, node, openModelFolder, openSafetensors, type SafetensorsFile } from "@adjoint/io";
-import { adapterFiles, type Tuned } from "@adjoint/lora";
+import { adapterFiles, factorKey, type Tuned } from "@adjoint/lora";
 import type { CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
@@ -14,6 +14,10 @@ export interface Trainee {
   readonly trainable: Readonly<Record<string, Store>>;
   /** Σ -log p over predicted tokens, and how many there are */
   lossSum(batch: Batch, context?: Context): { total: Tensor; count: Tensor };
+  /** scores of each next token [rows, length, vocabulary] */
+  logits(batch: Batch, context?: Context): Tensor;
+  /** the scale of the adapter whose lora_B has this path; null where all weights train */
+  readonly scaling: ((path: string) => number) | null;
   /** the weights as files of a folder that PEFT or transformers can read; a full model's may be rounded to a smaller dtype */
   files(dtype?: "f32" | "f16" | "bf16"): Promise<Readonly<Record<string, Content>>>;
   /** takes up what `files` wrote, strictly and without rounding */
@@ -55,6 +59,15 @@ async function restore(stores: Readonly<Record<string, Store>>, file: Safetensor
   }
 }
 
+/** Where the rows of a packed batch begin and end. */
+const layoutOf = ({ positionIds, segmentIds }: Pick<Batch, "positionIds" | "segmentIds">): Pick<Batch, "positionIds" | "segmentIds"> => ({ ...(positionIds ? { positionIds } : {}), ...(segmentIds ? { segmentIds } : {}) });
+
+/** Scales by module, found by the name of a factor. */
+function scalingOf(tuned: Tuned<CausalLM>): (path: string) => number {
+  const scales = new Map(tuned.targets.targets.map(({ path, kind, scale }) => [factorKey(path, "B", kind), scale]));
+  return (path) => scales.get(path) ?? 1;
+}
+
 /** Trains the factors of an adapter; its files are PEFT's. */
 export function adapterTrainee(tuned: Tuned<CausalLM>): Trainee {
   const trainable = Object.fromEntries(tuned.tensors());
@@ -63,6 +76,8 @@ export function adapterTrainee(tuned: Tuned<CausalLM>): Trainee {
     model: tuned.base,
     trainable,
     lossSum: (batch, context = {}) => tuned.base.lossSum(batch, tuned.context(context)),
+    logits: ({ inputIds, labels: _, ...layout }, context = {}) => tuned.base.logits(inputIds, { ...tuned.context(context), ...layoutOf(layout) }),
+    scaling: scalingOf(tuned),
     files: async () => adapterFiles(tuned.fileConfig(), await tuned.snapshot()),
     load: async (folder) => restore(trainable, await openSafetensors(node().path.join(folder, "adapter_model.safetensors"))),
   };
@@ -76,6 +91,8 @@ export function fullTrainee(model: CausalLM): Trainee {
     model,
     trainable,
     lossSum: (batch, context) => model.lossSum(batch, context),
+    logits: ({ inputIds, labels: _, ...layout }, context) => model.logits(inputIds, { ...context, ...layoutOf(layout) }),
+    scaling: null,
     files: async (dtype = "f32") => ({ "config.json": `${JSON.stringify(configFor(model, dtype), null, 2)}\n`, ...modelFiles(rounded(await snapshot(trainable), dtype)) }),
     load: async (folder) => restore(trainable, await openModelFolder(folder)),
   };

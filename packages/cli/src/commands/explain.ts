@@ -1,4 +1,4 @@
-/** `adjoint explain`: the kernels and the memory of one training step, from the plan that would run. */
+/** `adjoint explain`: the kernels and the memory of one training step, from the plan that would run; or an optimizer, or a schedule. */
 import { checkpoint, gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
 import { bytesMoved, compile, ConfigError, explain, flatten, getDevice, operationsOf, Tensor } from "@adjoint/tensor";
@@ -9,13 +9,23 @@ import type { Answer, Command } from "../command.ts";
 import { openDevice, openModel } from "../open.ts";
 import { type KernelTime, type Limits, measureLimits, profileStep, showTimes } from "../profile.ts";
 import { bytes, count } from "../terminal.ts";
+import { explainOptimizer, explainSchedule } from "./explain-names.ts";
 
 const keys: readonly (keyof Recipe)[] = [
   "model_name_or_path", "use_peft", "lora_r", "lora_alpha", "use_rslora", "lora_target_modules", "per_device_train_batch_size", "max_length", "gradient_checkpointing", "device", "threads", "wide",
 ];
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
+const topics: Readonly<Record<string, (name: string | null) => Answer>> = { optimizer: explainOptimizer, schedule: explainSchedule };
+
 async function run(args: Arguments): Promise<Answer> {
+  const [topic, name = null] = args.positionals;
+  if (topic === undefined) return explainStep(args);
+  if (!Object.hasOwn(topics, topic)) throw new ConfigError(`explain: there is no topic ${topic}`, { key: "TOPIC", value: topic, fix: `adjoint explain alone, or one of ${Object.keys(topics).join(", ")}` });
+  return topics[topic](name);
+}
+
+async function explainStep(args: Arguments): Promise<Answer> {
   const recipe = mergeRecipe({ max_length: 256 }, args.recipe);
   await openDevice(recipe, { profile: args.flag("profile") });
   const device = getDevice(), { WebGpuBackend } = await import("@adjoint/webgpu"), gpu = device instanceof WebGpuBackend ? device : null;
@@ -30,7 +40,7 @@ async function run(args: Arguments): Promise<Answer> {
   };
   const loss = lossOf(), forward = explain(loss);
   // the step: gradients, clipping, optimizer, as assignments to the stores that train
-  const optimizer = optimizerFor(recipe, () => recipe.learning_rate).for(trainee.trainable);
+  const optimizer = optimizerFor(recipe, () => recipe.learning_rate, { scaling: trainee.scaling }).for(trainee.trainable);
   const grads = gradients(loss, trainee.trainable);
   const backward = explain(loss, ...flatten(grads, isTensor).leaves);
   const { gradNorm } = optimizer.step(grads);
@@ -57,13 +67,14 @@ async function run(args: Arguments): Promise<Answer> {
 
 export const explainCommand: Command = {
   grammar: {
-    name: "explain", positionals: [], keys, summary: "Shows the kernels and the memory of one training step, from the plan that would run.",
+    name: "explain", positionals: ["[TOPIC]", "[NAME]"], keys, summary: "Shows the kernels and the memory of one training step, or what an optimizer or a schedule does.",
+    text: "adjoint explain optimizer [NAME]   equations, options, bytes of state, source\nadjoint explain schedule [NAME]    its curve, equation, options, source",
     flags: {
       kernels: { kind: "flag", help: "every kernel with its formula, bytes and operations" }, memory: { kind: "flag", help: "every buffer with its place" },
       graph: { kind: "flag", help: "every recorded node" }, source: { kind: "flag", help: "the device's source of every kernel: WGSL on a GPU" },
       profile: { kind: "flag", help: "GPU: runs the step and prints each kernel's time, rate and share of the roofline, and the memory by class" },
     },
-    examples: ["adjoint explain", "adjoint explain --gradient-checkpointing", "adjoint explain --kernels --per-device-train-batch-size 1", "adjoint explain --device webgpu --profile"],
+    examples: ["adjoint explain", "adjoint explain --gradient-checkpointing", "adjoint explain --kernels --per-device-train-batch-size 1", "adjoint explain --device webgpu --profile", "adjoint explain optimizer adamw_torch", "adjoint explain schedule cosine"],
   },
   defaults: { ...defaultRecipe, max_length: 256 },
   run,

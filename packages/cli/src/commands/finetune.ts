@@ -2,8 +2,9 @@
 import { node, readText } from "@adjoint/io";
 import { lora, type Tuned } from "@adjoint/lora";
 import { type CausalLM, generate, initModel, loadTokenizer } from "@adjoint/models";
+import { aboutOptimizer } from "@adjoint/optim";
 import { ConfigError } from "@adjoint/tensor";
-import { adapterTrainee, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, writeReport } from "@adjoint/train";
+import { adapterTrainee, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
 import { forgottenInFull } from "../beside.ts";
@@ -18,7 +19,7 @@ import { about, version } from "../version.ts";
 type Kind = "finetune" | "pretrain";
 
 const pretrainOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["config_name", "save_dtype"]);
-const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "init_lora_weights", "init_adapter", "old_dataset_name"]);
+const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "loraplus_lr_ratio", "loraplus_lr_embedding", "init_lora_weights", "init_adapter", "old_dataset_name"]);
 
 const flags = { recipe: { kind: "text", value: "FILE", help: "YAML recipe, or the run.json of an earlier run; flags go before it" } } as const;
 const finetuneGrammar: Grammar = {
@@ -101,8 +102,8 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
     screen.row("adapter", c.useRslora ? "rsLoRA" : "LoRA", `r=${c.r}, ${scale}, ${linear} of ${linear + rest} layers`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
   } else screen.row("weights", "all", `${count(trains)} train (100 %)`, "");
   const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
-  const warmup = recipe.warmup_steps > 0 ? `, warm-up ${recipe.warmup_steps}` : recipe.warmup_ratio > 0 ? `, warm-up ${Math.ceil(stepsOf(recipe, rows) * recipe.warmup_ratio)}` : "";
-  screen.row("training", recipe.optim === "sgd" ? "SGD" : "AdamW", `${rate(recipe.learning_rate)}, ${recipe.lr_scheduler_type}${warmup}, ${batch}, ${count(stepsOf(recipe, rows))} steps, seed ${recipe.seed}`, "");
+  const warm = warmupOf(recipe, stepsOf(recipe, rows)), warmup = warm > 0 ? `, warm-up ${warm}` : "";
+  screen.row("training", aboutOptimizer(recipe.optim).title, `${rate(recipe.learning_rate)}, ${recipe.lr_scheduler_type}${warmup}, ${batch}, ${count(stepsOf(recipe, rows))} steps, seed ${recipe.seed}`, "");
   for (const w of data.warnings) screen.note(w);
   if (data.truncated > 0) screen.note(`${count(data.truncated)} of the rows are longer than max_length = ${recipe.max_length} and were cut`);
 }

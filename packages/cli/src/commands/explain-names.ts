@@ -1,0 +1,51 @@
+/** `adjoint explain optimizer NAME` and `adjoint explain schedule NAME`: equations, options, memory and source, without a model. */
+import { aboutOptimizer, aboutSchedule, optimizerEntries, type OptimizerEntry, plotSchedule, scheduleNames, stateBytes } from "@adjoint/optim";
+import { type Store, zeroStore } from "@adjoint/tensor";
+import type { Answer } from "../command.ts";
+import { plot, sparkline } from "../plot.ts";
+import { padEnd } from "../terminal.ts";
+
+const indent = (lines: readonly string[]): string => lines.map((l) => `  ${l}\n`).join("");
+const table = (rows: readonly (readonly [string, string])[]): string => {
+  const wide = Math.max(0, ...rows.map(([name]) => name.length));
+  return indent(rows.map(([name, text]) => `${padEnd(name, wide)}  ${text}`));
+};
+
+/** One schedule, or all of them with a line each. */
+export function explainSchedule(name: string | null): Answer {
+  if (name === null) {
+    const all = scheduleNames.map((n) => ({ name: n, title: aboutSchedule(n).title, curve: plotSchedule(n, 32) }));
+    return { text: `schedules (lr_scheduler_type); adjoint explain schedule NAME tells the rest\n\n${table(all.map((s) => [s.name, `${sparkline(s.curve)}  ${s.title}`]))}`, json: { schedules: all } };
+  }
+  const { title, equation, keys, use, source, example } = aboutSchedule(name), curve = plotSchedule(name);
+  const options = Object.entries(keys).map(([key, k]): [string, string] => [key, k.help]), shown = Object.entries(example).map(([k, v]) => `${k} ${String(v)}`).join(", ");
+  return {
+    text: `${name}: ${title}\n\n${plot(curve, 5).join("\n")}\n    └${"─".repeat(curve.length)}\n     ${shown}\n\nmultiplier of the learning rate at step t of T, with W steps of warm-up\n${indent(equation)}${options.length === 0 ? "" : `\nlr_scheduler_kwargs\n${table(options)}`}\nuse     ${use}\nsource  ${source}\n`,
+    json: { name, title, equation, options: Object.fromEntries(options), use, source, example, curve },
+  };
+}
+
+/** Bytes of state a parameter, counted on what the optimizer would allocate: for a 512 x 512 matrix where it takes one, and an adapter of rank 8 on it. */
+function stateOf(entry: OptimizerEntry): { readonly states: string; readonly measured: readonly (readonly [string, number])[] } {
+  const optimizer = entry.make("scaling" in entry.defaults ? { scaling: 1 } : {}), of = (...shape: number[]): Store => zeroStore(shape, "f32", "p");
+  const pair = { lora_A: { weight: of(8, 512) }, lora_B: { weight: of(512, 8) } }, needsPairs = "scaling" in entry.defaults || entry.name === "riemannian";
+  const share = (tree: unknown, n: number): number => stateBytes(optimizer, tree) / n;
+  return {
+    states: Object.entries(entry.state).map(([name, bytes]) => `${name} ${bytes}`).join(", ") || "none",
+    measured: [...(needsPairs ? [] : [["a 512 x 512 matrix", share({ weight: of(512, 512) }, 512 * 512)] as const]), ["its adapter of rank 8", share(pair, 2 * 8 * 512)]],
+  };
+}
+
+/** One optimizer, or all of them with a line each. */
+export function explainOptimizer(name: string | null): Answer {
+  if (name === null) {
+    const all = optimizerEntries.map((e) => ({ name: e.name, aliases: e.aliases, title: aboutOptimizer(e.name).title, use: aboutOptimizer(e.name).use }));
+    return { text: `optimizers (optim); adjoint explain optimizer NAME tells the rest\n\n${table(all.map((o) => [o.name, `${o.title}: ${o.use}`]))}`, json: { optimizers: all } };
+  }
+  const about = aboutOptimizer(name), { title, equations, keys, use, source, aliases } = about, { states, measured } = stateOf(about);
+  const options = Object.entries(keys).map(([key, k]): [string, string] => [key, String(k.default)]), bytes = measured.map(([what, b]) => `${b.toFixed(2)} of ${what}`).join(", ");
+  return {
+    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\nstate   ${states}\nbytes   a parameter: ${bytes}\nuse     ${use}\nsource  ${source}\n${aliases.length === 0 ? "" : `names   ${[about.name, ...aliases].join(", ")}\n`}`,
+    json: { name: about.name, aliases, title, equations, options: Object.fromEntries(Object.entries(keys).map(([key, k]) => [key, k.default])), state: about.state, bytes_per_parameter: Object.fromEntries(measured), use, source },
+  };
+}
