@@ -23,3 +23,9 @@ export function knownKeys(op: string, options: object, known: readonly string[])
   const key = Object.keys(options).find((k) => !known.includes(k));
   if (key !== undefined) throw new ConfigError(`${op}: there is no option ${key}`, { op, key, value: key, fix: `known options: ${known.join(", ")}` });
 }
+
+/** true or false. */
+export const flag = (op: string, key: string, value: boolean): boolean => (typeof value === "boolean" ? value : refuse(op, key, value, "be true or false"));
+
+/** One of several words. */
+export const oneOf = <T extends string>(op: string, key: string, value: T, words: readonly T[]): T => (words.includes(value) ? value : refuse(op, key, value, `be one of ${words.join(", ")}`));

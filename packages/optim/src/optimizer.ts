@@ -1,9 +1,11 @@
 /** A transform bound to a tree of stores: its step records the new parameters and states as assignments. */
-import { ConfigError, type Counter, DTypeError, type HostArray, type MapLeaves, ShapeError, Store, Tensor, assign, counter, flatten, internal, live, sameShape, show, store } from "@adjoint/tensor";
+import { ConfigError, type Counter, DTypeError, type HostArray, type MapLeaves, ShapeError, Store, Tensor, assign, bitAnd, counter, flatten, internal, live, sameShape, show, store, zeroStore } from "@adjoint/tensor";
+import { squaredNorm } from "./clip.ts";
 import type { Rules } from "./groups.ts";
-import { type TorchState, joinPath, loadState, saveState, torchState } from "./state.ts";
-import type { Context, Leaves, State, Transform } from "./transform.ts";
-import { squaredNorm } from "./transforms.ts";
+import { isHalfType, roundByChance } from "./rounding.ts";
+import { joinPath, loadState, saveState } from "./state.ts";
+import { type TorchState, loadTorchState, torchState } from "./torch-state.ts";
+import { type Context, type Leaves, type State, type Transform, filled } from "./transform.ts";
 
 /** A tree shaped like T whose tensors are gradients, null for leaves without one. */
 export type GradientsOf<T> = MapLeaves<T, Tensor, Tensor | null>;
@@ -16,21 +18,51 @@ export interface StepReport {
   readonly skipped: Tensor;
 }
 
+/** How half-precision parameters and bad gradients are treated. */
+export interface Policy {
+  readonly masterWeights: boolean;
+  readonly stochasticRounding: boolean;
+  readonly seed: number;
+  readonly nonFinite: "skip" | "stop";
+}
+const plain: Policy = { masterWeights: false, stochasticRounding: false, seed: 0, nonFinite: "skip" };
+
 /** A recipe for training any tree: `adamw({ learningRate: 1e-3 }).for(model.adapter)`. */
 export interface Optimizer {
   readonly name: string;
   readonly transform: Transform;
+  readonly policy: Policy;
   for<T>(tree: T): BoundOptimizer<T>;
 }
 
 /** Makes an optimizer of any transform; `rules` says what `learningRate` reports and which groups must match. */
-export function optimizerOf(name: string, transform: Transform, rules: Rules | null = null, hyper: Readonly<Record<string, unknown>> = {}): Optimizer {
-  return { name, transform, for: (tree) => new BoundOptimizer(tree, name, transform, rules, hyper) };
+export function optimizerOf(name: string, transform: Transform, rules: Rules | null = null, hyper: Readonly<Record<string, unknown>> = {}, policy: Policy = plain): Optimizer {
+  return { name, transform, policy, for: (tree) => new BoundOptimizer(tree, name, transform, rules, hyper, policy) };
 }
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 /** Larger sums of squares (and NaN) mean that the step is skipped. */
 const largest = (t: Tensor): number => (t.dtype === "f64" ? Number.MAX_VALUE : 3.4028234663852886e38);
+
+/** The stores of a tree by path (one that sits in two places has its first path), and the paths of everything else. */
+export function trained(tree: unknown): { readonly params: Readonly<Record<string, Store>>; readonly others: Leaves } {
+  const { paths, leaves } = flatten(tree, isTensor), params: Record<string, Store> = {}, others: Record<string, Tensor> = {}, seen = new Set<Store>();
+  leaves.forEach((t, i) => {
+    if (!(t instanceof Store) || seen.has(t)) { others[paths[i]] = t; return; }
+    seen.add(t);
+    params[paths[i]] = t;
+  });
+  return { params, others };
+}
+/** What states are shaped like: the parameters, in f32 where they are half. */
+const asStates = (params: Readonly<Record<string, Store>>): Leaves =>
+  Object.fromEntries(Object.entries(params).map(([path, p]) => [path, isHalfType(p.dtype) ? filled(p.shape, "f32") : p]));
+
+/** All states before the first step: the transform's, f32 copies of half parameters (`master`), the step at which it stopped (`halted`). */
+export function statesOf(transform: Transform, policy: Policy, params: Readonly<Record<string, Store>>): State {
+  const masters = policy.masterWeights ? Object.entries(asStates(params)).filter(([path]) => isHalfType(params[path].dtype)) : [];
+  return { ...transform.init(asStates(params)), ...(masters.length ? { master: Object.fromEntries(masters) } : {}), ...(policy.nonFinite === "stop" ? { halted: { "": filled([], "f32") } } : {}) };
+}
 
 /** An optimizer, the stores it trains, and its states. */
 export class BoundOptimizer<T> {
@@ -46,26 +78,26 @@ export class BoundOptimizer<T> {
   readonly #transform: Transform;
   readonly #rules: Rules | null;
   readonly #hyper: Readonly<Record<string, unknown>>;
-  /** paths of the tree that are not trained here: plain tensors, second places of a store */
-  readonly #others: ReadonlySet<string>;
+  readonly #policy: Policy;
+  /** leaves of the tree that are not trained here: plain tensors, second places of a store */
+  readonly #others: Leaves;
 
-  constructor(tree: T, name: string, transform: Transform, rules: Rules | null, hyper: Readonly<Record<string, unknown>>) {
-    this.name = name; this.#transform = transform; this.#rules = rules; this.#hyper = hyper;
-    const { paths, leaves } = flatten(tree, isTensor), params: Record<string, Store> = {}, others = new Set<string>(), seen = new Set<Store>();
-    leaves.forEach((t, i) => {
-      if (!(t instanceof Store) || seen.has(t)) { others.add(paths[i]); return; }
-      if (t.dtype !== "f32" && t.dtype !== "f64") throw new ConfigError(`${name}: ${paths[i] || "the parameter"} is ${t.dtype}: its updates would be lost in rounding`, { op: name, key: paths[i], value: t.dtype, fix: "train f32 parameters; a frozen base may stay in half precision" });
-      seen.add(t);
-      params[paths[i]] = t;
-    });
-    if (seen.size === 0) throw new ConfigError(`${name}: the tree holds no store, hence nothing to train`, { op: name, fix: "make its parameters stores: store(tensor)" });
+  constructor(tree: T, name: string, transform: Transform, rules: Rules | null, hyper: Readonly<Record<string, unknown>>, policy: Policy) {
+    this.name = name; this.#transform = transform; this.#rules = rules; this.#hyper = hyper; this.#policy = policy;
+    const { params, others } = trained(tree), cured = policy.masterWeights || policy.stochasticRounding;
+    for (const [path, t] of Object.entries(params)) {
+      if (t.dtype === "f32" || t.dtype === "f64" || (cured && isHalfType(t.dtype))) continue;
+      const half = isHalfType(t.dtype);
+      throw new ConfigError(`${name}: ${path || "the parameter"} is ${t.dtype}: its updates would be lost in rounding`, { op: name, key: path, value: t.dtype, fix: half ? "train f32 parameters (a frozen base may stay in half precision), or set masterWeights or stochasticRounding" : "train f32 parameters" });
+    }
+    if (Object.keys(params).length === 0) throw new ConfigError(`${name}: the tree holds no store, hence nothing to train`, { op: name, fix: "make its parameters stores: store(tensor)" });
     rules?.check(Object.keys(params));
     this.params = params;
     this.#others = others;
     this.counter = counter(0, "step");
     this.updates = Object.fromEntries(Object.keys(params).map((path) => [path, counter(0, joinPath("step", path))]));
-    this.states = Object.fromEntries(Object.entries(transform.init(params)).map(([key, leaves_]) =>
-      [key, Object.fromEntries(Object.entries(leaves_).map(([path, x]) => [path, store(x, joinPath(key, path))]))]));
+    this.states = Object.fromEntries(Object.entries(statesOf(transform, policy, params)).map(([key, leaves]) =>
+      [key, Object.fromEntries(Object.entries(leaves).map(([path, x]) => [path, store(x, joinPath(key, path))]))]));
   }
 
   /** The learning rate of the step that was taken last (of the first, before it), outside of groups. */
@@ -80,24 +112,45 @@ export class BoundOptimizer<T> {
    * Errors: ConfigError for gradients of another tree or none at all; ShapeError and DTypeError naming the leaf.
    */
   step(gradients: GradientsOf<T>): StepReport {
-    const given = this.#match(gradients), paths = Object.keys(given);
-    const total = internal(() => squaredNorm(given));
-    const [stores, values] = internal(() => this.#record(given, total));
+    const given = this.#match(gradients, "step"), total = internal(() => squaredNorm(given));
+    const { stores, values, sound, moved } = internal(() => this.#record(this.#transform, given, total, true));
     assign(stores, values);
     this.counter.tick();
-    for (const path of paths) this.updates[path].tick();
-    return { gradNorm: total.sqrt().named("gradNorm"), skipped: total.le(largest(total)).not().named("skipped") };   // the user's own: a flush brings them along
+    for (const path of moved) this.updates[path].tick();
+    return { gradNorm: total.sqrt().named("gradNorm"), skipped: sound.not().named("skipped") };   // the user's own: a flush brings them along
   }
 
-  #record(given: Leaves, total: Tensor): [Store[], Tensor[]] {
-    const kept = new WeakSet<Tensor>(), shared = new Map<unknown, Tensor>(), sound = total.le(largest(total));
+  /**
+   * Records a change of states alone: the transform sees `samples` in the place of gradients and writes states that this optimizer
+   * has (Sophia's hessian). Samples that are not finite change nothing; no counter ticks.
+   */
+  observe(transform: Transform, samples: GradientsOf<T>): void {
+    const given = this.#match(samples, "observe"), name = Object.keys(transform.init(asStates(this.params))).find((n) => !(n in this.states));
+    if (name !== undefined) throw new ConfigError(`${this.name}.observe: this optimizer does not remember ${name}`, { op: `${this.name}.observe`, key: name, fix: `it remembers ${Object.keys(this.states).join(", ") || "nothing"}` });
+    const { stores, values } = internal(() => this.#record(transform, given, squaredNorm(given), false));
+    assign(stores, values);
+  }
+
+  /**
+   * With nonFinite "stop": throws if a step has met a gradient that was not finite, and says which. Reads one number, so a loop asks
+   * now and then; meanwhile nothing has changed.
+   */
+  async check(): Promise<void> {
+    const at = this.states.halted === undefined ? 0 : (await this.states.halted[""].data())[0];
+    if (at > 0) throw new ConfigError(`${this.name}: the gradients of step ${at} were not finite; no parameter has changed since`, { op: this.name, key: "nonFinite", value: at, fix: "lower the learning rate, clip gradients, or look at that batch (explainNaN)" });
+  }
+
+  #record(transform: Transform, given: Leaves, total: Tensor, moving: boolean): { stores: Store[]; values: Tensor[]; sound: Tensor; moved: string[] } {
+    const kept = new WeakSet<Tensor>(), shared = new Map<unknown, Tensor>(), stores: Store[] = [], values: Tensor[] = [], halted = this.states.halted?.[""];
+    const finite = total.le(largest(total)), sound = halted === undefined ? finite : bitAnd(finite, halted.eq(0));
     const keep = (next: Tensor, previous: Tensor): Tensor => {
       const t = sound.where(next, previous);
       kept.add(t);
       return t;
     };
+    const set = (s: Store, value: Tensor): void => { stores.push(s); values.push(value); };
     const context: Context = {
-      keep,
+      keep, leaves: { ...this.#others, ...this.params },
       ofStep: (f, dtype) => {
         const had = shared.get(f);
         if (had?.dtype === dtype) return had;
@@ -107,36 +160,46 @@ export class BoundOptimizer<T> {
       },
       ofUpdates: (path, f, dtype) => live(this.updates[path], (n) => f(n + 1), dtype),
     };
-    const paths = Object.keys(given), params: Leaves = Object.fromEntries(paths.map((path) => [path, this.params[path]]));
+    const paths = Object.keys(given), params: Leaves = Object.fromEntries(paths.map((path) => [path, this.#wide(path)]));
     const state: State = Object.fromEntries(Object.entries(this.states).map(([name, leaves]) => [name, leaves]));
-    const done = this.#transform.update(given, state, params, context), after = done.params ?? params;
-    const stores: Store[] = [], values: Tensor[] = [];
-    for (const path of paths) {
-      stores.push(this.params[path]);
-      values.push(keep(after[path].sub(done.updates[path]), this.params[path]));
-      for (const [name, leaves] of Object.entries(this.states)) {
-        const next = done.state[name]?.[path];
-        if (!next || next === leaves[path]) continue;
-        stores.push(leaves[path]);
-        values.push(kept.has(next) ? next : keep(next, leaves[path]));
-      }
+    const done = transform.update(given, state, params, context), after = done.params ?? params, moved = paths.filter((path) => path in done.updates);
+    if (moving) for (const path of moved) this.#move(path, keep(after[path].sub(done.updates[path]), params[path]), set, sound);
+    for (const [name, leaves] of Object.entries(this.states)) for (const [path, s] of Object.entries(leaves)) {
+      const next = done.state[name]?.[path];
+      if (next && next !== s) set(s, kept.has(next) ? next : keep(next, s));
     }
-    return [stores, values];
+    if (halted !== undefined && moving) set(halted, sound.where(halted, halted.gt(0).where(halted, live(this.counter, (t) => t + 1))));
+    return { stores, values, sound, moved };
   }
 
-  #match(gradients: GradientsOf<T>): Leaves {
-    const { paths, leaves } = flatten(gradients, isTensor), given: Record<string, Tensor> = {};
+  /** A parameter in the precision in which it trains. A master that has never moved is the parameter itself. */
+  #wide(path: string): Tensor {
+    const p = this.params[path], master = this.states.master?.[path];
+    if (!isHalfType(p.dtype)) return p;
+    return master === undefined ? p.cast("f32") : live(this.updates[path], (n) => (n === 0 ? 1 : 0)).gt(0).where(p.cast("f32"), master);
+  }
+  #move(path: string, next: Tensor, set: (s: Store, value: Tensor) => void, sound: Tensor): void {
+    const p = this.params[path], master = this.states.master?.[path];
+    if (!isHalfType(p.dtype)) { set(p, next); return; }
+    if (master !== undefined) set(master, next);
+    const key = { seed: this.#policy.seed, stream: `rounding/${path}`, step: live(this.counter, (t) => t, "u32") };
+    set(p, sound.where(master === undefined ? roundByChance(next, p.dtype, key) : next.cast(p.dtype), p));
+  }
+
+  #match(gradients: GradientsOf<T>, what: string): Leaves {
+    const { paths, leaves } = flatten(gradients, isTensor), given: Record<string, Tensor> = {}, op = `${this.name}.${what}`;
     leaves.forEach((g, i) => {
-      const path = paths[i], p = this.params[path], op = `${this.name}.step`;
+      const path = paths[i], p = this.params[path];
       if (!p) {
-        if (this.#others.has(path)) return;
+        if (path in this.#others) return;
         throw new ConfigError(`${op}: the gradients hold ${path}, which is no parameter of this optimizer`, { op, key: path, fix: "give gradients of the tree that the optimizer was made for" });
       }
       if (!sameShape(p.shape, g.shape)) throw new ShapeError(`${op}: the gradient of ${path} has shape ${show(g.shape)}, the parameter ${show(p.shape)}`, { op, key: path, shapes: [p.shape, g.shape] });
-      if (p.dtype !== g.dtype) throw new DTypeError(`${op}: the gradient of ${path} is ${g.dtype}, the parameter ${p.dtype}`, { op, key: path, fix: `cast the gradient: g.cast("${p.dtype}")` });
-      given[path] = g;
+      const wide = isHalfType(p.dtype) ? "f32" : p.dtype;
+      if (g.dtype !== p.dtype && g.dtype !== wide) throw new DTypeError(`${op}: the gradient of ${path} is ${g.dtype}, the parameter ${p.dtype}`, { op, key: path, fix: `cast the gradient: g.cast("${wide}")` });
+      given[path] = g.cast(wide);
     });
-    if (Object.keys(given).length === 0) throw new ConfigError(`${this.name}.step: no parameter has a gradient`, { op: `${this.name}.step`, fix: "check that the loss uses the tensors of the tree" });
+    if (Object.keys(given).length === 0) throw new ConfigError(`${op}: no parameter has a gradient`, { op, fix: "check that the loss uses the tensors of the tree" });
     return given;
   }
 
@@ -147,5 +210,11 @@ export class BoundOptimizer<T> {
   load(state: Readonly<Record<string, HostArray>>): void { loadState(this, state); }
 
   /** The snapshot in the layout of torch's `optimizer.state_dict()`, with the parameters' names beside their numbers. */
-  stateDict(): Promise<TorchState> { return torchState(this, this.#rules, this.#hyper); }
+  stateDict(): Promise<TorchState> { return torchState(this, this.#rules, this.#hyper, this.#transform.derived ?? {}); }
+
+  /**
+   * Takes up a state in torch's layout: by names where the groups have them, else in the order of this tree; rates and other options
+   * stay this optimizer's own. Errors: FormatError for another set of parameters, other states or shapes; then nothing has changed.
+   */
+  loadStateDict(state: TorchState): void { loadTorchState(this, state, this.#transform.derived ?? {}); }
 }

@@ -1,9 +1,8 @@
 /** An optimizer's memory as named arrays: saved between steps, loaded strictly. */
 import { type Counter, FormatError, type HostArray, type Store, flushAll, getDevice, sameShape, show } from "@adjoint/tensor";
-import type { Rules } from "./groups.ts";
 
 /** What of a bound optimizer is saved. */
-interface Saved {
+export interface Saved {
   readonly name: string;
   readonly counter: Counter;
   readonly params: Readonly<Record<string, Store>>;
@@ -49,31 +48,4 @@ export function loadState(o: Saved, state: Readonly<Record<string, HostArray>>):
   flushAll();                                    // what was recorded before still means the old numbers
   ticks.forEach(([, c], i) => { c.value = values[i]; });
   for (const [name, s] of stores) s.set({ dtype: s.dtype, shape: s.shape, data: state[name].data.slice() });
-}
-
-/** Layout of torch's `state_dict()`; `names` are the parameters' paths in the order of `params`. */
-export interface TorchState {
-  readonly state: Readonly<Record<number, Readonly<Record<string, HostArray>>>>;
-  readonly param_groups: readonly (Readonly<Record<string, unknown>> & { readonly params: readonly number[]; readonly names: readonly string[] })[];
-}
-
-/** Leaves of one group and one decay form a torch group; leaves without an update have no state, as in torch. */
-export async function torchState(o: Saved, rules: Rules | null, hyper: Readonly<Record<string, unknown>>): Promise<TorchState> {
-  const taken = Math.max(0, o.counter.value - 1), sets = new Map<string, string[]>();
-  for (const path of Object.keys(o.params)) {
-    const key = rules ? `${rules.group(path)} ${rules.decay(path)}` : "";
-    sets.set(key, [...(sets.get(key) ?? []), path]);
-  }
-  const saved = await saveState(o), state: Record<number, Record<string, HostArray>> = {}, groups: TorchState["param_groups"][number][] = [];
-  let next = 0;
-  for (const names of sets.values()) {
-    const params = names.map(() => next++), path = names[0];
-    groups.push({ ...(rules ? { lr: rules.of(path)(taken), weight_decay: rules.decay(path) } : {}), ...hyper, params, names });
-    names.forEach((name, i) => {
-      const steps = o.updates[name].value;
-      if (steps === 0) return;
-      state[params[i]] = { step: { dtype: "f32", shape: [], data: new Float32Array([steps]) }, ...Object.fromEntries(Object.keys(o.states).map((key) => [key, saved[joinPath(key, name)]])) };
-    });
-  }
-  return { state, param_groups: groups };
 }
