@@ -1,5 +1,5 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings` and `-- gpu`: see benchmarks/README.md. Bundles the
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant` and `-- gpu`: see benchmarks/README.md. Bundles the
  * benchmark (Node 20 runs no TypeScript) and, for `speed`, installs the rivals from benchmarks/rivals, which nothing else needs.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
@@ -9,7 +9,7 @@ import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"] };
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"] };
 
 /** npm installs the rivals from their own lock file, once. */
 async function installRivals() {
