@@ -1,6 +1,7 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant` and `-- gpu`: see benchmarks/README.md. Bundles the
- * benchmark (Node 20 runs no TypeScript) and, for `speed`, installs the rivals from benchmarks/rivals, which nothing else needs.
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant`, `-- optimizers`, `-- pictures` and `-- gpu`: see
+ * benchmarks/README.md. Bundles the benchmark (Node 20 runs no TypeScript) and installs what nothing else needs: the rivals for
+ * `speed`, from benchmarks/rivals, and what draws for `pictures`, from benchmarks/pictures.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -8,17 +9,17 @@ import { pathToFileURL } from "node:url";
 import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
-const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"] };
+const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), pictures = join(folder, "pictures"), out = join(root, ".cache", "benchmarks");
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
 
-/** npm installs the rivals from their own lock file, once. */
-async function installRivals() {
-  const stamp = join(rivals, "node_modules", ".adjoint-rivals.json"), wanted = readFileSync(join(rivals, "package-lock.json"), "utf8");
+/** npm installs a folder's packages from their own lock file, once. */
+async function installFrom(place, what, without) {
+  const stamp = join(place, "node_modules", ".adjoint-installed.json"), wanted = readFileSync(join(place, "package-lock.json"), "utf8");
   if (existsSync(stamp) && readFileSync(stamp, "utf8") === wanted) return;
   const begun = performance.now();
-  say("benchmark: installing the rivals ...");
-  const { code, output } = await run(process.execPath, [npmCli(), "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"], { cwd: rivals, quiet: true });
-  if (code !== 0) throw new Error(`the rivals could not be installed; --systems adjoint needs none\n${output.trim()}`);
+  say(`benchmark: installing ${what} ...`);
+  const { code, output } = await run(process.execPath, [npmCli(), "ci", "--ignore-scripts", "--prefer-offline", "--no-audit", "--no-fund"], { cwd: place, quiet: true });
+  if (code !== 0) throw new Error(`${what} could not be installed${without}\n${output.trim()}`);
   writeFileSync(stamp, wanted);
   say(`benchmark: installed in ${seconds(begun)}`);
 }
@@ -52,7 +53,8 @@ async function main() {
   if (!(kind in kinds)) throw new Error(`usage: npm run benchmark -- ${Object.keys(kinds).join(" | ")} [options], see benchmarks/README.md`);
   await setup("test");
   const systems = args.find((a) => a.startsWith("--systems="))?.slice(10) ?? (args.includes("--systems") ? args[args.indexOf("--systems") + 1] : "jax-js");
-  if (kind === "speed" && /jax|tfjs/.test(systems)) await installRivals();
+  if (kind === "speed" && /jax|tfjs/.test(systems)) await installFrom(rivals, "the rivals", "; --systems adjoint needs none");
+  if (kind === "pictures") await installFrom(pictures, "what draws", "");
   const made = await bundle(kind);
   try {
     if (kind === "gpu") {
@@ -65,7 +67,7 @@ async function main() {
         return;
       }
     }
-    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : kind === "gpu" ? ["--children", made] : [];
+    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : kind === "gpu" ? ["--children", made] : kind === "pictures" ? ["--drawing", pictures, ...(args.includes("--out") ? [] : ["--out", join(root, "docs", "pictures")])] : [];
     // memory: garbage is collected before a look, V8's nursery, which it sizes by mood, keeps one size, and what compiler threads
     // freed goes back to one arena of the C library instead of one for each thread
     const memory = kind === "memory", flags = memory ? ["--expose-gc", "--max-semi-space-size=1"] : ["--enable-source-maps"];
