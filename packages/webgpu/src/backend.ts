@@ -26,6 +26,7 @@ export class WebGpuBackend implements Backend {
   readonly fuse = true;
   readonly composites: ReadonlySet<string> = new Set(composites.keys());
   readonly products = 2;
+  readonly decodes = true;
   readonly threads = 1;
   readonly sync = false;
   readonly #session: Session;

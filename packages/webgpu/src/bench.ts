@@ -4,21 +4,23 @@ import { USAGE } from "./gpu.ts";
 import type { Program } from "./program.ts";
 
 /** c [batch, m, n] = a [batch, m, k] b [batch, k, n]; "column" when m of a or k of b is the contiguous axis. */
-export interface ProductShape { readonly m: number; readonly n: number; readonly k: number; readonly batch?: number; readonly a?: "row" | "column"; readonly b?: "row" | "column"; readonly types?: readonly [DType, DType] }
-export function caseOf({ m, n, k, batch = 1, a = "row", b = "row", types = ["f32", "f32"] }: ProductShape): { kernel: ContractKernel; plan: PlanSpec } {
+export interface ProductShape { readonly m: number; readonly n: number; readonly k: number; readonly batch?: number; readonly a?: "row" | "column"; readonly b?: "row" | "column"; readonly types?: readonly [DType, DType]; /** b is codes of so many bits in blocks of 64, over the order in which it lies */ readonly codes?: 4 | 8 }
+export function caseOf({ m, n, k, batch = 1, a = "row", b = "row", types = ["f32", "f32"], codes }: ProductShape): { kernel: ContractKernel; plan: PlanSpec } {
   const lead = batch > 1 ? [batch] : [];
   const view = (buffer: number, dtype: DType, rows: number, columns: number, order: "row" | "column"): View => ({ buffer, dtype, offset: 0, strides: [...lead.map(() => rows * columns), ...(order === "row" ? [columns, 1] : [1, rows])] });
-  const out = view(2, "f32", m, n, "row");
-  const kernel: ContractKernel = { kind: "contract", label: "tune", shape: [...lead, m, n], k, a: view(0, types[0], m, k, a), b: view(1, types[1], k, n, b), loads: [], affines: [], uniforms: [], stores: [{ view: out, value: leaf("acc", 0, "float") }] };
+  const out = view(2, "f32", m, n, "row"), flat = (buffer: number): View => ({ buffer, dtype: "f32", offset: 0, strides: [1] }), elements = batch * k * n;
+  const kernel: ContractKernel = { kind: "contract", label: "tune", shape: [...lead, m, n], k, a: view(0, types[0], m, k, a), b: { ...view(1, types[1], k, n, b), ...(codes === undefined ? {} : { decode: { bits: codes, block: BLOCK, table: flat(3), scales: { values: flat(4) } } }) }, loads: [], affines: [], uniforms: [], stores: [{ view: out, value: leaf("acc", 0, "float") }] };
   const store = (position: number, dtype: DType, length: number): PlanSpec["buffers"][number] => ({ kind: "store", dtype, length, offset: 0, position });
-  return { kernel, plan: { kernels: [kernel], uniforms: [], arenaBytes: 0, inputs: 0, outputs: 0, buffers: [store(0, types[0], batch * m * k), store(1, types[1], batch * k * n), store(2, "f32", batch * m * n)] } };
+  return { kernel, plan: { kernels: [kernel], uniforms: [], arenaBytes: 0, inputs: 0, outputs: 0, buffers: [store(0, types[0], batch * m * k), codes === undefined ? store(1, types[1], elements) : store(1, "u8", Math.ceil((elements * codes) / 8)), store(2, "f32", batch * m * n), ...(codes === undefined ? [] : [store(3, "f32", 2 ** codes), store(4, "f32", Math.ceil(elements / BLOCK))])] } };
 }
 
-/** Multiples of 1/8 in [-1, 1]: exact in every type, so that all kernels must agree nearly to the bit. */
+const BLOCK = 64;
+
+/** Multiples of 1/8 in [-1, 1], and any bytes: exact in every type, so that all kernels must agree nearly to the bit. */
 function values(dtype: DType, length: number, seed: number): Uint8Array<ArrayBuffer> {
   const block = Math.min(length, 65521), out = hostArray(dtype, length);
   let s = seed;
-  for (let i = 0; i < block; i++) { s = (Math.imul(s, 1664525) + 1013904223) >>> 0; out[i] = encode(dtype, ((s >>> 24) % 17 - 8) / 8); }
+  for (let i = 0; i < block; i++) { s = (Math.imul(s, 1664525) + 1013904223) >>> 0; out[i] = dtype === "u8" ? s >>> 24 : encode(dtype, ((s >>> 24) % 17 - 8) / 8); }
   for (let i = block; i < length; i += block) out.set(out.subarray(0, Math.min(block, length - i)), i);
   const bytes = new Uint8Array((length * bytesOf(dtype) + 3) & ~3);
   bytes.set(new Uint8Array(out.buffer, out.byteOffset, out.byteLength));

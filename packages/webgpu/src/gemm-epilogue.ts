@@ -77,9 +77,9 @@ ${[...printer.lines, ...writes].join("\n")}
   return { lines, emit: (m, at, acc) => `finish(${m}, ${at}, ${acc}, ${actual.join(", ")});` };
 }
 
-/** Sums of parts of k as they are: scratch over [part, batch, m, n in fours]. */
-export function toScratch(shader: Shader, buffer: number, problem: Problem, zz: string): Sink {
+/** Sums of parts of k as they are: scratch over [part, batch, m, n in fours]; `first`: part that these begin with. */
+export function toScratch(shader: Shader, buffer: number, problem: Problem, zz: string, first: number): Sink {
   const out = shader.bind(buffer, "vec4f"), columns = shader.param(Math.ceil(problem.n / 4)), M = shader.param(problem.m);
   shader.use("finish", `fn finish(m: u32, n: u32, x: vec4<f32>, row: u32) { if (m < ${M} && n < ${shader.param(problem.n)}) { ${out}[(row + m) * ${columns} + n / 4u] = x; } }`);
-  return { lines: [`let row = ${zz} * ${M};`], emit: (m, n, acc) => `finish(${m}, ${n}, ${acc}, row);` };
+  return { lines: [`let row = ${zz} * ${M}${first === 0 ? "" : ` + ${shader.param(first * problem.batch.reduce((t, x) => t * x, 1) * problem.m)}`};`], emit: (m, n, acc) => `finish(${m}, ${n}, ${acc}, row);` };
 }

@@ -12,11 +12,10 @@ export interface Place {
   /** lines that define `kb` and `ke`, the range of k of this workgroup, for product i */
   readonly range: (product: number) => readonly string[];
 }
-/** The operands of one product. */
-export interface Pair { readonly a: Source; readonly b: Source }
+/** The operands of one product over k. */
+export interface Pair { readonly k: number; readonly a: Source; readonly b: Source }
 /** What the sums become: one call for four neighbours of a row; `acc` is a vec4<f32>, `n` a multiple of 4; guards are the callee's. */
 export type Emit = (m: string, n: string, acc: string) => string;
-
 
 export function tileBody(shader: Shader, sources: readonly Pair[], v: TileVariant, place: Place, emit: Emit): string {
   const { BM, BN, BK, TM, TN, KG } = v, threads = threadsOf(v), tx = BN / TN, ty = BM / TM, rowA = BM / 4 + 1, rowB = BN / 4 + 1;

@@ -1,12 +1,13 @@
 /** The frame of a product kernel: which tile of which batch a workgroup computes, over which part of k, and where the sums go. */
 import type { ContractKernel, PlanSpec } from "@adjoint/tensor";
 import { bytesOf } from "@adjoint/tensor";
+import { codeBytes, Tables } from "./codes.ts";
 import { epilogue, loadsOf, type Sink, toScratch } from "./gemm-epilogue.ts";
 import { source } from "./gemm-operand.ts";
 import { type Factors, type Operand, type Problem, product } from "./gemm-problem.ts";
 import { type Emit, type Pair, type Place, tileBody } from "./gemm-tile.ts";
 import { matrixBody, matrixThreads, subgroupOf } from "./matrix.ts";
-import { vecBody, vecColumns, vecNeedsScalarA } from "./matvec.ts";
+import { vecBody, vecColumns, vecNeedsScalarA, vecStep } from "./matvec.ts";
 import type { Dispatch, Target } from "./program.ts";
 import { Shader, spread } from "./shader.ts";
 import { type Choice, threadsOf, type Variant } from "./tiles.ts";
@@ -20,7 +21,7 @@ export const scratchWords = (p: Problem, splits: number): number => splits * pro
 /** Each operand once, where it is not repeated over a batch. */
 function operandBytes(p: Problem): number {
   let bytes = 0;
-  for (const { k, a, b } of p.products) for (const [x, extent] of [[a, p.m], [b, p.n]] as const) bytes += bytesOf(x.view.dtype) * k * extent * product(p.batch.filter((_, i) => x.batch[i] !== 0));
+  for (const { k, a, b } of p.products) for (const [x, extent] of [[a, p.m], [b, p.n]] as const) bytes += (x.view.decode === undefined ? bytesOf(x.view.dtype) : codeBytes(x.view.decode)) * k * extent * product(p.batch.filter((_, i) => x.batch[i] !== 0));
   return bytes;
 }
 function epilogueBytes(kernel: ContractKernel): number {
@@ -49,7 +50,7 @@ interface Extent { readonly BM: number; readonly BN: number; readonly BK: number
 function extentOf(v: Variant, p: Problem, target: Target): Extent {
   switch (v.kind) {
     case "tile": return { BM: v.BM, BN: v.BN, BK: v.BK, threads: threadsOf(v) };
-    case "vec": return { BM: p.m, BN: vecColumns(v), BK: 4, threads: v.threads };
+    case "vec": return { BM: p.m, BN: vecColumns(v), BK: v.step ?? 4, threads: v.threads };
     case "matrix": return { BM: v.SM * v.WM * v.config.m, BN: v.SN * v.WN * v.config.n, BK: v.BK, threads: matrixThreads(v, target) };
     default: return v satisfies never;
   }
@@ -64,19 +65,22 @@ function body(shader: Shader, v: Variant, pairs: readonly Pair[], p: Problem, pl
 }
 
 /** Binds the operands. A buffer has one cell type, so that it is read as its most demanding reader must. */
-function bindOperands(shader: Shader, p: Problem, v: Variant, uniforms: readonly number[]): Pair[] {
-  const limit = (f: Factors, x: Operand): 1 | 4 | 8 => (v.kind === "vec" && x === f.a && vecNeedsScalarA(f) ? 1 : v.kind === "matrix" && v.config.component === "f16" ? 8 : 4);
+function bindOperands(shader: Shader, p: Problem, v: Variant, uniforms: readonly number[], tables: Tables): Pair[] {
+  const limit = (f: Factors, x: Operand): 1 | 4 | 8 => {
+    if (v.kind === "vec") return x === f.a ? (vecNeedsScalarA(f) ? 1 : 4) : x.view.decode !== undefined && vecStep(v, f) === 8 ? 8 : 4;
+    return v.kind === "matrix" && v.config.component === "f16" ? 8 : 4;
+  };
   const readers = p.products.flatMap((f) => [f.a, f.b].map((x) => ({ x, most: Math.min(x.width, limit(f, x)) })));
   const most = (x: Operand): 1 | 4 | 8 => { const least = Math.min(...readers.filter((r) => r.x.view.buffer === x.view.buffer).map((r) => r.most)); return least === 8 ? 8 : least === 4 ? 4 : 1; };
   const bits = v.kind === "matrix" && v.config.component === "f16";
-  return p.products.map(({ a, b }, i) => ({ a: source(shader, a, `a${i}_`, uniforms, { most: most(a), bits }), b: source(shader, b, `b${i}_`, uniforms, { most: most(b), bits }) }));
+  return p.products.map(({ k, a, b }, i) => ({ k, a: source(shader, a, `a${i}_`, uniforms, { most: most(a), bits, tables }), b: source(shader, b, `b${i}_`, uniforms, { most: most(b), bits, tables }) }));
 }
 
-/** The tiles of all batches and parts of k; results go through the formulas, or to `scratch` as they are. */
-export function productDispatch({ kernel, plan, target, problem: p, choice }: Job, scratch: number | null): Dispatch {
+/** The tiles of all batches and parts of k; results go through the formulas, or to `scratch` as they are, from part `first` on. */
+export function productDispatch({ kernel, plan, target, problem: p, choice }: Job, scratch: number | null, first = 0): Dispatch {
   const v = choice.variant, { BM, BN, BK, threads } = extentOf(v, p, target), shader = new Shader(plan, target, { writes: new Set(scratch === null ? kernel.stores.map((s) => s.view.buffer) : [scratch]) });
   const tilesM = Math.ceil(p.m / BM), tilesN = Math.ceil(p.n / BN), batches = product(p.batch), total = tilesM * tilesN * batches * choice.splits;
-  const pairs = bindOperands(shader, p, v, kernel.uniforms);
+  const tables = new Tables(shader, plan), pairs = bindOperands(shader, p, v, kernel.uniforms, tables);
   const per = shader.param(tilesM * tilesN), tm = shader.param(tilesM), tn = shader.param(tilesN), parts = choice.splits > 1;
   const place: Place = {
     M: shader.param(p.m), N: shader.param(p.n), m0: "m0", n0: "n0",
@@ -95,8 +99,8 @@ export function productDispatch({ kernel, plan, target, problem: p, choice }: Jo
     ...(parts ? [`let part = zz / ${shader.param(batches)}; let z = zz % ${shader.param(batches)};`] : []),
     ...unravel(shader, p.batch, parts ? "z" : "zz"),
   ];
-  const sink: Sink = scratch === null ? epilogue(shader, kernel, plan, p) : toScratch(shader, scratch, p, "zz");
-  lines.push(...sink.lines, body(shader, v, pairs, p, place, sink.emit));
+  const sink: Sink = scratch === null ? epilogue(shader, kernel, plan, p) : toScratch(shader, scratch, p, "zz", first);
+  lines.push(...sink.lines, ...tables.fill(threads), body(shader, v, pairs, p, place, sink.emit));
   const bytes = operandBytes(p) + (scratch === null ? epilogueBytes(kernel) : scratchWords(p, choice.splits) * 4);
   return shader.dispatch(lines.join("\n"), { size: [threads, 1, 1], workgroups: spread(total, target).workgroups, label: kernel.label, flops: flopsOf(p), bytes, ...(v.kind === "matrix" ? subgroupOf(v, target) : {}) });
 }

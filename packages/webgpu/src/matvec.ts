@@ -1,11 +1,14 @@
 /** Products of a few rows (decoding): every element of b is read once, sums of k-parts meet in workgroup memory. */
-import type { Pair, Place } from "./gemm-tile.ts";
-import type { Emit } from "./gemm-tile.ts";
+import type { Emit, Pair, Place } from "./gemm-tile.ts";
+import type { Operand } from "./gemm-problem.ts";
 import type { Shader } from "./shader.ts";
 import type { VecVariant } from "./tiles.ts";
 
 /** Columns of a workgroup: each group of `lanes` threads has four. */
 export const vecColumns = (v: VecVariant): number => (v.threads / v.lanes) * 4;
+/** Elements of k that a thread takes at once. */
+export const vecStep = (v: VecVariant, { k, b }: { readonly k: number; readonly b: Operand }): 1 | 4 | 8 =>
+  b.order !== "along" || b.width === 1 ? 1 : v.step === 8 && k % 8 === 0 ? 8 : 4;
 
 /**
  * Neighbouring threads run along k where b is contiguous there (thread = group · lanes + lane), and along n otherwise
@@ -17,8 +20,8 @@ export function vecBody(shader: Shader, pairs: readonly Pair[], v: VecVariant, r
   const lines = [alongK ? `let lane = li % ${lanes}u; let group = li / ${lanes}u;` : `let lane = li / ${groups}u; let group = li % ${groups}u;`, `let n = ${place.n0} + group * 4u;`];
   const all = Array.from({ length: rows }, (_, m) => m), four = [0, 1, 2, 3];
   for (const m of all) lines.push(`var d${m} = vec4<f32>();`);
-  pairs.forEach(({ a, b }, i) => {
-    const { order } = b.operand, wide = b.unit === 4 && order === "along", step = wide ? 4 : 1;
+  pairs.forEach(({ k, a, b }, i) => {
+    const { order } = b.operand, step = b.unit === 1 ? 1 : vecStep(v, { k, b: b.operand }), wide = step > 1;
     lines.push("{", ...place.range(i), ...a.begin, ...b.begin);
     for (const m of all) lines.push(`let x${m} = ${a.origin}${m === 0 ? "" : ` + ${m}u * ${a.across}`};`);
     const column = (c: number): string => `min(n + ${c}u, ${place.N} - 1u)`;
@@ -26,10 +29,15 @@ export function vecBody(shader: Shader, pairs: readonly Pair[], v: VecVariant, r
     else for (const c of four) lines.push(`let w${c} = ${b.origin} + ${column(c)} * ${b.across};`);
     lines.push(`for (var k = kb + lane * ${step}u; k < ke; k += ${lanes * step}u) {`);
     if (wide) {
-      for (const c of four) lines.push(`let y${c} = ${b.read(`w${c} + k / 4u`)};`);
-      for (const m of all) {
-        const x = a.unit === 4 ? a.read(`x${m} + k / 4u`) : `vec4<f32>(${four.map((e) => a.read(`x${m} + (k + ${e}u) * ${a.along}`)).join(", ")})`;
-        lines.push(`let a${m} = ${x}; d${m} += vec4<f32>(${four.map((c) => `dot(a${m}, y${c})`).join(", ")});`);
+      // four at a time: `y0h1` is the second four of column 0
+      const parts = step === 8 ? [0, 1] : [0];
+      for (const c of four) {
+        if (b.unit === 8) lines.push(`let y${c} = ${b.read(`w${c} + k / 8u`)}; ${parts.map((h) => `let y${c}h${h} = y${c}[${h}];`).join(" ")}`);
+        else lines.push(...parts.map((h) => `let y${c}h${h} = ${b.read(`w${c} + k / 4u${h === 0 ? "" : " + 1u"}`)};`));
+      }
+      for (const m of all) for (const h of parts) {
+        const x = a.unit === 4 ? a.read(`x${m} + k / 4u${h === 0 ? "" : " + 1u"}`) : `vec4<f32>(${four.map((e) => a.read(`x${m} + (k + ${4 * h + e}u) * ${a.along}`)).join(", ")})`;
+        lines.push(`let a${m}h${h} = ${x}; d${m} += vec4<f32>(${four.map((c) => `dot(a${m}h${h}, y${c}h${h})`).join(", ")});`);
       }
     } else {
       lines.push(`let y = ${b.unit === 4 ? b.read(`w + k * ${b.along}`) : `vec4<f32>(${four.map((c) => b.read(`w${c} + k * ${b.along}`)).join(", ")})`};`);

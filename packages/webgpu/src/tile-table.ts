@@ -1,22 +1,29 @@
 /** Measured choices as data: what `tune` writes, a file keeps, and `webgpu({ tiles })` takes. */
 import { FormatError } from "@adjoint/tensor";
-import { type Problem, product } from "./gemm-problem.ts";
+import { type Operand, type Problem, product } from "./gemm-problem.ts";
 import type { Target } from "./program.ts";
 import { type Choice, fits, splitsOf, type Variant } from "./tiles.ts";
 
 /** `entries`: the best choice of each class of problems (`classOf`) on the device that `device` names. */
 export interface TileTable { readonly version: 1; readonly device: string; readonly entries: Readonly<Record<string, Choice>> }
 
-/** Operand types and directions, and the logarithms of batch, m, n and k: "f32·f32 along·along 0 9 10 11". */
-export function classOf(p: Problem, target: Target): string {
+/** Operand types and directions, and the logarithms of batch, m, n and k: "f32·f32 along·along 0 9 10 11"; codes are "q4" and "q8". */
+export function classOf(p: Problem, target: Target, codes = true): string {
   const { a, b } = p.products[0], log = (x: number): number => Math.round(Math.log2(Math.max(1, x)));
-  const types = target.matmul === "f16" ? "f16·f16" : `${a.view.dtype}·${b.view.dtype}`;
-  return `${types} ${a.order}·${b.order} ${log(product(p.batch))} ${log(p.m)} ${log(p.n)} ${log(p.products.reduce((t, x) => t + x.k, 0))}`;
+  const type = ({ view: { dtype, decode } }: Operand): string => (codes && decode !== undefined ? `q${decode.bits}` : target.matmul === "f16" ? "f16" : dtype);
+  return `${type(a)}·${type(b)} ${a.order}·${b.order} ${log(product(p.batch))} ${log(p.m)} ${log(p.n)} ${log(p.products.reduce((t, x) => t + x.k, 0))}`;
 }
 
-/** The choice of the nearest measured class of the same operand types: at most a factor of eight away in all, another layout counting two. */
+/**
+ * The choice of the nearest measured class of the same operand types: at most a factor of eight away in all, another layout counting two.
+ * Codes whose like was not measured take the choice of the numbers that they mean.
+ */
 export function lookUp(table: TileTable, p: Problem, target: Target): Choice | undefined {
-  const own = classOf(p, target).split(" ");
+  const coded = p.products.some(({ a, b }) => a.view.decode !== undefined || b.view.decode !== undefined);
+  return nearest(table, p, target, true) ?? (coded ? nearest(table, p, target, false) : undefined);
+}
+function nearest(table: TileTable, p: Problem, target: Target, codes: boolean): Choice | undefined {
+  const own = classOf(p, target, codes).split(" ");
   let best: Choice | undefined, least = 3.5;
   for (const [key, choice] of Object.entries(table.entries)) {
     const other = key.split(" ");
@@ -25,7 +32,7 @@ export function lookUp(table: TileTable, p: Problem, target: Target): Choice | u
     if (distance < least && fits(choice.variant, p, target)) { least = distance; best = choice; }
   }
   if (best === undefined) return undefined;
-  const step = best.variant.kind === "vec" ? 4 * best.variant.lanes : best.variant.BK, wanted = best.splits;
+  const step = best.variant.kind === "vec" ? (best.variant.step ?? 4) * best.variant.lanes : best.variant.BK, wanted = best.splits;
   return { variant: best.variant, splits: splitsOf(p, step, target).findLast((s) => s <= wanted) ?? 1 };
 }
 
@@ -48,14 +55,14 @@ const whole = (x: unknown): x is number => typeof x === "number" && Number.isInt
 const power = (x: unknown): x is number => whole(x) && (x & (x - 1)) === 0;
 
 function variant(key: string, v: Record<string, unknown>, bad: (key: string, value: unknown) => never): Variant {
-  const { prefetch, BM, BN, BK, TM, TN, KG = 1, SM, SN, WM, WN, lanes, threads, config: c } = v;
+  const { prefetch, BM, BN, BK, TM, TN, KG = 1, SM, SN, WM, WN, lanes, threads, step, config: c } = v;
   switch (v["kind"]) {
     case "tile":
       if (!power(BM) || !power(BN) || !power(BK) || !power(TM) || !power(TN) || !power(KG) || KG > BK || typeof prefetch !== "boolean" || TM < 4 || TN < 4 || BK < 4 || BM < TM || BN < TN) return bad(key, v);
       return { kind: "tile", BM, BN, BK, TM, TN, KG, prefetch };
     case "vec":
-      if (!power(lanes) || !power(threads) || threads < lanes) return bad(key, v);
-      return { kind: "vec", lanes, threads };
+      if (!power(lanes) || !power(threads) || threads < lanes || (step !== undefined && step !== 8)) return bad(key, v);
+      return { kind: "vec", lanes, threads, ...(step === undefined ? {} : { step }) };
     case "matrix": {
       if (!whole(SM) || !whole(SN) || !whole(WM) || !whole(WN) || !whole(BK) || typeof prefetch !== "boolean" || !record(c)) return bad(key, v);
       const { component, result, m, n, k } = c;

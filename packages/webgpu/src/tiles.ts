@@ -1,4 +1,5 @@
 /** The shapes of product kernels as values, and which one a problem gets: by a table measured on the device, else by a model of its cost. */
+import { tableWords } from "./codes.ts";
 import type { MatrixConfig, Target } from "./program.ts";
 import { type Problem, product } from "./gemm-problem.ts";
 import { matrixBytes, matrixThreads, subgroupSize } from "./matrix.ts";
@@ -8,8 +9,8 @@ import { matrixBytes, matrixThreads, subgroupSize } from "./matrix.ts";
  * next tile early. KG groups of threads share the tile: each adds up its part of every BK, and the first adds the groups' sums.
  */
 export interface TileVariant { readonly kind: "tile"; readonly BM: number; readonly BN: number; readonly BK: number; readonly TM: number; readonly TN: number; readonly KG: number; readonly prefetch: boolean }
-/** At most four rows: `lanes` (a power of two) of a workgroup's `threads` share four columns. */
-export interface VecVariant { readonly kind: "vec"; readonly lanes: number; readonly threads: number }
+/** At most four rows: `lanes` (a power of two) of a workgroup's `threads` share four columns; a thread takes `step` (4) of k at once where b lies along k. */
+export interface VecVariant { readonly kind: "vec"; readonly lanes: number; readonly threads: number; readonly step?: 8 }
 /** Matrix units: SM x SN subgroups, each WM x WN result matrices of `config`. */
 export interface MatrixVariant { readonly kind: "matrix"; readonly config: MatrixConfig; readonly SM: number; readonly SN: number; readonly WM: number; readonly WN: number; readonly BK: number; readonly prefetch: boolean; /** tests only: printed without matrix units */ readonly emulate?: boolean }
 export type Variant = TileVariant | VecVariant | MatrixVariant;
@@ -61,12 +62,15 @@ export function matrixConfig(p: Problem, { matrix, matmul, f16 }: Target): Matri
   return matrix.filter(fit).sort((a, b) => distance(a) - distance(b))[0];
 }
 
+/** Bytes of workgroup memory that tables of codes take. */
+const codesBytes = (p: Problem): number => p.products.flatMap(({ a, b }) => [a, b]).reduce((t, { view: { decode } }) => t + (decode === undefined ? 0 : 4 * tableWords(decode)), 0);
+
 export const fits = (v: Variant, p: Problem, target: Target): boolean => {
-  const { limits } = target;
+  const { limits } = target, room = limits.workgroupBytes - codesBytes(p);
   switch (v.kind) {
-    case "tile": return threadsOf(v) <= limits.invocations && tileBytes(v) <= limits.workgroupBytes;
-    case "vec": return p.m <= MOST_ROWS && v.threads <= limits.invocations && vecBytes(v, p.m) <= limits.workgroupBytes;
-    case "matrix": return (v.emulate === true || subgroupSize(target) !== null) && matrixThreads(v, target) <= limits.invocations && matrixBytes(v) <= limits.workgroupBytes;
+    case "tile": return threadsOf(v) <= limits.invocations && tileBytes(v) <= room;
+    case "vec": return p.m <= MOST_ROWS && v.threads <= limits.invocations && vecBytes(v, p.m) <= room;
+    case "matrix": return (v.emulate === true || subgroupSize(target) !== null) && matrixThreads(v, target) <= limits.invocations && matrixBytes(v) <= room;
     default: return v satisfies never;
   }
 };
@@ -108,11 +112,14 @@ export function candidates(p: Problem, target: Target): readonly Choice[] {
 
 function vectors(p: Problem, target: Target): readonly Choice[] {
   const k = Math.max(...p.products.map((x) => x.k)), alongK = p.products.every(({ b }) => b.order === "along"), threads = Math.min(128, target.limits.invocations);
+  // eight codes of four bits are one word; it adds up in another order, so that the plain product's kernel comes first
+  const eight = alongK && p.products.some(({ k: own, b }) => b.view.decode?.bits === 4 && b.width === 8 && own % 8 === 0);
   let lanes = alongK ? 32 : 8;
   while (lanes > 4 && lanes * 4 > k) lanes /= 2;
-  const of = (lanes: number): Choice => {
+  const of = (lanes: number, step: 4 | 8): Choice => {
     const groups = Math.ceil(p.n / ((threads / lanes) * 4)) * product(p.batch), wanted = (2 * target.units * BUSY) / threads;
-    return { variant: { kind: "vec", lanes, threads }, splits: splitsOf(p, 4 * lanes, target).findLast((s) => s === 1 || (groups * s <= wanted && k / s >= 16 * lanes)) ?? 1 };
+    return { variant: { kind: "vec", lanes, threads, ...(step === 8 ? { step } : {}) }, splits: splitsOf(p, step * lanes, target).findLast((s) => s === 1 || (groups * s <= wanted && k / s >= 4 * step * lanes)) ?? 1 };
   };
-  return [lanes, lanes * 2, lanes / 2].filter((l) => l <= threads).map(of).filter((c) => fits(c.variant, p, target));
+  const some = [lanes, lanes * 2, lanes / 2].filter((l) => l <= threads), all = [...some.map((l) => of(l, 4)), ...(eight ? some.map((l) => of(l, 8)) : [])];
+  return all.filter((c) => fits(c.variant, p, target));
 }

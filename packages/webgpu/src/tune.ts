@@ -24,7 +24,7 @@ export interface TuneOptions {
   readonly signal?: AbortSignal;
 }
 
-/** x Wᵀ, g W and gᵀ x of dense layers; x Aᵀ and the gradients of low-rank factors; scores and values of attention; one row of decoding. */
+/** x Wᵀ, g W and gᵀ x of dense layers; x Aᵀ and the gradients of low-rank factors; scores and values of attention; one row of decoding; x Wᵀ, g W and one row with codes of 4 bits. */
 export function standardShapes(types: readonly [DType, DType] = ["f32", "f32"]): readonly TuneShape[] {
   const shapes: TuneShape[] = [];
   for (const f of [768, 2048, 4096]) for (const t of [512, 2048]) {
@@ -33,9 +33,10 @@ export function standardShapes(types: readonly [DType, DType] = ["f32", "f32"]):
   }
   shapes.push({ m: 512, n: 512, k: 64, batch: 48, b: "column" }, { m: 512, n: 64, k: 512, batch: 48 }, { m: 512, n: 50257, k: 768, b: "column" });
   for (const f of [768, 2048, 4096]) shapes.push({ m: 1, n: f, k: f, b: "column" }, { m: 1, n: 4 * f, k: f, b: "column" });
+  if (types[0] === "f32") for (const f of [2048, 4096]) shapes.push({ m: 2048, n: f, k: f, b: "column", codes: 4 }, { m: 2048, n: f, k: f, codes: 4 }, { m: 1, n: f, k: f, b: "column", codes: 4 });
   return shapes.map((s) => ({ ...s, types }));
 }
-const softwareShapes: readonly TuneShape[] = [{ m: 64, n: 64, k: 64, b: "column" }, { m: 64, n: 8, k: 64, b: "column" }, { m: 1, n: 64, k: 64, b: "column" }];
+const softwareShapes: readonly TuneShape[] = [{ m: 64, n: 64, k: 64, b: "column" }, { m: 64, n: 8, k: 64, b: "column" }, { m: 1, n: 64, k: 64, b: "column" }, { m: 64, n: 64, k: 64, b: "column", codes: 4 }];
 
 /**
  * Measures 6 to 20 candidates a shape on the device that `webgpu(device)` would open, and gives the table of the fastest
