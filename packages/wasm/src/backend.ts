@@ -2,6 +2,7 @@
 import {
   type Backend, type Bindings, bytesOf, type Counters, type DeviceBuffer, DeviceError, type DType, hostArray, type Kernel, type PlanSpec, type Prepared, type RunResult, ShapeError, type TypedArray, viewBytes,
 } from "@adjoint/tensor";
+import { runsOf } from "./company.ts";
 import { type Compiler, type Entry, recipeOf } from "./compile.ts";
 import { checkDType } from "./element.ts";
 import type { Executor, Call } from "./executor.ts";
@@ -33,7 +34,8 @@ class Ready implements Prepared {
   }
 }
 
-const isLarge = (k: Kernel, r: Recipe, t: Target): boolean => t.threads > 1 && r.work >= t.soloBelow * (k.kind === "contract" ? 16 : 1);
+/** Work in elements: what decides between one thread and all. */
+const workOf = (k: Kernel, r: Recipe): number => r.work / (k.kind === "contract" ? 16 : 1);
 
 export class WasmBackend implements Backend {
   readonly name = "wasm";
@@ -111,8 +113,10 @@ export class WasmBackend implements Backend {
       part[r.layout.uniformBase] = block;
     });
     this.#memory.i32.set(words, block / 4);
+    const { threads, soloBelow } = this.#target, runs = threads > 1 ? runsOf(plan) : recipes.map((_, i) => i), work = recipes.map(() => 0);
+    recipes.forEach((r, i) => { work[runs[i]] += workOf(plan.kernels[i], r); });
     const calls = recipes.flatMap((r, i) => entries[i].phases.map((run, phase): Call => ({
-      run, kernel: entries[i].id, phase, args: block + starts[i] * 4, parallel: isLarge(plan.kernels[i], r, this.#target), label: plan.kernels[i].label,
+      run, kernel: entries[i].id, phase, args: block + starts[i] * 4, parallel: threads > 1 && work[runs[i]] >= soloBelow, flows: runs[i + 1] === runs[i], label: plan.kernels[i].label,
       counter: r.counter === undefined ? undefined : block + (starts[i] + r.counter) * 4,
     })));
     this.#reserve(plan.arenaBytes, Math.max(0, ...recipes.map((r) => r.workspace)));

@@ -8,8 +8,10 @@ export interface Call {
   readonly kernel: number;
   readonly phase: number;
   readonly args: number;
-  /** large enough for all threads */
+  /** large enough for all threads, by itself or with its neighbours */
   readonly parallel: boolean;
+  /** the next call may begin before every thread has ended this one */
+  readonly flows: boolean;
   readonly label: string;
   /** address of the word from which threads draw work, if any */
   readonly counter: number | undefined;

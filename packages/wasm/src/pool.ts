@@ -8,6 +8,7 @@
  */
 import { DeviceError } from "@adjoint/tensor";
 import { type Compiler, type Loaded, MAX_PHASES } from "./compile.ts";
+import { LONGEST } from "./company.ts";
 import { MEETING_BYTES, MESSAGE_BYTES, PROGRAM_WORDS, SPIN_MICROSECONDS, step, word } from "./control.ts";
 import { type Call, type Executor, trapped } from "./executor.ts";
 import type { LinearMemory } from "./memory.ts";
@@ -15,6 +16,8 @@ import type { Spawner, Thread } from "./spawn.ts";
 
 /** Milliseconds that a thread may be late. */
 const PATIENCE = 1000, START_PATIENCE = 15000;
+/** Words that the calls up to the next meeting take at most. */
+const LONGEST_RUN = 4 * LONGEST;
 
 /** Part of a plan: what this thread does, and the others' program. */
 interface Segment { readonly calls: readonly Call[]; readonly program: Int32Array | undefined }
@@ -87,13 +90,16 @@ export class Pool implements Executor {
 
   #walk(calls: readonly Call[]): void {
     let pending = false;          // work of this thread that others have not waited for
+    let begin = -1;
     try {
       for (const c of calls) {
         if (!c.parallel) { this.#alone(c); pending = true; continue; }
         if (pending) { this.#meet(0); pending = false; }
-        const begin = performance.now();
+        if (begin < 0) begin = performance.now();
         try { c.run(c.args, 0, this.#threads); } catch (cause) { throw trapped(c.label, cause); }
+        if (c.flows) continue;
         this.#meet(performance.now() - begin, c.label);
+        begin = -1;
       }
     } catch (error) {
       this.#abandon();
@@ -241,9 +247,10 @@ function split(calls: readonly Call[]): Segment[] {
   };
   calls.forEach((c, i) => {
     if (!c.parallel) { pending = true; return; }
-    if (program.length > PROGRAM_WORDS - 16) flush(i);
+    if (program.length > PROGRAM_WORDS - LONGEST_RUN && !(calls[i - 1]?.flows ?? false)) flush(i);
     if (pending) { program.push(step.meet, 0); pending = false; }
-    program.push(step.call, c.kernel * MAX_PHASES + c.phase, c.args, step.meet, 0);
+    program.push(step.call, c.kernel * MAX_PHASES + c.phase, c.args);
+    if (!c.flows) program.push(step.meet, 0);
     last = i;
   });
   flush(calls.length);

@@ -1,8 +1,9 @@
 /** Threads: the same bits as one thread, errors within two seconds, and the next step works. */
-import { DeviceError, type Kernel, leaf, type View } from "@adjoint/tensor";
+import { type BufferSpec, DeviceError, type Kernel, leaf, type PlanSpec, type View } from "@adjoint/tensor";
 import fc from "fast-check";
 import { afterAll, expect, test } from "vitest";
 import { wasm, type WasmBackend, wasmSync } from "../src/index.ts";
+import { runsOf } from "../src/company.ts";
 import { type Case, check, planOf, runOn, same, toHost } from "./harness.ts";
 import { drawCase, laws, show } from "./laws.ts";
 
@@ -92,6 +93,44 @@ test("a killed worker is a DeviceError within 2 s, and the next step works", asy
   run();
   check(b, good);
   expect(Array.from(b.readSync(stores[1])).slice(0, 3)).toEqual(good.buffers[0].values.slice(0, 3).map((v) => v + 1));
+});
+
+/** Maps between stores and arena slots chosen by a seed: some depend on each other, some do not. */
+const random = (choices: readonly number[], n: number): PlanSpec => {
+  const buffers: BufferSpec[] = Array.from({ length: 9 }, (_, i) => (i < 5 ? { kind: "store", dtype: "f32", length: n, offset: 0, position: i } : { kind: "slot", dtype: "f32", length: n, offset: (i - 5) * 4 * n, position: 0 }));
+  // the last slot lies half on the first: nobody may see both
+  buffers.push({ kind: "slot", dtype: "f32", length: n, offset: 2 * n, position: 0 });
+  const kernels = choices.map((c, i): Kernel => ({ kind: "map", shape: [n], loads: [view(c % 10, [1]), view(Math.floor(c / 10) % 10, [1])], stores: [{ view: view(Math.floor(c / 100) % 10, [1]), value: x.mul(0.5).add(leaf("load", 1, "float")).add(i) }], ...base }));
+  return { kernels, buffers, uniforms: [], arenaBytes: 4 * n * 4, inputs: 0, outputs: 0 };
+};
+/** A kernel that reads memory which it overwrites elsewhere: no plan holds one. */
+const torn = (c: number): boolean => { const from = [c % 10, Math.floor(c / 10) % 10], to = Math.floor(c / 100) % 10; return to === 9 ? from.some((b) => b === 5 || b === 6) : (to === 5 || to === 6) && from.includes(9); };
+const after = (d: WasmBackend, plan: PlanSpec): number[][] => {
+  const stores = plan.buffers.filter((b) => b.kind === "store").map((b) => { const s = d.alloc("f32", b.length); d.write(s, Float32Array.from(grid(b.length))); return s; }), ready = d.prepare(plan);
+  for (let i = 0; i < 3; i++) d.run(ready, { stores, inputs: [], uniforms: [] });
+  const out = stores.map((s) => Array.from(d.readSync(s)));
+  d.release(ready);
+  stores.forEach((s) => { d.free(s); });
+  return out;
+};
+
+test("neighbours that do not touch each other run without a meeting in between, and give the same bits", () => {
+  fc.assert(fc.property(fc.array(fc.integer({ min: 0, max: 999 }).filter((c) => !torn(c)), { minLength: 1, maxLength: 40 }), fc.constantFrom(16, 100, 1024), (choices, n) => {
+    // every slot is written before it is read
+    const fill = [5, 6, 7, 8].map((slot) => 100 * slot + 10 * (slot - 5) + 4), plan = random([...fill, ...choices], n), want = after(one, plan);
+    expect(after(two, plan)).toEqual(want);
+    expect(after(three, plan)).toEqual(want);
+  }), { numRuns: 40 });
+});
+
+test("a run of kernels ends where one needs what another wrote, or writes what another needs", () => {
+  const of = (...choices: number[]): readonly number[] => runsOf(random(choices, 16));
+  expect(of(100, 211, 322, 433)).toEqual([0, 1, 2, 3]);          // 1 from 0, 2 from 1, ...
+  expect(of(0, 111, 222, 333)).toEqual([0, 0, 0, 0]);            // each its own
+  expect(of(100, 0)).toEqual([0, 1]);                            // 0 is read, then written
+  expect(of(500, 600, 700)).toEqual([0, 0, 0]);                  // one reads the same as the others
+  expect(of(500, 911)).toEqual([0, 1]);                          // 9 lies on 5 and 6
+  expect(runsOf({ ...random([], 16), kernels: [...random([0], 16).kernels, { kind: "rows", rowAxes: 1, shape: [1, 16], loads: [view(3, [16, 1])], stats: [{ op: "sum", value: x }], stores: [], ...base }, ...random([111], 16).kernels] })).toEqual([0, 1, 2]);
 });
 
 test("steady state moves no counter", () => {
