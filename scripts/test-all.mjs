@@ -49,7 +49,10 @@ const table = {
     const { found, reason } = await adapters(env);
     if (found.length === 0) return { skipped: `Dawn refuses it (it needs Mesa 24 or newer): ${reason}` };
     say(`      WebGPU tests run on ${found.join(", ")}`);
-    return suite(["open", "conform", "contract", "attention"].map((name) => `packages/webgpu/test/${name}`), env);
+    // LLVM needs minutes for the largest texts of attention, which say nothing new here
+    const laws = await suite(["open", "conform", "contract"].map((name) => `packages/webgpu/test/${name}`), env);
+    const heads = await suite(["packages/webgpu/test/attention"], env, "-t", "heads of|grouped heads|windows and marks|as caches hold them|holds queries, keys and values|same bit for bit");
+    return { code: laws.code === 0 ? heads.code : laws.code };
   },
   "packed tarballs": () => script("pack.mjs"),
   "Node 24": () => script("node24.mjs", ...kernelLaws),
