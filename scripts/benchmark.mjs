@@ -1,7 +1,7 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant`, `-- optimizers`, `-- pictures` and `-- gpu`: see
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant`, `-- optimizers`, `-- updates`, `-- pictures` and `-- gpu`: see
  * benchmarks/README.md. Bundles the benchmark (Node 20 runs no TypeScript) and installs what nothing else needs: the rivals for
- * `speed`, from benchmarks/rivals, and what draws for `pictures`, from benchmarks/pictures.
+ * `speed` and `gpu`, from benchmarks/rivals, and what draws for `pictures`, from benchmarks/pictures.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
@@ -10,7 +10,7 @@ import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), pictures = join(folder, "pictures"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"], updates: ["updates/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
 
 /** npm installs a folder's packages from their own lock file, once. */
 async function installFrom(place, what, without) {
@@ -55,9 +55,18 @@ async function main() {
   const systems = args.find((a) => a.startsWith("--systems="))?.slice(10) ?? (args.includes("--systems") ? args[args.indexOf("--systems") + 1] : "jax-js");
   if (kind === "speed" && /jax|tfjs/.test(systems)) await installFrom(rivals, "the rivals", "; --systems adjoint needs none");
   if (kind === "pictures") await installFrom(pictures, "what draws", "");
-  const made = await bundle(kind);
+  const made = await bundle(kind), rivalless = [];
   try {
     if (kind === "gpu") {
+      if (/jax|tfjs/.test(systems)) {
+        try {                                     // a rival that cannot be had is one line of the table
+          await installFrom(rivals, "the rivals", "");
+          await (await import("../benchmarks/rivals/gpu/bundle.mjs")).bundleRivals(made);
+        } catch (error) {
+          say(`benchmark: ${error.message}`);
+          rivalless.push("--no-rivals", error.message.split("\n")[0]);
+        }
+      }
       copyFileSync(join(folder, "gpu", "torch_child.py"), join(made, "torch_child.py"));
       const at = args.indexOf("--pack");
       if (at >= 0) {
