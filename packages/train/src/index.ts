@@ -6,7 +6,7 @@ export { type Course, type Estimate, estimateSeconds, Estimator } from "./estima
 export { evaluate, type EvaluateOptions, type Evaluation, type Scorer } from "./evaluate.ts";
 export { adapterTrainee, fullTrainee, type Trainee } from "./trainee.ts";
 export { memoryBytes, Training, type TrainingOptions } from "./loop.ts";
-export { loraOptions, optimizerFor, scheduleOf, stepsOf, trainingOptions, warmupOf } from "./setup.ts";
+export { baseOptions, loraOptions, optimizerFor, scheduleOf, stepsOf, trainingOptions, warmupOf } from "./setup.ts";
 export { checkpoints, type CheckpointInfo, type CheckpointOptions, configHash, dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 export { type Comparison, type Measured, run, RUN_FILE, type RunEvent, type RunOptions, type RunResult, type SampleText } from "./run.ts";
 export { REPORT_FILE, reportHtml, type ReportOptions, writeReport } from "./report.ts";

@@ -7,6 +7,13 @@ export interface Recipe {
   readonly config_name: string | null;
   readonly tokenizer_name: string | null;
   readonly init_adapter: string | null;
+  readonly load_in_4bit: boolean;
+  readonly load_in_8bit: boolean;
+  readonly bnb_4bit_quant_type: string;
+  readonly bnb_4bit_use_double_quant: boolean;
+  readonly quant_block_size: number | null;
+  readonly llm_int8_skip_modules: readonly string[];
+  readonly upcast_modules: string;
   readonly dataset_name: readonly string[];
   readonly eval_dataset_name: readonly string[];
   readonly old_dataset_name: readonly string[];
@@ -94,6 +101,13 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   config_name: { kind: "text", nullable: true, group: "model", help: "config.json of a model to start from random numbers (pretrain)" },
   tokenizer_name: { kind: "text", nullable: true, group: "model", aliases: ["tokenizer"], help: "folder with tokenizer.json; the model's own when left out" },
   init_adapter: { kind: "text", nullable: true, group: "model", help: "adapter folder to go on from" },
+  load_in_4bit: { kind: "flag", group: "model", help: "hold the base's linear layers as 4-bit codes (QLoRA)" },
+  load_in_8bit: { kind: "flag", group: "model", help: "hold the base's linear layers in int8, a scale a row" },
+  bnb_4bit_quant_type: { kind: "text", choices: ["nf4", "fp4", "int4", "q4_0", "mxfp4"], group: "model", help: "what a 4-bit code stands for" },
+  bnb_4bit_use_double_quant: { kind: "flag", group: "model", aliases: ["use_bnb_nested_quant"], help: "hold the scales as 8-bit codes too" },
+  quant_block_size: { kind: "integer", nullable: true, min: 1, group: "model", help: "weights a scale; null: 64 for nf4 and fp4, 32 for q4_0 and mxfp4, a row for 8 bits" },
+  llm_int8_skip_modules: { kind: "texts", group: "model", aliases: ["quant_skip_modules"], help: "linear layers that are not quantized" },
+  upcast_modules: { kind: "text", choices: ["none", "norms", "all"], group: "model", help: "what of the base that is not quantized goes into f32" },
   dataset_name: { kind: "texts", group: "data", aliases: ["data", "dataset", "train_file"], help: "training data: .txt or .jsonl files, folders of them, or moby-dick, addresses, numbers" },
   eval_dataset_name: { kind: "texts", group: "data", aliases: ["eval_data", "validation_file"], help: "held-out data of the new domain; a share of the training data when left out" },
   old_dataset_name: { kind: "texts", group: "data", aliases: ["old_data"], help: "data of the old domain, to show what is forgotten" },
@@ -156,6 +170,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
 /** Defaults; commands change a few. */
 export const defaultRecipe: Recipe = {
   model_name_or_path: null, config_name: null, tokenizer_name: null, init_adapter: null,
+  load_in_4bit: false, load_in_8bit: false, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: false, quant_block_size: null, llm_int8_skip_modules: ["lm_head"], upcast_modules: "none",
   dataset_name: [], eval_dataset_name: [], old_dataset_name: [], ids: null, eval_ids: null, validation_split_percentage: 10,
   max_length: 256, packing: false, packing_strategy: "bfd", completion_only_loss: null, assistant_only_loss: false, shuffle: true,
   max_steps: -1, num_train_epochs: 1, per_device_train_batch_size: 8, per_device_eval_batch_size: 8, gradient_accumulation_steps: 1, gradient_checkpointing: false,
@@ -193,8 +208,11 @@ export const inertKeys: Readonly<Record<string, { readonly values: readonly unkn
   gradient_checkpointing_kwargs: { values: "any", why: "layers are recorded again, there is no re-entrant mode" },
   lora_task_type: { values: ["CAUSAL_LM"], why: "the only task" },
   lora_modules_to_save: { values: [null, []], why: "only the adapter trains" },
-  load_in_4bit: { values: [false], why: "the base keeps the dtype of its file" },
-  load_in_8bit: { values: [false], why: "the base keeps the dtype of its file" },
+  bnb_4bit_compute_dtype: { values: ["float32", null], why: "products decode to f32 and compute in it" },
+  bnb_4bit_quant_storage: { values: ["uint8", null], why: "codes are bytes" },
+  llm_int8_threshold: { values: "any", why: "activations stay in f32, so none of them is an outlier" },
+  llm_int8_has_fp16_weight: { values: [false], why: "the codes alone are kept" },
+  llm_int8_enable_fp32_cpu_offload: { values: "any", why: "all of the model is on one device" },
   use_dora: { values: [false], why: "LoRA and rsLoRA are implemented" },
   remove_unused_columns: { values: "any", why: "only the known columns are read" },
 };

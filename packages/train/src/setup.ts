@@ -1,6 +1,8 @@
 /** From a recipe to values: schedule, optimizer, adapter options, numbers of steps. */
 import { compilePattern, type LoraOptions } from "@adjoint/lora";
 import { aboutOptimizer, type Group, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
+import type { LoadModelOptions } from "@adjoint/models";
+import { isFormatName } from "@adjoint/quant";
 import { ConfigError } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { TrainingOptions } from "./loop.ts";
@@ -114,4 +116,19 @@ export function loraOptions(recipe: Recipe, base: string | null): LoraOptions {
     targetModules: modules.length === 1 && isExpression(modules[0]) ? modules[0] : modules,
     rankPattern: numbersOf(recipe.rank_pattern), alphaPattern: numbersOf(recipe.alpha_pattern), baseModelNameOrPath: base,
   };
+}
+
+/** How a recipe's base is held: as codes, or as its file has it. @throws ConfigError for keys that contradict each other */
+export function baseOptions(recipe: Recipe): Pick<LoadModelOptions, "quantize" | "upcast"> {
+  const { load_in_4bit: four, load_in_8bit: eight, quant_block_size: block, llm_int8_skip_modules: skip, upcast_modules: upcast } = recipe, doubleQuant = recipe.bnb_4bit_use_double_quant;
+  const bad = (key: keyof Recipe, problem: string, fix: string): ConfigError => new ConfigError(problem, { key, value: recipe[key], fix });
+  if (four && eight) throw bad("load_in_8bit", "load_in_4bit and load_in_8bit are both true", "choose one");
+  if ((four || eight) && !recipe.use_peft) throw bad(four ? "load_in_4bit" : "load_in_8bit", "codes do not train: quantized bases go with an adapter", "set use_peft, or load the base unquantized");
+  for (const key of ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant"] as const) if (!four && recipe[key] !== defaultRecipe[key]) throw bad(key, `${key} goes with load_in_4bit`, "set load_in_4bit, or remove it");
+  for (const key of ["quant_block_size", "llm_int8_skip_modules"] as const) if (!four && !eight && JSON.stringify(recipe[key]) !== JSON.stringify(defaultRecipe[key])) throw bad(key, `${key} goes with load_in_4bit or load_in_8bit`, "set one of them, or remove it");
+  const rest = upcast === "norms" || upcast === "all" ? { upcast } as const : {};
+  if (!four && !eight) return rest;
+  const format = eight ? "int8" : recipe.bnb_4bit_quant_type;
+  if (!isFormatName(format)) throw bad("bnb_4bit_quant_type", `bnb_4bit_quant_type ${format} is not known`, "use nf4 or fp4");
+  return { ...rest, quantize: { format, doubleQuant, skip, ...(block === null ? {} : { block }) } };
 }

@@ -3,7 +3,7 @@ import { type Content, modelFiles, node, openModelFolder, openSafetensors, type 
 import { adapterFiles, factorKey, type Tuned } from "@adjoint/lora";
 import type { CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
-import { convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
+import { ConfigError, convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
 import type { Batch } from "./data/tensors.ts";
 
 /** A model, what of it trains, and how that goes into files. */
@@ -83,9 +83,10 @@ export function adapterTrainee(tuned: Tuned<CausalLM>): Trainee {
   };
 }
 
-/** Trains every weight; its files are those of a model folder. */
+/** Trains every weight; its files are those of a model folder. @throws ConfigError for weights held as codes */
 export function fullTrainee(model: CausalLM): Trainee {
-  const trainable = model.parameters();
+  const trainable = model.parameters(), codes = Object.keys(model.weights()).find((name) => !Object.hasOwn(trainable, name));
+  if (codes !== undefined) throw new ConfigError(`${codes} is held as codes, which do not train`, { key: "use_peft", value: codes, fix: "train an adapter, or load the model with quantize: false" });
   return {
     kind: "full",
     model,
