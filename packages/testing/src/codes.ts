@@ -74,12 +74,12 @@ async function agree(backend: Backend, c: Coded, f: (w: Tensor) => Tensor): Prom
   equal(got, want, c.text);
 }
 
-/** Laws of codes on a backend; `runs` draws each. */
-export function codeLaws(backend: Backend, { runs = 20, seed = 1 }: { readonly runs?: number; readonly seed?: number } = {}): Law[] {
+/** Laws of codes on a backend; `runs` draws each, the smallest counterexample where they `shrink`. */
+export function codeLaws(backend: Backend, { runs = 20, seed = 1, shrink = true }: { readonly runs?: number; readonly seed?: number; readonly shrink?: boolean } = {}): Law[] {
   const law = (name: string, check: () => Promise<void>): Law => ({ kind: "codes", subject: "dequantize", name, check });
   const drawn = fc.record({ n: fc.constantFrom(...sizes), k: fc.constantFrom(...deep), m: fc.constantFrom(...rows), kind: kinds });
-  const each = async (check: (c: Coded, m: number, x: (...shape: number[]) => Tensor) => Promise<void>, times = runs): Promise<void> => {
-    await fc.assert(fc.asyncProperty(drawn, ({ n, k, m, kind }) => check(coded([n, k], kind), m, source(kind.seed))), { numRuns: times, seed });
+  const each = async (check: (c: Coded, m: number, x: (...shape: number[]) => Tensor) => Promise<void>): Promise<void> => {
+    await fc.assert(fc.asyncProperty(drawn, ({ n, k, m, kind }) => check(coded([n, k], kind), m, source(kind.seed))), { numRuns: runs, seed, endOnFailure: !shrink });
   };
   return [
     law("a tensor in codes is its formula", () => each(async (c) => { equal((await evaluate([c.codes().mul(1)], backend))[0], [...c.values], c.text); })),
