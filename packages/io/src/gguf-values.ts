@@ -37,7 +37,7 @@ export class GgufCursor {
     return from;
   }
   bad(key: string, problem: string, value: unknown): FormatError {
-    return new FormatError(`${this.label}: ${problem}`, { file: this.label, key, value, fix: "the file is damaged: get it again" });
+    return new FormatError(`${this.label}: ${problem}`, { file: this.label, key, value, fix: "the file is cut or damaged: get it again" });
   }
   number(type: Exclude<GgufScalar, "string">, key: string): number | bigint | boolean {
     const at = this.take(widths[type]), { view } = this;

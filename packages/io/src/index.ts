@@ -15,7 +15,7 @@ export type { StoredDType } from "./stored.ts";
 export { ggufParts, openGguf, saveGguf } from "./gguf.ts";
 export type { GgufEntry, GgufFile, GgufMetadata, GgufTensor } from "./gguf.ts";
 export { ggufBytes, ggufTypes, isGgufType } from "./gguf-types.ts";
-export type { GgufType } from "./gguf-types.ts";
+export type { GgufLayout, GgufType } from "./gguf-types.ts";
 export type { GgufKind, GgufPlain, GgufScalar, GgufValue } from "./gguf-values.ts";
 export { modelFiles, openModelFolder } from "./model-folder.ts";
 export type { ShardOptions } from "./model-folder.ts";

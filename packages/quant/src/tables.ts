@@ -14,8 +14,11 @@ export const nf4: Float32Array = Float32Array.of(
   0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224, 0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1,
 );
 
+/** Of a code whose upper bit is the sign; code 8 stands for a zero without one, as in the libraries. */
+const signOf = (code: number): number => (code > 8 ? -1 : 1);
+
 /** FP4 of bitsandbytes: sign, two bits of exponent, one of mantissa, over 12: `(0, 1/16, 8, 12, 4, 6, 2, 3) / 12`, then the same with the sign bit. */
-export const fp4: Float32Array = table(16, (code) => (code < 8 ? 1 : -1) * [0, 0.0625, 8, 12, 4, 6, 2, 3][code & 7] / 12);
+export const fp4: Float32Array = table(16, (code) => signOf(code) * [0, 0.0625, 8, 12, 4, 6, 2, 3][code & 7] / 12);
 
 /** Fifteen even steps: `(code - 8) / 7`; code 0 is never written. */
 export const int4: Float32Array = table(16, (code) => (code - 8) / 7);
@@ -35,7 +38,7 @@ export const q4: Float32Array = table(16, (code) => code - 8);
 export const q4k: Float32Array = table(16, (code) => code);
 
 /** MXFP4's elements, E2M1 (OCP Microscaling Formats 1.0, section 5.3.3): `0, 1/2, 1, 3/2, 2, 3, 4, 6`, then the same with the sign bit. */
-export const e2m1: Float32Array = table(16, (code) => (code < 8 ? 1 : -1) * [0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]);
+export const e2m1: Float32Array = table(16, (code) => signOf(code) * [0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]);
 
 /** Six bits, as they are (the scales of Q4_K), padded to 256 codes. */
 export const identity: Float32Array = table(256, (code) => code);
