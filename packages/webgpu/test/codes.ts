@@ -1,6 +1,9 @@
 /** Operands of codes for kernel tests, each beside the plain operand of the numbers that it means. */
 import type { BlockNumbers, ContractKernel, Decode, Factor, Kernel, PlanSpec, View } from "@adjoint/tensor";
-import type { Program } from "../src/program.ts";
+import { contractWith } from "../src/contract.ts";
+import { problemOf, product } from "../src/gemm-problem.ts";
+import { lower } from "../src/lower.ts";
+import type { Program, Target } from "../src/program.ts";
 import { type Bench, type Buffer4, execute } from "./execute.ts";
 import { type Draw, uniforms } from "./products.ts";
 
@@ -44,5 +47,11 @@ export const planFor = (buffers: readonly Buffer4[], kernel: Kernel): PlanSpec =
 });
 export const output = async (b: Bench, buffers: readonly Buffer4[], kernel: Kernel, program: Program, buffer: number): Promise<number[]> =>
   (await execute(b, planFor(buffers, kernel), program, buffers, uniforms))[buffer];
+/** Lowering with small tiles only: software takes seconds to compile a large one. */
+export function lowerSmall(kernel: Kernel, plan: PlanSpec, target: Target): Program {
+  if (kernel.kind !== "contract" || product(kernel.shape) === 0) return lower(kernel, plan, target);
+  const problem = problemOf(kernel);
+  return contractWith(kernel, plan, target, problem, { variant: problem.m <= 4 ? { kind: "vec", lanes: 4, threads: 16, step: 8 } : { kind: "tile", BM: 16, BN: 16, BK: 8, TM: 4, TN: 4, KG: 1, prefetch: false }, splits: 1 });
+}
 /** The kernel with codes in the place of an operand. */
 export const withCodes = (k: ContractKernel, side: "a" | "b", factor: Factor): ContractKernel => ({ ...k, [side]: factor });
