@@ -88,7 +88,7 @@ export const optimizerEntries: readonly OptimizerEntry[] = [
   },
   {
     name: "muon", aliases: [], make: muon, equations: ["buf ← μ buf + (1 - μ)g;  u = nesterov ? (1 - μ)g + μ buf : buf", "X = u/‖u‖;  nsSteps times: G = XXᵀ, X ← aX + (bG + cG²)X", decoupled, "p ← p - lr √max(1, rows/columns) X"],
-    defaults: { learningRate: 1e-3, weightDecay: 0.1, momentum: 0.95, nesterov: true, nsCoefficients: [3.4445, -4.775, 2.0315], eps: 1e-7, nsSteps: 5, adjustLrFn: "original", others: "refuse" }, state: { momentum_buffer: "4" }, source: "Jordan et al. 2024; torch.optim.Muon",
+    defaults: { learningRate: 1e-3, weightDecay: 0.1, momentum: 0.95, nesterov: true, nsCoefficients: [3.4445, -4.775, 2.0315], eps: 1e-7, nsSteps: 5, adjustLrFn: "original", others: "refuse" }, state: { momentum_buffer: "4", exp_avg: "4 (others)", exp_avg_sq: "4 (others)" }, source: "Jordan et al. 2024; torch.optim.Muon",
   },
   {
     name: "adam_8bit", aliases: ["adam8bit"], make: adam8bit, equations: [decoupled, ...adamLines, "m, v: codes of the dynamic map, one scale a block of 256"], defaults: { learningRate: 1e-3, betas, eps: 1e-8, weightDecay: 0, min8bitSize: 4096 },

@@ -81,5 +81,5 @@ export function muon(options: MuonOptions = {}): Optimizer {
     if (p.rank !== 2 && others === "refuse") throw new ConfigError(`${op}: ${path} has shape [${p.shape.join(", ")}], and only matrices have singular values`, { op, key: path, fix: 'give that leaf another optimizer, or set others: "adam"' });
     return p.rank === 2;
   };
-  return built(op, options, [decayWeights(rules.decay, rules), branch(isMatrix, matrices, scaleByAdam()), scaleByLearningRate(rules)], rules, { momentum, nesterov, ns_coefficients: nsCoefficients, eps, ns_steps: nsSteps, adjust_lr_fn: adjustLrFn });
+  return built(op, options, [decayWeights(rules.decay, rules), branch(isMatrix, matrices, others === "adam" ? scaleByAdam() : undefined), scaleByLearningRate(rules)], rules, { momentum, nesterov, ns_coefficients: nsCoefficients, eps, ns_steps: nsSteps, adjust_lr_fn: adjustLrFn });
 }

@@ -39,7 +39,7 @@ for (const [what, device, dtype, bound] of settings) describe(`50 steps in ${wha
     setDevice(device);
     const scaling = (path: string): number => long.scales[path[0]], options = { learningRate: 0.01, weightDecay: 0.1, noDecay: null, ...c.options, ...(c.optimizer === "riemannian" ? {} : { scaling }) };
     await run(long.adapter, optimizer(c.optimizer, options), dtype, async (t, tree) => {
-      for (const k of Object.keys(long.adapter)) expectNear(await tree[k].data(), `${c.name}/${t}/${k}`, dtype === "f64" ? 1e-9 : t < 50 ? 1e-4 : 2e-3);
+      for (const k of Object.keys(long.adapter)) expectNear(await tree[k].data(), `${c.name}/${t}/${k}`, bound);
     }, undefined, (grid, tree) => {
       const out: Record<string, Tensor> = {};
       for (const m of ["x", "y"]) {
