@@ -1,10 +1,8 @@
 /** A GPT-2 of any size with random weights in bf16: packed query-key-value projection, learned positions, tied head; its linear layers take adapters. */
 import { type Tensor, packedAttention, gather, geluTanh, zeroStore } from "@adjoint/tensor";
 import { type Context, Embedding, LayerNorm, Linear, linearCrossEntropy, shiftLabels } from "@adjoint/nn";
+import type { Gpt2Sizes } from "./same.ts";
 import { constantStore, randomStore } from "./weights.ts";
-
-export interface Gpt2Sizes { readonly layers: number; readonly width: number; readonly heads: number; readonly vocabulary: number; readonly positions: number }
-export const gpt2Small: Gpt2Sizes = { layers: 12, width: 768, heads: 12, vocabulary: 50257, positions: 1024 };
 
 const linear = (name: string, out: number, from: number): Linear => new Linear(randomStore(`${name}.weight`, [out, from], "bf16"), zeroStore([out], "f32", `${name}.bias`));
 const norm = (name: string, width: number): LayerNorm => new LayerNorm(constantStore(`${name}.weight`, width, 1), zeroStore([width], "f32", `${name}.bias`));

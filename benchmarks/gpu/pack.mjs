@@ -1,6 +1,6 @@
 /**
  * `npm run benchmark -- gpu --pack DIR`: a folder that runs the GPU benchmark on a bare x86-64 Linux machine with an NVIDIA driver:
- * this Node, Dawn, a Vulkan loader, the client libraries that the driver's Vulkan part wants, and the bundled benchmark.
+ * this Node, Dawn, a Vulkan loader, the client libraries that the driver's Vulkan part wants, the bundled benchmark and the bundled WebGPU rivals.
  * There: `sh DIR/run.sh [options of the benchmark]`.
  */
 import { spawnSync } from "node:child_process";
@@ -59,6 +59,9 @@ export function pack(made, folder, { from, vulkan, say }) {
       if (existsSync(join(dawn, file))) cpSync(join(dawn, file), join(dirname(home), file), { recursive: true });
     }
     for (const file of ["main.js", "adjoint.js", "torch_child.py", "package.json"]) copyFileSync(join(made, file), into("benchmark", file));
+    const rivals = ["jax-rival.js", "tfjs-rival.js"].filter((file) => existsSync(join(made, file)));
+    for (const file of rivals) copyFileSync(join(made, file), into("benchmark", file));
+    if (rivals.length === 0) say("pack: without the WebGPU rivals");
     mkdirSync(folder, { recursive: true });
     const xz = spawnSync("xz", ["--version"]).status === 0, archive = join(folder, `runtime.tar.${xz ? "xz" : "gz"}`);
     for (const old of ["runtime.tar.xz", "runtime.tar.gz"]) rmSync(join(folder, old), { force: true });

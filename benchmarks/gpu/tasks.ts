@@ -4,11 +4,12 @@ import { lora } from "@adjoint/lora";
 import { LlamaForCausalLM, parameterShapes, parseConfig } from "@adjoint/models";
 import { adamw } from "@adjoint/optim";
 import { type DType, Tensor, assign, compile, flatten, fromHost, layerNorm, matmul, rmsNorm, softmax } from "@adjoint/tensor";
-import { Gpt2, gpt2Small } from "./gpt2.ts";
+import { Gpt2 } from "./gpt2.ts";
+import { alpha, batchOf, gpt2Small, gpt2Tiny, idsOf, llama1b, llamaTiny, rank } from "./same.ts";
 import { constantStore, randomStore } from "./weights.ts";
 
-/** One prepared task: `run` queues it once; a run does `work` units. */
-export interface Task { readonly run: () => void; readonly work: number; readonly unit: "bytes" | "flops" | "tokens"; /** the weights that a step reads */ readonly stores?: readonly Tensor[] }
+/** One prepared task: `run` queues it once; a run does `work` units; `first` gives numbers that every system must agree on. */
+export interface Task { readonly run: () => void; readonly first?: () => Promise<readonly number[]>; readonly work: number; readonly unit: "bytes" | "flops" | "tokens"; /** the weights that a step reads */ readonly stores?: readonly Tensor[] }
 export interface TaskOptions { readonly smoke: boolean; readonly scale: number; /** tokens a row, where a task has rows of tokens */ readonly length?: number }
 export type Make = (o: TaskOptions) => Task;
 
@@ -21,7 +22,9 @@ const mapped = (rows: number, width: number, arrays: number, f: (x: Tensor) => T
 const product = (m: number, n: number, k: number, dtype: Extract<DType, "f32" | "f16">, transposed: boolean): Make => ({ smoke }) => {
   const [M, N, K] = smoke ? [64, 64, 64] : [m, n, k], a = randomStore("a", [M, K], dtype), b = randomStore("b", transposed ? [N, K] : [K, N], dtype), y = randomStore("y", [M, N]);
   const step = compile(() => { assign([y], [matmul(dtype === "f32" ? a : a.cast("f32"), transposed ? b.T : b)]); });
-  return { run: () => { step(); }, work: 2 * M * N * K, unit: "flops" };
+  const corner = (from: readonly [number, number]): Promise<number> => y.slice(0, from[0], from[0] + 1).slice(1, from[1], from[1] + 1).item();
+  const first = async (): Promise<readonly number[]> => { step(); return [await corner([0, 0]), await corner([M - 1, N - 1])]; };
+  return { run: () => { step(); }, first, work: 2 * M * N * K, unit: "flops" };
 };
 /** AdamW over one flat parameter: reads p, g, m, v and writes p, m, v. */
 const optimizer: Make = ({ smoke }) => {
@@ -30,39 +33,41 @@ const optimizer: Make = ({ smoke }) => {
   return { run: () => { step(); }, work: 7 * 4 * size, unit: "bytes" };
 };
 
+/** The losses of the first three steps. */
+async function losses(step: () => Tensor): Promise<readonly number[]> {
+  const out: number[] = [];
+  for (let i = 0; i < 3; i++) out.push(await step().item());
+  return out;
+}
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
-interface Shape { readonly batch: number; readonly length: number; readonly vocabulary: number }
-const idsOf = ({ batch, length, vocabulary }: Shape): Tensor => fromHost({ dtype: "i32", shape: [batch, length], data: Int32Array.from({ length: batch * length }, (_, i) => (i * 7919) % vocabulary) });
+const tokens = (batch: number, length: number, vocabulary: number): Tensor => fromHost({ dtype: "i32", shape: [batch, length], data: idsOf(batch * length, vocabulary) });
 
 /** One LoRA step (rank 16, every linear layer, AdamW) of the model of GPT-2's small size. */
-export const gpt2Step: Make = ({ smoke, scale, length = smoke ? 32 : 512 }) => {
-  const sizes = smoke ? { layers: 2, width: 64, heads: 2, vocabulary: 199, positions: 64 } : gpt2Small, batch = smoke ? 1 : Math.max(1, Math.round(8 * scale));
-  const tuned = lora(new Gpt2(sizes), { r: 16, loraAlpha: 32, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
+export const gpt2Step: Make = (o) => {
+  const sizes = o.smoke ? gpt2Tiny : gpt2Small, { batch, length: usual } = batchOf("gpt2-lora", o), { length = usual } = o;
+  const tuned = lora(new Gpt2(sizes), { r: rank, loraAlpha: alpha, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
   const step = compile((ids: Tensor) => {
     const loss = tuned.loss({ ids });
     opt.step(gradients(loss, tuned.adapter));
     return loss;
   });
-  const ids = idsOf({ batch, length, vocabulary: sizes.vocabulary });
-  return { run: () => { step(ids); }, work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
+  const ids = tokens(batch, length, sizes.vocabulary);
+  return { run: () => { step(ids); }, first: () => losses(() => step(ids)), work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
 };
 
-/** The shape of Llama 3.2 1B. */
-const llama1b = { model_type: "llama", vocab_size: 128256, hidden_size: 2048, intermediate_size: 8192, num_hidden_layers: 16, num_attention_heads: 32, num_key_value_heads: 8, head_dim: 64, max_position_embeddings: 8192, rms_norm_eps: 1e-5, rope_theta: 500000, tie_word_embeddings: true };
-const llamaSmoke = { ...llama1b, vocab_size: 199, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 2, num_attention_heads: 4, num_key_value_heads: 2, head_dim: 16, max_position_embeddings: 64 };
 /** One LoRA step of a model of Llama 1B's size, base in bf16. */
-export const llamaStep: Make = ({ smoke, scale, length = smoke ? 32 : 1024 }) => {
-  const config = parseConfig(smoke ? llamaSmoke : llama1b), shapes = parameterShapes(config), batch = smoke ? 1 : Math.max(1, Math.round(4 * scale));
+export const llamaStep: Make = (o) => {
+  const config = parseConfig(o.smoke ? llamaTiny : llama1b), shapes = parameterShapes(config), { batch, length: usual } = batchOf("llama-lora", o), { length = usual } = o;
   const model = new LlamaForCausalLM(config, (name) => { const shape = shapes.get(name)!; return name.endsWith("norm.weight") ? constantStore(name, shape[0], 1) : randomStore(name, shape, "bf16"); });
-  const tuned = lora(model, { r: 16, loraAlpha: 32, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
+  const tuned = lora(model, { r: rank, loraAlpha: alpha, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
   const step = compile((inputIds: Tensor) => {
     const loss = tuned.loss({ inputIds, labels: inputIds });
     opt.step(gradients(loss, tuned.adapter));
     return loss;
   });
-  const ids = idsOf({ batch, length, vocabulary: config.vocabSize });
-  return { run: () => { step(ids); }, work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
+  const ids = tokens(batch, length, config.vocabSize);
+  return { run: () => { step(ids); }, first: () => losses(() => step(ids)), work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
 };
 
 /** All tasks by name; a rival that has one of the same name is shown beside it. */

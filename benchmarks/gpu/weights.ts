@@ -1,13 +1,13 @@
-/** Random weights fast: one block of normals repeated, since speed does not depend on the numbers but must not meet NaN or zeros. */
-import { type DType, type Store, fromHost, hostArray, hostNormal, store } from "@adjoint/tensor";
+/** Weights of the benchmark's models as stores. */
+import { type DType, type Store, fromHost, hostArray, store } from "@adjoint/tensor";
+import { block } from "./block.ts";
 
-const BLOCK = 1 << 16;
-const { data: block } = hostNormal(1, "benchmark", [BLOCK], { std: 0.02 });
+const BLOCK = block.length;
 
 /** A store of N(0, 0.02²) numbers. */
 export function randomStore(name: string, shape: readonly number[], dtype: Extract<DType, "f32" | "bf16" | "f16"> = "f32"): Store {
   const size = shape.reduce((a, b) => a * b, 1), data = hostArray(dtype, size), piece = hostArray(dtype, BLOCK);
-  const bits = new Uint32Array(Float32Array.from(block).buffer);
+  const bits = new Uint32Array(block.buffer);
   for (let i = 0; i < BLOCK; i++) piece[i] = dtype === "f32" ? block[i] : dtype === "bf16" ? bits[i] >>> 16 : half(block[i]);
   for (let at = 0; at < size; at += BLOCK) data.set(size - at < BLOCK ? piece.subarray(0, size - at) : piece, at);
   return store(fromHost({ dtype, shape, data }), name);
