@@ -12,12 +12,13 @@ import { generateCommand } from "./commands/generate.ts";
 import { inspect } from "./commands/inspect.ts";
 import { memoryCommand } from "./commands/memory.ts";
 import { merge } from "./commands/merge.ts";
+import { quantizeCommand } from "./commands/quantize.ts";
 import { tuneCommand } from "./commands/tune.ts";
 import { paint, type Terminal } from "./terminal.ts";
 import { version } from "./version.ts";
 
 export const commands: Readonly<Record<string, Command>> = {
-  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data, doctor, memory: memoryCommand, tune: tuneCommand,
+  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data, doctor, memory: memoryCommand, quantize: quantizeCommand, tune: tuneCommand,
 };
 
 function overview(): string {

@@ -1,11 +1,13 @@
 /** Opens what commands work on: the device, models, adapters and named data. */
-import { node } from "@adjoint/io";
+import { node, readText } from "@adjoint/io";
 import { loadLora, type Tuned } from "@adjoint/lora";
-import { type CausalLM, loadModel, loadTokenizer, type Tokenizer } from "@adjoint/models";
+import { type CausalLM, type LoadModelOptions, loadModel, loadTokenizer, type Tokenizer } from "@adjoint/models";
+import { quantizedOf } from "@adjoint/quant";
 import { ConfigError, getDevice, setDevice } from "@adjoint/tensor";
 import { type DeviceChoice, chooseDevice } from "./devices.ts";
 import type { WebGpuOptions } from "@adjoint/webgpu";
 import * as tiny from "@adjoint/tiny";
+import type { Progress } from "./progress.ts";
 import { type DataSet, type DataSource, firstBytes, idsData, measured, numbers, type Recipe, type Row, readRows, textData, type TextData, type TextDataOptions } from "@adjoint/train";
 
 /** Makes the recipe's device the default one. Returns how it is called on the screen. */
@@ -15,6 +17,33 @@ export async function openDevice(choice: DeviceChoice, options: WebGpuOptions = 
   return name;
 }
 export const deviceName = (): string => getDevice().name;
+
+/** Recipe keys that say how a base is held. */
+export const baseKeys: readonly (keyof Recipe)[] = ["load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_block_size", "llm_int8_skip_modules", "upcast_modules"];
+/** The files beside a model's weights that go with it. */
+export async function companionFiles(folder: string | null): Promise<Record<string, string>> {
+  const files: Record<string, string> = {}, { path } = node(), at = folder !== null && /\.gguf$/i.test(folder) ? path.dirname(folder) : folder;
+  for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"]) {
+    const file = at === null ? null : path.join(at, name);
+    if (file !== null && (await exists(file))) files[name] = await readText(file);
+  }
+  return files;
+}
+export const exists = (path: string): Promise<boolean> => node().fs.access(path).then(() => true, () => false);
+
+/** What a model's weights are: element types and formats, and the bytes that they take. */
+export function held(model: CausalLM): { readonly types: string; readonly bytes: number; readonly parameters: number } {
+  const weights = Object.values(model.weights()), types = new Map<string, number>();
+  let bytes = 0, parameters = 0;
+  for (const w of weights) {
+    const q = quantizedOf(w), type = q?.format.name ?? w.dtype;
+    types.set(type, (types.get(type) ?? 0) + w.size);
+    bytes += q?.bytes ?? w.bytes;
+    parameters += w.size;
+  }
+  const named = [...types].sort(([, a], [, b]) => b - a).map(([type]) => type), codes = weights.some((w) => quantizedOf(w) !== null);
+  return { types: codes ? named.slice(0, 2).join(" and ") : (Object.values(model.weights())[0]?.dtype ?? ""), bytes, parameters };
+}
 
 /** What the bundled model is called on the screen. */
 export const BUNDLED = "tiny";
@@ -32,9 +61,16 @@ export interface OpenModelOptions {
   readonly tokenizer?: boolean | "auto";
   readonly dtype?: "f32" | "auto";
   readonly tokenizerName?: string | null;
+  /** how the base is held: `baseOptions` of a recipe */
+  readonly base?: Pick<LoadModelOptions, "quantize" | "upcast">;
   /** messages about a download */
   readonly say?: (text: string) => void;
+  /** shows how far a large model has come */
+  readonly progress?: Progress;
 }
+
+/** Weights of a model that takes long enough to load for a bar. */
+const MANY = 40;
 
 /** The bundled model's folder as a path: relative where that is shorter. */
 function bundledPath(): string {
@@ -43,12 +79,14 @@ function bundledPath(): string {
 }
 
 /** Loads a model by folder or hub id; null is the bundled one. @throws what loadModel throws */
-export async function openModel(source: string | null, { tokenizer = "auto", dtype = "auto", tokenizerName = null, say }: OpenModelOptions = {}): Promise<OpenModel> {
+export async function openModel(source: string | null, { tokenizer = "auto", dtype = "auto", tokenizerName = null, base = {}, say, progress }: OpenModelOptions = {}): Promise<OpenModel> {
   const from = source === null || source === BUNDLED ? tiny.model : source;
   const own = await loadModel(from, {
-    dtype, tokenizer: tokenizerName === null ? tokenizer : false,
+    dtype, tokenizer: tokenizerName === null ? tokenizer : false, ...base,
+    ...(progress === undefined ? {} : { onWeight: ({ name, done, all }) => { if (all >= MANY) progress.part(done, all, `${base.quantize ? "quantizing" : "loading"} ${name}`); } }),
     ...(say === undefined ? {} : { onProgress: (p) => { say(`downloading ${p.file}  ${Math.round((100 * p.bytes) / Math.max(1, p.size))} %`); } }),
   });
+  progress?.clear();
   const model = tokenizerName === null || tokenizer === false ? own : withTokenizer(own, await loadTokenizer(tokenizerName));
   return typeof from === "string" ? { model, path: from, name: node().path.basename(from), folder: from } : { model, path: bundledPath(), name: BUNDLED, folder: bundledPath() };
 }

@@ -1,6 +1,6 @@
 /** The progress line: a bar with a sparkline of the loss on a terminal, one plain line each 10 % elsewhere. */
 import type { StepMetrics } from "@adjoint/train";
-import { count, duration, paint, rate, type Terminal, width } from "./terminal.ts";
+import { clip, count, duration, paint, rate, type Terminal, width } from "./terminal.ts";
 
 const BLOCKS = "▁▂▃▄▅▆▇█";
 
@@ -60,6 +60,22 @@ export class Progress {
     if (!due) return;
     this.#said++;
     this.#terminal.err(`step ${m.step}/${steps}  ${this.#numbers(m, left).join("  ")}\n`);
+  }
+
+  /** So many of so many parts of some work: a bar on a terminal, one line each 25 % elsewhere. */
+  part(done: number, all: number, text: string): void {
+    const { live, columns, color } = this.#terminal, { dim } = paint(this.#terminal);
+    if (!live) {
+      const quarter = Math.floor((4 * done) / all);
+      if (quarter > this.#tenth || done === all) this.#terminal.err(`${text.split(" ")[0]} ${done}/${all}\n`);
+      this.#tenth = done === all ? 0 : quarter;
+      return;
+    }
+    const now = performance.now();
+    if (now - this.#last < 80 && done !== all) return;
+    this.#last = now;
+    const tail = `  ${done}/${all}  `, cells = Math.max(8, Math.min(32, columns - width(tail) - 30));
+    this.#draw(bar(done / all, cells, dim, color) + tail + dim(clip(text, Math.max(8, columns - cells - width(tail) - 1))));
   }
 
   /** A passing message on the line of the bar; nothing where there is no terminal. */

@@ -44,4 +44,3 @@ export async function recipeOf(args: Arguments, base: Partial<Recipe>): Promise<
   return { recipe: mergeRecipe(base, preset, steps, given, { dataset_name: names }), notes: file.notes };
 }
 const withoutAdapter = (preset: Partial<Recipe>): Partial<Recipe> => Object.fromEntries(Object.entries(preset).filter(([key]) => !/^(lora_|use_rslora$)/.test(key)));
-export const exists = (path: string): Promise<boolean> => node().fs.access(path).then(() => true, () => false);

@@ -1,13 +1,13 @@
 /** `adjoint eval`: mean next-token loss, and bits per byte where the data is text. */
-import { defaultRecipe, evaluate, mergeRecipe, type Recipe } from "@adjoint/train";
+import { baseOptions, defaultRecipe, evaluate, mergeRecipe, type Recipe } from "@adjoint/train";
 import { ConfigError } from "@adjoint/tensor";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { openAdapter, openData, openDevice, openMeasured, openModel, titleOf, tokenizerOf } from "../open.ts";
+import { baseKeys, openAdapter, openData, openDevice, openMeasured, openModel, titleOf, tokenizerOf } from "../open.ts";
 import { count, type Terminal } from "../terminal.ts";
 import { Progress } from "../progress.ts";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "ids", "dataset_name", "max_length", "completion_only_loss", "assistant_only_loss", "per_device_eval_batch_size", "device", "threads", "wide"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", ...baseKeys, "ids", "dataset_name", "max_length", "completion_only_loss", "assistant_only_loss", "per_device_eval_batch_size", "device", "threads", "wide"];
 
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const names = [...args.positionals, ...(args.recipe.dataset_name ?? [])];
@@ -15,10 +15,10 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const { ids } = recipe, adapter = args.text("adapter");
   if (ids === null && names.length === 0) throw new ConfigError("eval: there is nothing to measure", { key: "dataset_name", value: null, fix: "give text (adjoint eval FILE.txt) or token ids (--ids FILE.json)" });
   const device = await openDevice(recipe), say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); };
-  const { model, path, name } = await openModel(recipe.model_name_or_path, { tokenizer: ids === null ? "auto" : false, tokenizerName: ids === null ? recipe.tokenizer_name : null, say });
+  const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
+  const { model, path, name } = await openModel(recipe.model_name_or_path, { tokenizer: ids === null ? "auto" : false, tokenizerName: ids === null ? recipe.tokenizer_name : null, base: baseOptions(recipe), say, progress });
   const subject = adapter === null ? model : await openAdapter(model, adapter, say);
   const data = ids === null ? await openMeasured(names, recipe, tokenizerOf(model, path)) : (await openData(recipe, model, path)).data;
-  const progress = new Progress(terminal);
   const { loss, tokens, bitsPerByte } = await evaluate(subject, data, { batchSize: recipe.per_device_eval_batch_size, onProgress: (done, all) => { if (!args.flag("quiet")) progress.message(`measuring ${done}/${all} rows`); } });
   progress.clear();
   const title = ids ?? titleOf(names);

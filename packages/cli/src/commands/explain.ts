@@ -2,17 +2,17 @@
 import { checkpoint, gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
 import { bytesMoved, compile, ConfigError, explain, flatten, getDevice, operationsOf, Tensor } from "@adjoint/tensor";
-import { adapterTrainee, collate, defaultRecipe, fullTrainee, loraOptions, mergeRecipe, optimizerFor, type Recipe, toTensors } from "@adjoint/train";
+import { adapterTrainee, baseOptions, collate, defaultRecipe, fullTrainee, loraOptions, mergeRecipe, optimizerFor, type Recipe, toTensors } from "@adjoint/train";
 import type { MemoryByClass } from "@adjoint/webgpu";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { openDevice, openModel } from "../open.ts";
+import { baseKeys, openDevice, openModel } from "../open.ts";
 import { type KernelTime, type Limits, measureLimits, profileStep, showTimes } from "../profile.ts";
 import { bytes, count } from "../terminal.ts";
 import { explainOptimizer, explainSchedule } from "./explain-names.ts";
 
 const keys: readonly (keyof Recipe)[] = [
-  "model_name_or_path", "use_peft", "lora_r", "lora_alpha", "use_rslora", "lora_target_modules", "per_device_train_batch_size", "max_length", "gradient_checkpointing", "device", "threads", "wide",
+  "model_name_or_path", ...baseKeys, "use_peft", "lora_r", "lora_alpha", "use_rslora", "lora_target_modules", "per_device_train_batch_size", "max_length", "gradient_checkpointing", "device", "threads", "wide",
 ];
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
@@ -30,7 +30,7 @@ async function explainStep(args: Arguments): Promise<Answer> {
   await openDevice(recipe, { profile: args.flag("profile") });
   const device = getDevice(), { WebGpuBackend } = await import("@adjoint/webgpu"), gpu = device instanceof WebGpuBackend ? device : null;
   if (args.flag("profile") && gpu === null) throw new ConfigError(`explain: --profile measures kernels by a GPU's timestamps; this is ${device.name}`, { key: "profile", value: device.name, fix: "--device webgpu" });
-  const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, dtype: recipe.use_peft ? "auto" : "f32" });
+  const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, dtype: recipe.use_peft ? "auto" : "f32", base: baseOptions(recipe) });
   const trainee = recipe.use_peft ? adapterTrainee(lora(model, { ...loraOptions(recipe, null), seed: recipe.seed })) : fullTrainee(model);
   const ids = Array.from({ length: recipe.max_length }, (_, i) => i % model.config.vocabSize), { per_device_train_batch_size: rows } = recipe;
   const batch = toTensors(collate(Array.from({ length: rows }, () => ({ ids, labels: ids })), 0, 0));

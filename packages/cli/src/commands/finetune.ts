@@ -4,13 +4,13 @@ import { lora, type Tuned } from "@adjoint/lora";
 import { type CausalLM, generate, initModel, loadTokenizer } from "@adjoint/models";
 import { aboutOptimizer } from "@adjoint/optim";
 import { ConfigError } from "@adjoint/tensor";
-import { adapterTrainee, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, warmupOf, writeReport } from "@adjoint/train";
+import { adapterTrainee, baseOptions, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
 import { forgottenInFull } from "../beside.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
-import { openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
-import { exists, recipeKeys, recipeOf } from "../recipes.ts";
+import { baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
+import { recipeKeys, recipeOf } from "../recipes.ts";
 import { Progress } from "../progress.ts";
 import { Screen } from "../screen.ts";
 import { bytes, count, duration, millions, paint, rate, type Terminal } from "../terminal.ts";
@@ -19,7 +19,7 @@ import { about, version } from "../version.ts";
 type Kind = "finetune" | "pretrain";
 
 const pretrainOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["config_name", "save_dtype"]);
-const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["use_peft", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "loraplus_lr_ratio", "loraplus_lr_embedding", "init_lora_weights", "init_adapter", "old_dataset_name"]);
+const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["use_peft", ...baseKeys, "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "loraplus_lr_ratio", "loraplus_lr_embedding", "init_lora_weights", "init_adapter", "old_dataset_name"]);
 
 const flags = { recipe: { kind: "text", value: "FILE", help: "YAML recipe, or the run.json of an earlier run; flags go before it" } } as const;
 const finetuneGrammar: Grammar = {
@@ -28,7 +28,7 @@ const finetuneGrammar: Grammar = {
   keys: recipeKeys.filter((key) => key !== "config_name"),
   examples: [
     "adjoint finetune", "adjoint finetune --data notes.txt --sample-prompt \"Dear diary\" --output-dir out/diary", "adjoint finetune --dataset-name numbers",
-    "adjoint finetune --model HuggingFaceTB/SmolLM2-135M --data chats.jsonl --max-steps 200", "adjoint finetune recipe.yaml --learning-rate 1e-3", "adjoint finetune --output-dir out/diary --resume latest",
+    "adjoint finetune --model HuggingFaceTB/SmolLM2-135M --data chats.jsonl --max-steps 200", "adjoint finetune --model HuggingFaceTB/SmolLM2-135M --data chats.jsonl --load-in-4bit --bnb-4bit-use-double-quant --gradient-checkpointing", "adjoint finetune recipe.yaml --learning-rate 1e-3", "adjoint finetune --output-dir out/diary --resume latest",
   ],
 };
 const pretrainGrammar: Grammar = {
@@ -49,21 +49,12 @@ interface Subject {
   readonly files: Readonly<Record<string, string>>;
 }
 
-async function tokenizerFiles(folder: string | null): Promise<Record<string, string>> {
-  const files: Record<string, string> = {};
-  for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"]) {
-    const path = folder === null ? null : node().path.join(folder, name);
-    if (path !== null && (await exists(path))) files[name] = await readText(path);
-  }
-  return files;
-}
-
-async function subjectOf(kind: Kind, recipe: Recipe, say: (text: string) => void): Promise<Subject> {
+async function subjectOf(kind: Kind, recipe: Recipe, say: (text: string) => void, progress: Progress): Promise<Subject> {
   if (kind === "pretrain") return fromScratch(recipe);
-  const base = await openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: recipe.use_peft ? "auto" : "f32", say });
+  const base = await openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: recipe.use_peft ? "auto" : "f32", base: baseOptions(recipe), say, progress });
   if (!recipe.use_peft) {
     if (recipe.init_adapter !== null) throw new ConfigError("init_adapter goes with use_peft", { key: "init_adapter", value: recipe.init_adapter, fix: "merge the adapter first (adjoint merge), or drop --no-use-peft" });
-    return { base, tuned: null, trainee: fullTrainee(base.model), files: recipe.ids === null ? await tokenizerFiles(recipe.tokenizer_name ?? base.folder) : {} };
+    return { base, tuned: null, trainee: fullTrainee(base.model), files: recipe.ids === null ? await companionFiles(recipe.tokenizer_name ?? base.folder) : {} };
   }
   const tuned = recipe.init_adapter === null ? lora(base.model, { ...loraOptions(recipe, base.path), seed: recipe.seed }) : await openAdapter(base.model, recipe.init_adapter, say);
   return { base, tuned, trainee: adapterTrainee(tuned), files: {} };
@@ -81,18 +72,14 @@ async function fromScratch(recipe: Recipe): Promise<Subject> {
   if (tokenizer !== null && tokenizer.vocabSize > model.config.vocabSize) {
     throw new ConfigError(`${path}: vocab_size is ${model.config.vocabSize}, the tokenizer has ${tokenizer.vocabSize} tokens`, { file: path, key: "vocab_size", value: model.config.vocabSize, fix: `set vocab_size to ${tokenizer.vocabSize}` });
   }
-  return { base: { model, path, name: node().path.basename(node().path.dirname(path)) || path, folder: null }, tuned: null, trainee: fullTrainee(model), files: await tokenizerFiles(recipe.tokenizer_name) };
+  return { base: { model, path, name: node().path.basename(node().path.dirname(path)) || path, folder: null }, tuned: null, trainee: fullTrainee(model), files: await companionFiles(recipe.tokenizer_name) };
 }
-
-const parameterCount = (model: CausalLM): number => Object.values(model.parameters()).reduce((n, p) => n + p.size, 0);
-const parameterBytes = (model: CausalLM): number => Object.values(model.parameters()).reduce((n, p) => n + p.bytes, 0);
-const dtypeOf = (model: CausalLM): string => Object.values(model.parameters())[0].dtype;
 
 /** The lines above the bar. */
 function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subject, data: Awaited<ReturnType<typeof openData>>): void {
-  const { config } = base.model, r = trainee.trainable, trains = Object.values(r).reduce((n, p) => n + p.size, 0), all = parameterCount(base.model);
+  const { config } = base.model, r = trainee.trainable, trains = Object.values(r).reduce((n, p) => n + p.size, 0), own = held(base.model), all = own.parameters;
   const family = config.modelType[0].toUpperCase() + config.modelType.slice(1);
-  screen.row("base", base.name, `${family}, ${config.numHiddenLayers} layers, width ${config.hiddenSize}, ${count(config.vocabSize)} tokens`, `${millions(all)} parameters, ${dtypeOf(base.model)}, ${bytes(parameterBytes(base.model))}`);
+  screen.row("base", base.name, `${family}, ${config.numHiddenLayers} layers, width ${config.hiddenSize}, ${count(config.vocabSize)} tokens`, `${millions(all)} parameters, ${own.types}, ${bytes(own.bytes)}`);
   const { data: rows, heldOut } = data;
   screen.row("data", data.title, `${count(rows.tokens)} tokens, ${count(rows.samples.length)} rows of up to ${rows.longest}`, heldOut === null ? "nothing held out" : `held out: ${count(heldOut.predicted)} tokens`);
   if (tuned !== null) {
@@ -121,7 +108,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   const network = recipe.model_name_or_path === null ? "offline" : "";
   screen.header(`adjoint ${version}   Node ${process.versions.node}   ${device}${network === "" ? "" : `   ${network}`}`);
   for (const n of notes) screen.note(n);
-  const subject = await subjectOf(kind, recipe, (text) => { screen.note(text); });
+  const subject = await subjectOf(kind, recipe, (text) => { screen.note(text); }, progress);
   const data = await openData(recipe, subject.base.model, subject.base.path);
   describe(screen, recipe, subject, data);
   const measured = await measuredOf(recipe, subject, data);
@@ -129,7 +116,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   const options: RunOptions = {
     command: kind, recipe, trainee, data: data.data, measured, folder, modelFiles: subject.files,
     sample: base.model.tokenizer === null ? null : (prompt) => generate(subjectModel, prompt, { maxNewTokens: recipe.sample_max_new_tokens, seed: recipe.seed, temperature: 0.8, topK: 40 }),
-    about: about(kind, args, device, base, parameterCount(base.model)),
+    about: about(kind, args, device, base, held(base.model).parameters),
   };
   const rows = matchRows(data.rows);
   const match: { before: ExactMatch | null; after: ExactMatch | null } = { before: null, after: null };

@@ -1,13 +1,14 @@
 /** `adjoint generate`: continues a prompt; the text is the result, as it comes. */
 import { generate, type GenerateOptions, type Message } from "@adjoint/models";
 import { ConfigError } from "@adjoint/tensor";
-import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
+import { baseOptions, defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { openAdapter, openDevice, openModel, tokenizerOf } from "../open.ts";
+import { baseKeys, openAdapter, openDevice, openModel, tokenizerOf } from "../open.ts";
+import { Progress } from "../progress.ts";
 import type { Terminal } from "../terminal.ts";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "seed", "device", "threads", "wide"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", ...baseKeys, "seed", "device", "threads", "wide"];
 
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const recipe = mergeRecipe(args.recipe), adapter = args.text("adapter");
@@ -15,7 +16,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (given === "") throw new ConfigError("generate: the prompt is missing", { key: "prompt", fix: 'write adjoint generate "Call me"' });
   await openDevice(recipe);
   const say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); };
-  const { model, path } = await openModel(recipe.model_name_or_path, { tokenizerName: recipe.tokenizer_name, say });
+  const { model, path } = await openModel(recipe.model_name_or_path, { tokenizerName: recipe.tokenizer_name, base: baseOptions(recipe), say, progress: new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal) });
   const tokenizer = tokenizerOf(model, path);
   const subject = adapter === null ? model : await openAdapter(model, adapter, say);
   const messages: readonly Message[] = [{ role: "user", content: given }];

@@ -1,7 +1,8 @@
 /** `adjoint inspect`: what a model, adapter, checkpoint or tensor file holds. */
-import { fileSystem, node, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
+import { fileSystem, node, openGguf, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
 import { readAdapterDirectory, scaleOf } from "@adjoint/lora";
-import { resolveModel, parseConfig } from "@adjoint/models";
+import { parameterShapes, resolveModel, parseConfig } from "@adjoint/models";
+import { bitsandbytesWeights } from "@adjoint/quant";
 import * as tiny from "@adjoint/tiny";
 import { ConfigError, sizeOf } from "@adjoint/tensor";
 import { compactRecipe, defaultRecipe, readCheckpoint } from "@adjoint/train";
@@ -21,6 +22,16 @@ async function tensorFile(path: string): Promise<Answer> {
     const lines = linesOf(file), { parameters, bytes: size } = totals(file);
     const metadata = Object.entries(file.metadata).map(([k, v]) => `  ${k}: ${v}`).join("\n");
     return { text: `${path}: ${lines.length} tensors, ${count(parameters)} numbers, ${bytes(size)}\n${metadata === "" ? "" : `${metadata}\n`}${tensorText(lines)}\n`, json: { kind: "safetensors", file: path, tensors: lines, metadata: file.metadata, parameters, bytes: size } };
+  } finally { await file.close(); }
+}
+
+async function ggufFile(path: string): Promise<Answer> {
+  const file = await openGguf(path);
+  try {
+    const tensors = [...file.entries].map(([name, { type, shape }]) => ({ name, type, shape })), size = [...file.entries.values()].reduce((n, e) => n + e.byteLength, 0), numbers = tensors.reduce((n, t) => n + sizeOf(t.shape), 0);
+    const metadata = [...file.metadata].map(([key, v]) => [key, v.type === "array" ? `${v.value.length} of ${v.of}` : String(v.value)] as const);
+    const lines = tensors.map((t) => `  ${t.type.padEnd(5)} ${`[${t.shape.join(", ")}]`.padEnd(14)} ${t.name}`);
+    return { text: `${path}: GGUF ${file.version}, ${tensors.length} tensors, ${count(numbers)} numbers, ${bytes(size)}\n${metadata.map(([k, v]) => `  ${k}: ${v}\n`).join("")}${lines.join("\n")}\n`, json: { kind: "gguf", file: path, version: file.version, metadata: Object.fromEntries(metadata), tensors, parameters: numbers, bytes: size } };
   } finally { await file.close(); }
 }
 
@@ -46,9 +57,9 @@ async function model(path: string): Promise<Answer> {
   try {
     const json: unknown = JSON.parse(await readText(join(folder, "config.json")));
     const c = parseConfig(typeof json === "object" && json !== null ? Object.fromEntries(Object.entries(json)) : {}, join(folder, "config.json"));
-    const { parameters, bytes: size } = totals(file), lines = linesOf(file);
+    const { bytes: size } = totals(file), lines = linesOf(file), parameters = [...parameterShapes(c).values()].reduce((n, s) => n + sizeOf(s), 0), codes = bitsandbytesWeights(file.entries.keys());
     const head = [
-      `${path}: ${c.modelType}, ${millions(parameters)} parameters, ${bytes(size)}, ${[...new Set(lines.map((t) => t.dtype))].join(", ")}`,
+      `${path}: ${c.modelType}, ${millions(parameters)} parameters, ${bytes(size)}, ${[...new Set(lines.map((t) => t.dtype))].join(", ")}${codes.size === 0 ? "" : `, ${codes.size} layers as codes of bitsandbytes`}`,
       `  layers ${c.numHiddenLayers}, width ${c.hiddenSize}, mlp ${c.intermediateSize}, heads ${c.numAttentionHeads} (${c.numKeyValueHeads} key-value) of ${c.headDim}`,
       `  vocabulary ${count(c.vocabSize)}, ${c.tieWordEmbeddings ? "tied" : "untied"} embeddings, ${count(c.maxPositionEmbeddings)} positions, rope ${c.ropeScaling.type} theta ${c.ropeTheta}`,
     ];
@@ -61,7 +72,8 @@ async function run(args: Arguments): Promise<Answer> {
   const names = await fileSystem().list(path), { join } = node().path;
   if (names === "file") {
     if (/\.safetensors$/.test(path)) return tensorFile(path);
-    throw new ConfigError(`${path}: this kind of file is not known`, { file: path, fix: "give a .safetensors file, or the folder of a model, adapter, checkpoint or run" });
+    if (/\.gguf$/i.test(path)) return ggufFile(path);
+    throw new ConfigError(`${path}: this kind of file is not known`, { file: path, fix: "give a .safetensors or .gguf file, or the folder of a model, adapter, checkpoint or run" });
   }
   const has = (name: string): boolean => Array.isArray(names) && names.includes(name);
   if (has("trainer_state.json")) return checkpoint(path);
@@ -73,7 +85,7 @@ async function run(args: Arguments): Promise<Answer> {
 
 export const inspect: Command = {
   grammar: {
-    name: "inspect", positionals: ["[PATH]"], keys: [], flags: {}, summary: "Says what a model, adapter, checkpoint, run or .safetensors file holds; by default the bundled model.",
+    name: "inspect", positionals: ["[PATH]"], keys: [], flags: {}, summary: "Says what a model, adapter, checkpoint, run, .safetensors or .gguf file holds; by default the bundled model.",
     examples: ["adjoint inspect out/moby-dick/adapter", "adjoint inspect model.safetensors --json"],
   },
   defaults: defaultRecipe,

@@ -1,50 +1,70 @@
 /** `adjoint merge`: writes a model whose weights hold the adapter. */
-import { modelFiles, node, readText, writeDirectoryAtomic } from "@adjoint/io";
-import { ConfigError, type HostArray, isFloat } from "@adjoint/tensor";
-import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
+import { writeDirectoryAtomic } from "@adjoint/io";
+import { requantize, type RequantizeError } from "@adjoint/lora";
+import { hostWeights, savedFiles, type Weight } from "@adjoint/models";
+import { dequantize, quantizedOf } from "@adjoint/quant";
+import { ConfigError, convertArray, type DType, type HostArray, isFloat } from "@adjoint/tensor";
+import { baseOptions, defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { openAdapter, openDevice, openModel } from "../open.ts";
-import { exists } from "../recipes.ts";
+import { baseKeys, companionFiles, openAdapter, openDevice, openModel } from "../open.ts";
+import { Progress } from "../progress.ts";
 import type { Terminal } from "../terminal.ts";
 import { resolveModel } from "@adjoint/models";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "device", "threads", "wide"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", ...baseKeys, "device", "threads", "wide"];
+
+const rounded = ({ data, shape }: { readonly data: Float32Array; readonly shape: readonly number[] }, dtype: DType): HostArray => ({ dtype, shape, data: dtype === "f32" ? data : convertArray(data, "f32", dtype) });
 
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
-  const recipe = mergeRecipe(args.recipe), adapter = args.text("adapter") ?? args.positionals[0] ?? null, output = recipe.output_dir;
+  const recipe = mergeRecipe(args.recipe), adapter = args.text("adapter") ?? args.positionals[0] ?? null, output = recipe.output_dir, again = args.flag("requantize"), decode = args.flag("dequantize");
   if (adapter === null) throw new ConfigError("merge: the adapter is missing", { key: "adapter", value: null, fix: "give --adapter DIR" });
   if (output === null) throw new ConfigError("merge: where shall the model go?", { key: "output_dir", value: null, fix: "give --output-dir DIR" });
+  if (again && decode) throw new ConfigError("merge: --requantize and --dequantize are both given", { key: "--requantize", fix: "choose one" });
   await openDevice(recipe);
-  const say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); };
-  const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, say });
-  const tuned = await openAdapter(model, adapter, say), untied = args.flag("untie");
-  const merged = tuned.mergedWeights({ untied });
-  const arrays = new Map<string, HostArray>();
-  for (const [name, p] of Object.entries(model.parameters())) arrays.set(name, await p.host());
-  for (const [name, sum] of merged) {
-    const h = await sum.host();
-    if (isFloat(sum.dtype) && !(await sum.data()).every(Number.isFinite)) throw new ConfigError(`${name} would not be finite after the merge`, { op: "merge", key: name, fix: "the adapter diverged: use an earlier checkpoint" });
-    arrays.set(name, h);
+  const say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); }, progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
+  const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, base: baseOptions(recipe), say, progress });
+  const tuned = await openAdapter(model, adapter, say), untied = args.flag("untie"), weights = model.weights();
+  const codes = Object.entries(weights).find(([, w]) => quantizedOf(w) !== null)?.[0];
+  if (codes === undefined && (again || decode)) throw new ConfigError(`merge: ${path} holds no codes`, { key: again ? "--requantize" : "--dequantize", fix: "remove the flag" });
+  if (codes !== undefined && !again && !decode) {
+    throw new ConfigError(`merge: ${path} holds codes (${codes})`, { key: "model_name_or_path", value: path, fix: "give the model that was quantized as --model to merge into full precision; or --dequantize, to write what the adapter was trained on, decoded; or --requantize, which rounds part of the adapter away" });
   }
-  const { join } = node().path, folder = await resolveModel(path);
-  const files: Record<string, string> = {};
-  for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"]) {
-    const file = join(folder, name);
-    if (await exists(file)) files[name] = await readText(file);
+  const merged = tuned.mergedWeights({ untied }), arrays = new Map<string, Weight>(), errors: RequantizeError[] = [];
+  let done = 0;
+  for (const [name, w] of await hostWeights(weights)) {
+    const sum = merged.get(name), numbers = await sum?.data();
+    progress.part(++done, Object.keys(weights).length, `merging ${name}`);
+    if (sum !== undefined && isFloat(sum.dtype) && numbers?.every(Number.isFinite) !== true) throw new ConfigError(`${name} would not be finite after the merge`, { op: "merge", key: name, fix: "the adapter diverged: use an earlier checkpoint" });
+    if (!("codes" in w)) arrays.set(name, (await sum?.host()) ?? w);
+    else if (decode) arrays.set(name, rounded({ data: numbers === undefined ? dequantize(w) : Float32Array.from(numbers), shape: w.shape }, w.dtype));
+    else if (numbers === undefined) arrays.set(name, w);
+    else {
+      const { quantized, error } = requantize(w, Float32Array.from(numbers), name);
+      arrays.set(name, quantized);
+      errors.push(error);
+    }
   }
-  const apart = untied && model.config.tieWordEmbeddings;
+  for (const [name, sum] of merged) if (!arrays.has(name)) arrays.set(name, await sum.host());        // a head that was tied
+  progress.clear();
+  const files = await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path)), apart = untied && model.config.tieWordEmbeddings;
   if (apart && !arrays.has("lm_head.weight")) arrays.set("lm_head.weight", await model.parameters()["model.embed_tokens.weight"].host());
-  const config = { ...model.config.json, ...(apart ? { tie_word_embeddings: false } : {}) };
-  await writeDirectoryAtomic(output, { ...modelFiles(arrays), "config.json": `${JSON.stringify(config, null, 2)}\n`, ...files });
-  return { text: `${output}   ${merged.size} weights hold the adapter\n`, json: { model: output, base: path, adapter, merged: merged.size } };
+  const config = { ...model.config, ...(apart ? { tieWordEmbeddings: false } : {}), json: { ...model.config.json, ...(apart ? { tie_word_embeddings: false } : {}) } };
+  const gguf = [...arrays.values()].some((w) => "codes" in w && !["nf4", "fp4", "int8"].includes(w.format.name));
+  await writeDirectoryAtomic(output, { ...savedFiles({ config }, arrays, gguf ? "gguf" : "safetensors", output), ...files });
+  const worst = errors.reduce<RequantizeError | null>((a, b) => (a === null || b.ofDelta > a.ofDelta ? b : a), null), mean = (f: (e: RequantizeError) => number): number => errors.reduce((n, e) => n + f(e), 0) / errors.length;
+  const lost = worst === null ? "" : `requantized: rounding is ${(100 * mean((e) => e.relative)).toFixed(2)} % of the weights and ${mean((e) => e.ofDelta).toPrecision(2)} times what the adapter adds (worst ${worst.ofDelta.toPrecision(2)}, ${worst.name})${mean((e) => e.ofDelta) > 1 ? "; most of the adapter is rounded away: merge into full precision instead" : ""}\n`;
+  return { text: `${output}   ${merged.size} weights hold the adapter\n${lost}`, json: { model: output, base: path, adapter, merged: merged.size, ...(errors.length === 0 ? {} : { requantized: errors }) } };
 }
 
 export const merge: Command = {
   grammar: {
     name: "merge", positionals: ["[ADAPTER]"], keys, summary: "Adds an adapter into the weights of its base model and writes the result as a model folder.",
-    flags: { adapter: { kind: "text", value: "DIR", help: "adapter folder, or the folder of a run" }, untie: { kind: "flag", help: "write embedding and head apart where the adapter changes one of two tied weights" } },
-    examples: ["adjoint merge --adapter out/moby-dick --output-dir out/moby-dick-merged"],
+    flags: {
+      adapter: { kind: "text", value: "DIR", help: "adapter folder, or the folder of a run" }, untie: { kind: "flag", help: "write embedding and head apart where the adapter changes one of two tied weights" },
+      dequantize: { kind: "flag", help: "a base of codes: write the decoded weights with the adapter, in the precision they had" }, requantize: { kind: "flag", help: "a base of codes: quantize the sum again, and say what that loses" },
+    },
+    examples: ["adjoint merge --adapter out/moby-dick --output-dir out/moby-dick-merged", "adjoint merge --model DIR-nf4 --adapter out/run --requantize --output-dir out/merged-nf4"],
   },
   defaults: defaultRecipe,
   run,

@@ -1,7 +1,7 @@
 /** What a training step holds while it runs, from the plan that would run: the model is recorded without its weights, and nothing is computed. */
 import { checkpoint, gradients } from "@adjoint/autograd";
-import { lora, type LoraOptions } from "@adjoint/lora";
-import { LlamaForCausalLM, type ModelConfig, parameterShapes } from "@adjoint/models";
+import { adaptableModules, describeTargets, loraConfig, type LoraOptions, lowRank, moduleInfos, Tuned } from "@adjoint/lora";
+import { type CausalLM, LlamaForCausalLM, type ModelConfig, parameterShapes } from "@adjoint/models";
 import { rowsPerChunk } from "@adjoint/nn";
 import { accesses, type Backend, bytesOf, DeviceError, getDevice, hostArray, internal, type PlanSpec, planOf, setDevice, Store } from "@adjoint/tensor";
 import { collate } from "../data/sample.ts";
@@ -68,10 +68,21 @@ function planned(config: ModelConfig, step: StepShape, device: PlannedDevice): S
   }
 }
 
+/** An adapter whose factors hold no numbers. */
+function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules">): Tuned<CausalLM> {
+  const config = loraConfig({ taskType: "CAUSAL_LM", ...adapter }), infos = moduleInfos(model), table = describeTargets(config, infos, model.config.modelType), modules = adaptableModules(model), sizes = new Map(infos.map((m) => [m.path, m]));
+  const attachments = table.targets.flatMap((target) => {
+    const module = modules.get(target.path), site = { ...target, inFeatures: sizes.get(target.path)?.inFeatures ?? 0, outFeatures: sizes.get(target.path)?.outFeatures ?? 0 }, shapes = lowRank.shapes(site);
+    const factor = (role: "A" | "B"): Store => new Store({ dtype: "f32", shape: shapes[role], data: hostArray("f32", 0) }, `${target.path}.${role}`);
+    return module === undefined ? [] : [{ site, module, factors: { A: factor("A"), B: factor("B") } }];
+  });
+  return new Tuned({ base: model, method: lowRank, config, table, attachments, weights: [] });
+}
+
 function recorded(config: ModelConfig, { batch, seq, checkpointing, adapter, dtype }: StepShape): PlanSpec {
   const shapes = parameterShapes(config);
   const model = new LlamaForCausalLM(config, (name) => new Store({ dtype, shape: shapes.get(name) ?? [], data: hostArray(dtype, 0) }, name));
-  const trainee: Trainee = adapter === null ? fullTrainee(model) : adapterTrainee(lora(model, { ...adapter, seed: 0, modelType: config.modelType }));
+  const trainee: Trainee = adapter === null ? fullTrainee(model) : adapterTrainee(hollow(model, adapter));
   const ids = Array.from({ length: seq }, () => 0), rows = toTensors(collate(Array.from({ length: batch }, () => ({ ids, labels: ids })), 0, 0));
   const { total, count } = trainee.lossSum(rows, { train: false, ...(checkpointing ? { checkpoint } : {}) });
   const loss = total.div(count.maximum(1)), grads = Object.values(gradients(loss, trainee.trainable)).filter((g) => g !== null);

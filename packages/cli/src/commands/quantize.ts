@@ -1,0 +1,49 @@
+/** `adjoint quantize`: writes a model with its linear layers as codes, as bitsandbytes or llama.cpp read them. */
+import { type QuantizeWeights, saveModel } from "@adjoint/models";
+import { formats, isFormatName, quantizedOf } from "@adjoint/quant";
+import { ConfigError } from "@adjoint/tensor";
+import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
+import type { Arguments } from "../arguments.ts";
+import type { Answer, Command } from "../command.ts";
+import { companionFiles, held, openDevice, openModel } from "../open.ts";
+import { Progress } from "../progress.ts";
+import { bytes, count, duration, type Terminal } from "../terminal.ts";
+
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir"];
+/** Formats that some file holds and that can be made. */
+const writable: readonly string[] = ["nf4", "fp4", "int8", "q8_0", "q4_0", "mxfp4"];
+
+async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
+  const recipe = mergeRecipe(args.recipe), source = args.positionals[0] ?? recipe.model_name_or_path, output = recipe.output_dir, format = args.text("format") ?? "nf4", block = args.number("block"), begun = performance.now();
+  if (output === null) throw new ConfigError("quantize: where shall the model go?", { key: "output_dir", value: null, fix: "give --out DIR, or --out FILE.gguf" });
+  if (!isFormatName(format) || !writable.includes(format)) throw new ConfigError(`quantize: --format ${format}`, { key: "--format", value: format, fix: `use one of ${writable.join(", ")}` });
+  const gguf = formats[format].scale !== "f32", alone = /\.gguf$/i.test(output), skip = args.text("skip");
+  if (alone && !gguf) throw new ConfigError(`quantize: GGUF files hold no ${format}`, { key: "--format", value: format, fix: "use q8_0, q4_0 or mxfp4, or name a folder" });
+  const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip === "none" ? [] : skip.split(",") }) };
+  await openDevice({ device: "cpu", threads: 1, wide: false });
+  const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal), say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); };
+  const { model, path, folder } = await openModel(source, { tokenizer: false, base: { quantize }, say, progress });
+  progress.message(`writing ${output} ...`);
+  const before = Object.values(model.weights()).reduce((n, w) => { const dtype = quantizedOf(w)?.dtype ?? w.dtype; return n + w.size * (dtype === "f32" ? 4 : 2); }, 0), { bytes: after, parameters } = held(model);
+  await saveModel(model, output, { files: alone ? {} : await companionFiles(folder) });
+  progress.clear();
+  const layers = Object.values(model.weights()).filter((w) => quantizedOf(w) !== null), codes = layers.reduce((n, w) => n + w.size, 0), own = layers.reduce((n, w) => n + (quantizedOf(w)?.bytes ?? 0), 0), seconds = (performance.now() - begun) / 1000;
+  return {
+    text: `${output}   ${format}, ${layers.length} layers, ${((8 * own) / codes).toFixed(3)} bits a weight   ${bytes(before)} -> ${bytes(after)}   ${duration(seconds)}, ${count(parameters / seconds / 1e6)} M weights a second\n`,
+    json: { model: output, base: path, format, block: block ?? (format === "int8" ? "row" : formats[format].block), double_quant: args.flag("double-quant"), layers: layers.length, bits: (8 * own) / codes, bytes: { before, after }, parameters, seconds },
+  };
+}
+
+export const quantizeCommand: Command = {
+  grammar: {
+    name: "quantize", positionals: ["[MODEL]"], keys, summary: "Writes a model with its linear layers as codes: a folder that transformers reads with bitsandbytes, or a GGUF file.",
+    text: "One weight is in memory in full precision at a time. nf4, fp4 and int8 go into safetensors, q8_0, q4_0 and mxfp4 into GGUF. A model that is\nused here only may as well be quantized whenever it is loaded: finetune --load-in-4bit.",
+    flags: {
+      format: { kind: "text", help: `${writable.join(", ")} [nf4]` }, block: { kind: "number", help: "weights a scale [64 for nf4 and fp4; a row for int8]" }, "double-quant": { kind: "flag", help: "scales as 8-bit codes too" },
+      skip: { kind: "text", value: "A,B", help: "linear layers that stay as they are, or none [lm_head]" },
+    },
+    examples: ["adjoint quantize HuggingFaceTB/SmolLM2-135M --format nf4 --double-quant --out models/smol-nf4", "adjoint quantize DIR --format q4_0 --out model.gguf"],
+  },
+  defaults: defaultRecipe,
+  run,
+};
