@@ -40,8 +40,11 @@ export function fillDecode(words: Int32Array, layout: Layout, prefix: string, co
 
 // ---- the decoder ---------------------------------------------------------------------------------------------------
 
+/** Lanes that interleave the lower (upper) halves of two vectors, n bytes at a time. */
 const low = (n: number): number[] => Array.from({ length: 16 }, (_, i) => (Math.floor(i / (2 * n)) * n + (i % n)) + (Math.floor(i / n) % 2) * 16);
 const high = (n: number): number[] => low(n).map((l) => l + 8);
+/** Which halves of the interleaved planes hold four floats each. */
+const quarters: readonly (readonly [pair: number, lanes: readonly number[]])[] = [[0, low(2)], [0, high(2)], [1, low(2)], [1, high(2)]];
 
 /** (dst, e, rows, count, elements between rows, bytes between rows of dst, decoder): rows of `count` neighbouring elements, the first from e on. */
 function decodeRows(bits: Bits): Func {
@@ -60,35 +63,35 @@ function decodeRows(bits: Bits): Func {
     });
   };
   /** value on the stack -> scaled */
-  const scaled = (): void => { f.get(scale).simd(v.mulF).get(min).simd(v.subF); };
-  const one = (): void => {
+  const scaled = (mins: boolean): void => { f.get(scale).simd(v.mulF); if (mins) f.get(min).simd(v.subF); };
+  const one = (mins: boolean) => (): void => {
     f.get(d).get(table);
     if (bits === 8) f.get(codes).get(x).i(op.add).load8();
     else f.get(codes).get(x).const(1).i(op.shrU).i(op.add).load8().get(x).const(-1).i(op.xor).const(1).i(op.and).const(2).i(op.shl).i(op.shrU).const(15).i(op.and);
     f.const(2).i(op.shl).i(op.add).vsplat(32);
-    scaled();
+    scaled(mins);
     f.set(t).get(t).storeLane(32, 0);
     f.add(d, 4).add(x, 1).add(run, -1);
   };
-  const sixteen = (): void => {
+  const sixteen = (mins: boolean) => (): void => {
     f.get(p).vzeroload(64).set(t);
     f.get(t).const(4).simd(v.shr8U).get(t).i32x4(0x0f0f0f0f).simd(v.and).shuffle(low(1)).set(t);
     planes.forEach((plane, i) => f.get(plane).get(t).simd(v.swizzle).set(s[i]));
     f.get(s[0]).get(s[1]).shuffle(low(1)).set(r[0]).get(s[0]).get(s[1]).shuffle(high(1)).set(r[1]);
     f.get(s[2]).get(s[3]).shuffle(low(1)).set(r[2]).get(s[2]).get(s[3]).shuffle(high(1)).set(r[3]);
-    [[0, low], [0, high], [1, low], [1, high]].forEach(([k, part], i) => {
-      f.get(d).get(r[k as number]).get(r[(k as number) + 2]).shuffle((part as typeof low)(2));
-      scaled();
+    quarters.forEach(([k, lanes], i) => {
+      f.get(d).get(r[k]).get(r[k + 2]).shuffle(lanes);
+      scaled(mins);
       f.vstore(16 * i);
     });
     f.add(d, 64).add(x, 16).add(p, 8).add(run, -16);
   };
-  const four = (): void => {
+  const four = (mins: boolean) => (): void => {
     const look = (l: number): Func => f.get(table).get(p).load8(l).const(2).i(op.shl).i(op.add);
     look(0).vzeroload(32).set(t);
     for (let l = 1; l < 4; l++) look(l).get(t).loadLane(32, l).set(t);
     f.get(d).get(t);
-    scaled();
+    scaled(mins);
     f.vstore();
     f.add(d, 16).add(x, 4).add(p, 4).add(run, -4);
   };
@@ -108,12 +111,14 @@ function decodeRows(bits: Bits): Func {
       f.min(left, room).set(run);
       f.get(left).get(run).i(op.sub).set(left);
       number("scale", scale);
-      f.f32x4(0).set(min);
-      word("minBlock").const(0).i(op.geS).if(() => number("min", min));
-      if (bits === 4) f.get(x).const(1).i(op.and).if(one);
-      f.get(codes).get(x).const(bits === 4 ? 1 : 0).i(op.shrU).i(op.add).set(p);
-      f.while(() => f.get(run).const(bits === 4 ? 16 : 4).i(op.geU), bits === 4 ? sixteen : four);
-      f.while(() => f.get(run), one);
+      const decode = (mins: boolean) => (): void => {
+        if (mins) number("min", min);
+        if (bits === 4) f.get(x).const(1).i(op.and).if(one(mins));
+        f.get(codes).get(x).const(bits === 4 ? 1 : 0).i(op.shrU).i(op.add).set(p);
+        f.while(() => f.get(run).const(bits === 4 ? 16 : 4).i(op.geU), (bits === 4 ? sixteen : four)(mins));
+        f.while(() => f.get(run), one(mins));
+      };
+      word("minBlock").const(0).i(op.ltS).if(decode(false), decode(true));
       f.add(b, 1).get(block).set(room);
     });
     f.addTo(dst, pitch).addTo(e, se).add(rows, -1);
