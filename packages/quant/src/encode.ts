@@ -27,7 +27,7 @@ export type Encoder = (block: Block) => number;
 
 const f = Math.fround;
 /** Below this the reciprocal of a block's largest magnitude, times its values, may leave f32: divide instead. */
-const TINY = 2 ** -118;
+export const TINY = 2 ** -118;
 
 /** `codes[i] = nearest(scaled[i])` for i < n. */
 function search({ codes: codeOf, above, start }: Nearest, { scaled, bits, codes }: Block, n: number): void {
