@@ -4,7 +4,7 @@
  * Both sides of each law run on the same backend, so nothing is assumed about how it adds.
  */
 import fc from "fast-check";
-import { type Backend, type DequantizeOptions, type Tensor, AdjointError, accesses, dequantize, fromHost, sizeOf } from "@adjoint/tensor";
+import { type Backend, type DequantizeOptions, type Tensor, AdjointError, accesses, cast, dequantize, fromHost, sizeOf } from "@adjoint/tensor";
 import { gradients } from "@adjoint/autograd";
 import type { Law } from "./conform.ts";
 import { evaluate, record } from "./evaluate.ts";
@@ -52,6 +52,7 @@ const uses: Readonly<Record<string, Use>> = {
   "rows of W": (w, x, m) => { const r = Math.floor(w.shape[0] / 3); return x(m, w.shape[1]).matmul(w.slice(0, r, w.shape[0] - r).T); },
   "columns of W": (w, x, m) => { const c = Math.floor(w.shape[1] / 3), part = w.slice(1, c, w.shape[1]); return x(m, part.shape[1]).matmul(part.T); },
   "W Wᵀ": (w) => w.matmul(w.T),
+  "x Wᵀ of half precision": (w, x, m) => cast(x(m, w.shape[1]), "f16").matmul(w.T),
   "a batch that shares W": (w, x, m) => x(2, m, w.shape[1]).matmul(w.T),
   "a batch of W": (w, x, m) => { const [n, k] = w.shape, b = n % 2 === 0 ? 2 : 1; return x(b, m, k).matmul(w.reshape([b, n / b, k]).permute([0, 2, 1])); },
   "W of another shape": (w, x, m) => x(m, w.size).matmul(w.reshape([w.size, 1])),
