@@ -7,6 +7,7 @@
 import { existsSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
+import { block } from "./block.ts";
 import { agree, apart, bytesText, judge, median, pairs, rate, type Row, table, times } from "./report.ts";
 import { type Question, type Result, System } from "./system.ts";
 import { tasks } from "./tasks.ts";
@@ -33,6 +34,7 @@ for (const name of names) if (!(name in tasks)) throw new Error(`there is no tas
 for (const key of keys) if (!(key in commands)) throw new Error(`there is no system ${key}; systems: ${Object.keys(commands).join(", ")}`);
 const reason = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split("\n")[0];
 
+if (keys.some((key) => key.startsWith("torch"))) writeFileSync(join(o.children, "block.f32"), new Uint8Array(block.buffer));
 const systems: System[] = [], absent = new Map<string, string>();
 for (const key of keys) {
   const command = commands[key], rival = key === "jax-js" || key === "tfjs-webgpu";
@@ -111,7 +113,7 @@ if (models.length > 0) {
   console.log(`\nDevice memory\n${table(head, models.map((task) => of(task, (r) => bytesText(r.bytes))))}`);
   const losses = models.map((task) => {
     const [ours, ...others] = rows.filter((r) => r.task === task && r.first !== undefined), own = rows.filter((r) => r.task === task && r.first === undefined).map((r) => r.system);
-    return `${task.padEnd(12)}${ours?.first?.map((x) => x.toFixed(5)).join(", ")} (${ours?.system})${others.map((r) => `; ${r.system} within ${apart(ours.first!, r.first!).toExponential(0)}`).join("")}${own.length > 0 ? `; own weights: ${own.join(", ")}` : ""}`;
+    return `${task.padEnd(12)}${ours?.first?.map((x) => x.toFixed(5)).join(", ")} (${ours?.system})${others.map((r) => `; ${r.system} ${r.first!.length < ours.first!.length ? `(step ${r.first!.length}) ` : ""}within ${apart(ours.first!, r.first!).toExponential(0)}`).join("")}${own.length > 0 ? `; own weights: ${own.join(", ")}` : ""}`;
   });
   console.log(`\nLosses of the first three steps from the same weights: the systems do the same work\n${losses.join("\n")}`);
 }

@@ -21,8 +21,8 @@ export function times(rows: readonly Row[], task: string, [ours, theirs]: readon
   return quotients.length === 0 ? undefined : median(quotients);
 }
 
-/** The greatest relative difference of two systems' first numbers. */
-export const apart = (a: readonly number[], b: readonly number[]): number => Math.max(...a.map((x, i) => Math.abs(x - b[i]) / Math.abs(x)));
+/** The greatest relative difference of another system's first numbers, as many as it has. */
+export const apart = (ours: readonly number[], theirs: readonly number[]): number => Math.max(...theirs.map((x, i) => Math.abs(x - ours[i]) / Math.abs(ours[i])));
 /** Whether two systems did the same work: their first numbers differ by less than a thousandth (of 0.02 where numbers are small). */
 export const agree = (a: readonly number[], b: readonly number[]): boolean => a.length === b.length && a.every((x, i) => Math.abs(x - b[i]) <= 1e-3 * Math.max(Math.abs(x), 0.02));
 

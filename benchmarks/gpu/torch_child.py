@@ -1,5 +1,5 @@
 """PyTorch and PEFT in a process of their own: reads one request a line, answers one JSON line. Runs eager on CUDA."""
-import json, sys, time
+import array, json, os, sys, time
 
 try:
     import torch
@@ -34,6 +34,20 @@ def adamw(smoke):
     return opt.step, 7 * 4 * p.numel(), "bytes"
 
 
+def like_ours(model):
+    """Fills a base model with the numbers that every system gets: norms 1, biases 0, else the block, repeated; matrices laid out [out, in]."""
+    block = torch.tensor(array.array("f", open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "block.f32"), "rb").read()))
+    cut = (block.view(torch.int32) & -65536).view(torch.float32)
+    for name, p in model.named_parameters():
+        if p.dim() < 2:
+            p.fill_(0 if name.endswith("bias") else 1)
+            continue
+        turned = "Conv1D" in type(model.get_submodule(name.rpartition(".")[0])).__name__
+        rows, columns = reversed(p.shape) if turned else p.shape
+        numbers = (block if name.endswith("wpe.weight") else cut).repeat(-(-p.numel() // block.numel()))[: p.numel()].reshape(rows, columns)
+        p.copy_(numbers.T if turned else numbers)
+
+
 def lora_step(kind, smoke, scale):
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig
@@ -42,11 +56,14 @@ def lora_step(kind, smoke, scale):
         batch, length = (1, 32) if smoke else (max(1, round(8 * scale)), 512)
         cfg.resid_pdrop = cfg.embd_pdrop = cfg.attn_pdrop = 0.0
     else:
-        cfg = LlamaConfig(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8,
-                          max_position_embeddings=8192, rope_theta=500000.0, tie_word_embeddings=True) if not smoke else LlamaConfig(
-            vocab_size=199, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2)
+        cfg = LlamaConfig(rms_norm_eps=1e-5, rope_theta=500000.0, tie_word_embeddings=True, **(
+            dict(vocab_size=199, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2) if smoke else
+            dict(vocab_size=128256, hidden_size=2048, intermediate_size=8192, num_hidden_layers=16, num_attention_heads=32, num_key_value_heads=8, max_position_embeddings=8192)))
         batch, length = (1, 32) if smoke else (max(1, round(4 * scale)), 1024)
-    base = AutoModelForCausalLM.from_config(cfg).to(dev, torch.bfloat16 if BF16 else torch.float32)
+    base = AutoModelForCausalLM.from_config(cfg)
+    with torch.no_grad():
+        like_ours(base)
+    base = base.to(dev, torch.bfloat16 if BF16 else torch.float32)
     model = get_peft_model(base, LoraConfig(r=16, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM"))
     opt = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4)
     ids = torch.arange(batch * length, device=dev).mul(7919).remainder(cfg.vocab_size).reshape(batch, length)
@@ -56,6 +73,7 @@ def lora_step(kind, smoke, scale):
         loss.backward()
         opt.step()
         opt.zero_grad(set_to_none=True)
+        return loss
     return step, batch * length, "tokens"
 
 
@@ -93,6 +111,8 @@ for line in sys.stdin:
             torch.cuda.empty_cache()
             torch.cuda.reset_peak_memory_stats()
             kept = (key, make(*key))
+            # the loss of step 1, when B is still zero: the adapter's A is PEFT's own
+            first = [float(kept[1][0]())] if kept[1][2] == "tokens" else None
             for _ in range(3):
                 kept[1][0]()
             torch.cuda.synchronize()
@@ -107,7 +127,7 @@ for line in sys.stdin:
             samples.append(1000 * each)
             runs = max(1, min(50, round(0.1 / each)))
         samples.sort()
-        say({"task": q["task"], "ms": samples[len(samples) // 2], "work": work, "unit": unit, "bytes": torch.cuda.max_memory_allocated()})
+        say({"task": q["task"], "ms": samples[len(samples) // 2], "work": work, "unit": unit, "bytes": torch.cuda.max_memory_allocated(), **({} if first is None else {"first": first})})
     except Exception as e:  # a task that does not fit or a package that is missing is one line of the table
         kept = None
         say({"task": q["task"], "error": f"{type(e).__name__}: {e}".split("\n")[0]})
