@@ -1,4 +1,5 @@
 /** Losses, gradient norms and trained weights are those of transformers, PEFT and torch. */
+import { loadLora } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
 import { convertArray } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
@@ -97,4 +98,16 @@ describe("accumulation is the big batch", () => {
     }
     for (const other of after.slice(1)) other.forEach((data, i) => { expect(worst(data, after[0][i])).toBeLessThan(2e-6); });
   });
+});
+
+describe("five AdamW steps over a base that bitsandbytes quantized equal PEFT's", () => {
+  for (const name of ["nf4", "fp4"]) {
+    test(name, async () => {
+      const g = golden(`qlora/${name}`), model = await loadModel(fixture(`qlora/${name}/base`), { tokenizer: false }), { tuned } = await loadLora(model, fixture(`qlora/${name}/adapter`));
+      await train(adapterTrainee(tuned), g["rows"], { learning_rate: 5e-3, lr_scheduler_type: "constant" }, stepsOf(g));
+      const want = goldenTensors(`qlora/${name}`);
+      for (const [key, { data }] of await tuned.snapshot()) expect(worst(data, Float32Array.from(want.get(`trained/${key}`)?.data ?? [])), key).toBeLessThan(2e-5);
+      expect(() => fullTrainee(model)).toThrow(/held as codes/);
+    });
+  }
 });

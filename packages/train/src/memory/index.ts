@@ -33,8 +33,11 @@ export interface MemoryPrediction {
   readonly ranks: readonly { readonly rank: number; readonly parameters: number; readonly time: number }[];
 }
 
-/** Packed tiles of the matrix products, for each thread: 256 x 512 of one operand and 128 x 256 of the other, in f32. */
-const TILES = 4 * (256 * 512 + 128 * 256);
+/** What one thread packs of a product's operands (or decodes of codes) at a time: at most 1,024 columns of 256 numbers, in f32. */
+function tile(config: ModelConfig, tokens: number): number {
+  const widest = Math.max(config.vocabSize, config.intermediateSize, config.hiddenSize, tokens);
+  return 4 * Math.min(1024, widest) * Math.min(256, widest);
+}
 
 /**
  * Weights, adapter, gradients, optimizer, activations, logits and workspace of one training, from the config alone.
@@ -57,7 +60,7 @@ export function predictMemory(config: ModelConfig, request: TrainingRequest, dev
     { name: "optimizer", bytes: s.optimizer, from: `${n(s.trainable)} x ${(s.optimizer / s.trainable).toFixed(3).replace(/\.?0+$/, "")} B${half && request.masterWeights !== false ? " (moments, and weights in f32)" : ""}` },
     { name: "activations", bytes: Math.max(0, arena - logits - gradients), from: `${n(tokens)} tokens, ${checkpointing ? "the layers' inputs and one layer's values" : "what the backward pass reads"}: the rest of the step's arena` },
     { name: "logits", bytes: logits, from: tokens * config.vocabSize <= 2 ** 24 ? `2 x ${n(tokens)} x ${n(config.vocabSize)} x 32 bits` : "in chunks of 64 MiB" },
-    { name: "workspace", bytes: TILES * (device.threads ?? 1), from: `tiles of products, ${device.threads ?? 1} ${device.threads === 1 ? "thread" : "threads"}` },
+    { name: "workspace", bytes: tile(config, tokens) * (device.threads ?? 1), from: `a tile of a product's operand, ${device.threads ?? 1} ${device.threads === 1 ? "thread" : "threads"}` },
   ];
   const ranks = method === "full" ? [] : [...new Set([8, 16, 64, 256, rank])].sort((x, y) => x - y).map((r) => ({ rank: r, parameters: r * s.perRank, time: rankRatio(s.linears, s.trainable, r * s.perRank, { checkpointing }) }));
   return { terms, total: terms.reduce((sum, t) => sum + t.bytes, 0), counts: s, arena, ranks };
