@@ -147,7 +147,7 @@ export interface RunResult {
 
 /** Monotone or level counters; a steady-state step moves none of them. */
 export interface Counters {
-  /** bytes of the arena and of pooled memory, device buffers alive, wasm pages, compiled modules, messages to workers */
+  /** bytes of the arena and of pooled memory, device buffers alive, wasm pages or GPU buffers alive, compiled modules, messages to workers */
   arenaBytes: number; bufferBytes: number; buffers: number; pages: number; modules: number; messages: number;
 }
 

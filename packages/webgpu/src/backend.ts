@@ -54,7 +54,8 @@ export class WebGpuBackend implements Backend {
   showMemory(): string { return showMemory(this.memoryByClass); }
   get counters(): Counters {
     const { stats, memory } = this.#session;
-    return { arenaBytes: memory.workspace.bytes, bufferBytes: this.#bufferBytes, buffers: this.#buffers, pages: stats.buffersCreated, modules: stats.pipelines, messages: stats.bindGroupsCreated };
+    // pages: GPU buffers that are alive; stores and step values share them
+    return { arenaBytes: memory.workspace.bytes, bufferBytes: this.#bufferBytes, buffers: this.#buffers, pages: this.#session.device.alive, modules: stats.pipelines, messages: stats.bindGroupsCreated };
   }
 
   // ---- buffers ---------------------------------------------------------------------------------------------------------

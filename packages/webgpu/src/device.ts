@@ -31,6 +31,8 @@ export class Device implements Maker {
   readonly validated: boolean;
   readonly stats: Stats;
   readonly generation: number;
+  /** buffers made here that were not destroyed */
+  alive = 0;
   /** why the device is gone */
   gone: DeviceError | null = null;
   /** errors of the device that no call was there to receive */
@@ -91,6 +93,7 @@ export class Device implements Maker {
   create(size: number, usage: number, label: string): GPUBuffer {
     if (size > this.limit) throw new DeviceError(`webgpu: a buffer of ${size} bytes (${label}); this device allows ${this.limit}`, { key: "maxBufferSize", value: size, fix: "use shorter sequences, smaller batches, or half precision" });
     this.stats.buffersCreated++;
+    this.alive++;
     if (size < WATCHED) return this.gpu.createBuffer({ label, size, usage });
     this.gpu.pushErrorScope("out-of-memory");
     const buffer = this.gpu.createBuffer({ label, size, usage });
@@ -102,6 +105,10 @@ export class Device implements Maker {
     }, () => {}).finally(() => { this.#watched.delete(watch); });
     this.#watched.add(watch);
     return buffer;
+  }
+  destroy(buffer: GPUBuffer): void {
+    this.alive--;
+    buffer.destroy();
   }
   /** Throws where a buffer could not be had. */
   demand(buffer: GPUBuffer): void {

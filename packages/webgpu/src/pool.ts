@@ -5,8 +5,8 @@ import { USAGE } from "./gpu.ts";
 /** A range of a GPU buffer; `id` is equal for equal ranges, and never used again for another buffer. */
 export interface Region { readonly buffer: GPUBuffer; readonly serial: number; readonly offset: number; readonly bytes: number }
 
-/** Creates buffers, and counts them. */
-export interface Maker { create(bytes: number, usage: number, label: string): GPUBuffer; /** the largest buffer */ readonly limit: number }
+/** Creates and destroys buffers, and counts them. */
+export interface Maker { create(bytes: number, usage: number, label: string): GPUBuffer; destroy(buffer: GPUBuffer): void; /** the largest buffer */ readonly limit: number }
 export const DATA: number = USAGE.storage | USAGE.copySource | USAGE.copyTarget;
 
 let serials = 0;
@@ -39,14 +39,14 @@ export class BufferPool {
   }
   give(region: Region): void {
     this.used -= region.bytes;
-    if (this.kept + region.bytes > this.#most) { region.buffer.destroy(); return; }
+    if (this.kept + region.bytes > this.#most) { this.#maker.destroy(region.buffer); return; }
     this.kept += region.bytes;
     const list = this.#free.get(region.bytes);
     if (list === undefined) this.#free.set(region.bytes, [region]); else list.push(region);
   }
   /** Destroys what nobody uses. */
   trim(): void {
-    for (const list of this.#free.values()) for (const r of list) r.buffer.destroy();
+    for (const list of this.#free.values()) for (const r of list) this.#maker.destroy(r.buffer);
     this.#free.clear();
     this.kept = 0;
   }
@@ -135,7 +135,7 @@ export class Workspace {
       if (i < 0 || --this.#list[i].users > 0) continue;
       this.#list.splice(i, 1);
       this.bytes -= r.bytes;
-      r.buffer.destroy();
+      this.#maker.destroy(r.buffer);
     }
   }
 }

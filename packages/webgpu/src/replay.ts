@@ -202,7 +202,7 @@ export class Instance {
     for (const s of this.slots) for (const x of [s, ...(s.merged?.singles ?? [])]) x.pipeline.users--;
     this.#memory.workspace.give(this.#own);
     this.#memory.uniforms -= this.#paramBytes;
-    this.#params?.destroy();
+    if (this.#params !== null) this.device.destroy(this.#params);
   }
 }
 

@@ -39,17 +39,17 @@ export class Staging {
       return copy;
     } catch (cause) {
       this.bytes -= landing.bytes;
-      try { landing.buffer.destroy(); } catch { /* a lost device has nothing to give back */ }
+      try { this.#device.destroy(landing.buffer); } catch { /* a lost device has nothing to give back */ }
       throw this.#device.gone ?? new DeviceError(`webgpu: reading back failed: ${messageOf(cause)}`, { cause });
     }
   }
   #give(landing: Landing): void {
-    if (landing.bytes > KEPT) { this.bytes -= landing.bytes; landing.buffer.destroy(); return; }
+    if (landing.bytes > KEPT) { this.bytes -= landing.bytes; this.#device.destroy(landing.buffer); return; }
     const list = this.#free.get(landing.bytes);
     if (list === undefined) this.#free.set(landing.bytes, [landing]); else list.push(landing);
   }
   trim(): void {
-    for (const list of this.#free.values()) for (const l of list) { this.bytes -= l.bytes; l.buffer.destroy(); }
+    for (const list of this.#free.values()) for (const l of list) { this.bytes -= l.bytes; this.#device.destroy(l.buffer); }
     this.#free.clear();
   }
 }

@@ -111,7 +111,8 @@ describe("compiled without a device", () => {
     const target: Target = { ...none.target, f16: true, matmul: "f16", limits: { ...none.target.limits, workgroupBytes: 49152, invocations: 512, storageBuffers: 16 } };
     let count = 0, merged = 0;
     for (const variant of all) for (const layout of ["row", "column"] as const) {
-      const coding = codings[count % codings.length], m = variant.kind === "vec" ? 2 : 64, { c, kernel } = product(count, m, count % 5 === 0 ? 63 : 64, 64, coding, layout), problem = problemOf(kernel);
+      const coding = codings[count % codings.length], m = variant.kind === "vec" ? 2 : 64, { c, kernel: whole, d } = product(count, m, count % 5 === 0 ? 63 : 64, 64, coding, layout);
+      const kernel = count % 2 === 0 ? whole : { ...whole, a: d.view([], m, 64, "f16", "row") }, problem = problemOf(kernel);
       if (!fits(variant, problem, target)) continue;
       for (const d of contractWith(kernel, planOf(c), target, problem, { variant, splits: count % 4 === 0 ? 2 : 1 }).dispatches) {
         await checkText(none, d.code);

@@ -9,9 +9,9 @@ import { bar } from "../progress.ts";
 import { duration, padStart, paint, type Terminal } from "../terminal.ts";
 import { tilesFile, writeTiles } from "../tiles-file.ts";
 
-const shapeText = ({ m, n, k, batch = 1 }: TuneProgress["shape"]): string => `${batch > 1 ? `${batch} x ` : ""}${m} x ${n} x ${k}`;
+const shapeText = ({ m, n, k, batch = 1, codes }: TuneProgress["shape"]): string => `${batch > 1 ? `${batch} x ` : ""}${m} x ${n} x ${k}${codes === undefined ? "" : `, codes of ${codes} bits`}`;
 const choiceText = ({ variant: v, splits }: TuneProgress["choice"]): string =>
-  `${v.kind === "vec" ? `vec ${v.lanes}/${v.threads}` : v.kind === "tile" ? `tile ${v.BM}x${v.BN}x${v.BK}` : `matrix ${v.SM * v.WM}x${v.SN * v.WN}x${v.BK}`}${splits > 1 ? `, k in ${splits}` : ""}`;
+  `${v.kind === "vec" ? `vec ${v.lanes}/${v.threads}${v.step === undefined ? "" : ` by ${v.step}`}` : v.kind === "tile" ? `tile ${v.BM}x${v.BN}x${v.BK}` : `matrix ${v.SM * v.WM}x${v.SN * v.WN}x${v.BK}`}${splits > 1 ? `, k in ${splits}` : ""}`;
 
 /** What is being measured, on one line. */
 class Line {
