@@ -113,7 +113,7 @@ function replay<R>(r: Recording, inputs: readonly Tensor[]): R {
   for (const c of r.ticks) c.value++;
   const outputs = r.slots.map(({ shape, dtype }) => new Tensor(leafOp, [], null, shape, dtype));
   deliver(bound, done, outputs);
-  return mapTree(r.result, isSlot, (s: Slot) => outputs[s.position]) as R;
+  return mapTree(r.result, (x): x is Slot | Tensor => isSlot(x) || isTensor(x), (x) => (isSlot(x) ? outputs[x.position] : x)) as R;
 }
 
 /** Structure of the arguments: paths, shapes, dtypes, aliasing; plain values of plain containers. */

@@ -59,6 +59,8 @@ describe("derived tensors", () => {
     s.set({ dtype: "f32", shape: [2], data: Float32Array.of(3, 4) });
     expect(await step(model, tensor([1, 2])).array()).toEqual([6, 16]);
     expect(memory().plansMade).toBe(plansMade);
+    const same = compile((m: { w: Tensor; s: Tensor }) => ({ ...m, y: m.w.sum() })), whole = { ...model, s };
+    for (let i = 0; i < 2; i++) { const r = same(whole); expect([r.w, r.s]).toEqual([model.w, s]); expect(r.w === model.w && r.s === s).toBe(true); }
   });
 });
 
