@@ -1,5 +1,5 @@
 /** 8-bit states: any transform whose memory is kept as codes of the dynamic map, with one scale a block of 256. */
-import { type Tensor, concat, reciprocal, zeros } from "@adjoint/tensor";
+import { type Tensor, concat, zeros } from "@adjoint/tensor";
 import { scaleByAdam, checkedBetas } from "./adam.ts";
 import { fraction, knownKeys, notNegative, whole } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
@@ -15,17 +15,19 @@ import { addDecayedWeights, decayWeights, scaleByLearningRate } from "./transfor
 export const BLOCK = 256;
 const blocksOf = (x: Tensor): number => Math.ceil(x.size / BLOCK);
 
-/** One scale a block, spread over the numbers of a shape. */
-function spread(scales: Tensor, like: Tensor): Tensor {
-  const rows = scales.reshape([blocksOf(like), 1]).expand([blocksOf(like), BLOCK]).reshape([blocksOf(like) * BLOCK]);
-  return (like.size % BLOCK === 0 ? rows : rows.slice(0, 0, like.size)).reshape(like.shape);
+/** Numbers in rows of a block; the last is filled up with zeros. */
+function rowsOf(x: Tensor): Tensor {
+  const short = x.size % BLOCK, flat = short === 0 ? x : concat([x.reshape([x.size]), zeros([BLOCK - short], x.dtype)]);
+  return flat.reshape([blocksOf(x), BLOCK]);
 }
-/** max |x| of each block; the last may be short. */
-function blockMaxima(x: Tensor): Tensor {
-  const flat = x.abs().reshape([x.size]), short = x.size % BLOCK;
-  const full = short === 0 ? flat : concat([flat, zeros([BLOCK - short], x.dtype)]);
-  return full.reshape([blocksOf(x), BLOCK]).amax(-1).reshape([blocksOf(x)]);
+/** The inverse of `rowsOf`. */
+function fromRows(rows: Tensor, like: Tensor): Tensor {
+  const short = like.size % BLOCK;
+  return (short === 0 ? rows : rows.reshape([rows.size]).slice(0, 0, like.size)).reshape(like.shape);
 }
+/** What codes and scales stand for, in rows. */
+const decoded = (codes: Tensor, scales: Tensor, map: Map8, dtype: "f32" | "f64"): Tensor => decodeDynamic(rowsOf(codes), map, dtype).mul(scales.cast(dtype).reshape([blocksOf(codes), 1]));
+
 /** A state of the inner transform: which map it uses; its codes are saved as `state<i>`, its scales as `absmax<i>`, as in bitsandbytes. */
 export type Maps = Readonly<Record<string, Map8>>;
 
@@ -44,19 +46,22 @@ export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096): Tra
       ]));
     },
     update(updates, state, params, context) {
+      // large leaves go through as rows of a block: the step is then one kernel whose rows have their largest magnitude at hand
+      const inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x) => (small(x) ? x : rowsOf(x)));
       const wide: State = Object.fromEntries(entries.map(({ name, map, code, scale }): [string, Leaves] => [name, mapLeaves(updates, (g, path) =>
-        (small(g) ? state[code][path] : decodeDynamic(state[code][path], map, g.dtype === "f64" ? "f64" : "f32").mul(spread(state[scale][path].cast(g.dtype), g))))]));
-      const done = inner.update(updates, wide, params, { ...context, keep: (next) => next }), next: Record<string, Record<string, Tensor>> = {};
+        (small(g) ? state[code][path] : decoded(state[code][path], state[scale][path], map, g.dtype === "f64" ? "f64" : "f32")))]));
+      const done = inner.update(inRows(updates), wide, inRows(params), { ...context, keep: (next) => next }), next: Record<string, Record<string, Tensor>> = {};
       for (const { name, map, code, scale } of entries) {
         next[code] = {}; next[scale] = {};
         for (const [path, x] of Object.entries(done.state[name])) {
-          if (small(x)) { next[code][path] = context.keep(x, state[code][path]); continue; }
-          const largest = blockMaxima(x), some = largest.gt(0), inverse = some.where(reciprocal(some.where(largest, 1)), 0);
-          next[code][path] = context.keep(encodeDynamic(x.mul(spread(inverse, x)), map), state[code][path]);
-          next[scale][path] = context.keep(largest.cast("f32"), state[scale][path]);
+          const codes = state[code][path], scales = state[scale][path];
+          if (small(updates[path])) { next[code][path] = context.keep(x, codes); continue; }
+          const largest = x.abs().amax(-1);
+          next[code][path] = context.keep(fromRows(encodeDynamic(x.div(largest.maximum(1e-30)), map), codes), codes);
+          next[scale][path] = context.keep(largest.cast("f32").reshape(scales.shape), scales);
         }
       }
-      return { updates: done.updates, state: next };
+      return { updates: mapLeaves(done.updates, (u, path) => (small(updates[path]) ? u : fromRows(u, updates[path]))), state: next };
     },
   };
 }
@@ -113,5 +118,5 @@ export function rmsprop8bit(options: Rmsprop8bitOptions = {}): Optimizer {
 export async function decodedState(states: Readonly<Record<string, Readonly<Record<string, Tensor>>>>, name: string, path: string): Promise<ArrayLike<number>> {
   const s = states[name][path];
   if (s.dtype !== "u8") return s.data();
-  return decodeDynamic(s, name === "state2" ? "unsigned" : "signed").mul(spread(states[name.replace("state", "absmax")][path], s)).data();
+  return fromRows(decoded(s, states[name.replace("state", "absmax")][path], name === "state2" ? "unsigned" : "signed", "f32"), s).data();
 }

@@ -1,5 +1,5 @@
 /** A transform bound to a tree of stores: its step records the new parameters and states as assignments. */
-import { ConfigError, type Counter, DTypeError, type HostArray, type MapLeaves, ShapeError, Store, Tensor, assign, bitAnd, counter, flatten, internal, live, sameShape, show, store, zeroStore } from "@adjoint/tensor";
+import { ConfigError, type Counter, DTypeError, type HostArray, type MapLeaves, ShapeError, Store, Tensor, assign, bitAnd, counter, flatten, internal, live, sameShape, show, store } from "@adjoint/tensor";
 import { squaredNorm } from "./clip.ts";
 import type { Rules } from "./groups.ts";
 import { isHalfType, roundByChance } from "./rounding.ts";

@@ -81,7 +81,7 @@ function productOf<T>(v: GradientsOf<T>, hv: GradientsOf<T>): GradientsOf<T> {
 }
 /** A tree of 1 and -1 by chance, shaped like the tensors of another; each leaf has a stream of its own. */
 export function rademacher<T>(tree: T, key: Key): GradientsOf<T> {
-  return mapTree(tree, isTensor, (x: Tensor, path) => bitAnd(randomBits(x.shape, { ...key, stream: `${key.stream}/${path}` }), 1).cast(x.dtype === "f64" ? "f64" : "f32").mul(2).sub(1)) as GradientsOf<T>;
+  return mapTree(tree, isTensor, (x: Tensor, path) => bitAnd(randomBits(x.shape, { ...key, stream: `${key.stream}/${path}` }), 1).cast(x.dtype === "f64" ? "f64" : "f32").mul(2).sub(1));
 }
 
 /** Labels drawn from softmax(logits), on the device: the largest of logit - log(-log u), i32, the shape without the last axis (Gumbel's way). */

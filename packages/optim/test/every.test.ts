@@ -138,7 +138,7 @@ describe("refusals", () => {
   it("an unknown name lists the known ones", () => { expect(() => optimizer("adan")).toThrow(new RegExp(optimizerNames.slice(0, 5).join(", "))); });
   it("one factor with a gradient, the other without", () => {
     const p = pair("linear"), o = loraPro({ scaling: 1 }).for(p), g = gradients(loss(p), p);
-    expect(() => o.step({ ...g, lora_A: { weight: null } } as typeof g)).toThrow(/lora_A\.weight has no gradient/);
+    expect(() => o.step({ ...g, lora_A: { weight: null } })).toThrow(/lora_A\.weight has no gradient/);
   });
   it("the curvature of an optimizer that has none", () => {
     const p = pair("linear"), o = adamw().for(p);
@@ -162,7 +162,7 @@ describe("refusals", () => {
   it("torch's layout without names goes by the order of the tree, and leaves without a state start anew", async () => {
     setDevice(wasm);
     const o = adamw().for({ w: store(tensor([1, 2])), v: store(tensor([3])) }), other = adamw().for({ w: store(tensor([1, 2])), v: store(tensor([3])) });
-    o.step({ w: tensor([1, -1]), v: null as unknown as Tensor });
+    o.step({ w: tensor([1, -1]), v: null });
     const { state, param_groups } = await o.stateDict();
     other.loadStateDict({ state, param_groups: param_groups.map(({ names: _, ...g }) => g) });
     expect(await other.state()).toEqual(await o.state());
