@@ -2,7 +2,7 @@
 import { type Arguments } from "./arguments.ts";
 import { fields, mergeRecipe, parseRecipe, readRecipe, type Recipe, type RecipeLayer } from "@adjoint/train";
 import { ConfigError } from "@adjoint/tensor";
-import { node, readText } from "@adjoint/io";
+import { readText } from "@adjoint/io";
 
 /** A novel for the bundled model: under three minutes on two cores, 348,160 training tokens. */
 const mobyDick: Partial<Recipe> = {

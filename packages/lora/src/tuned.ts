@@ -277,7 +277,7 @@ export class Tuned<M> {
   /** Puts the base weights back, bit for bit. */
   async unmerge(): Promise<void> {
     if (this.#original === null) throw new ConfigError("the adapter is not merged", { op: "unmerge", fix: "call merge first" });
-    await Promise.all(this.#parts.attachments.map(({ module: { weight } }) => (quantizedOf(weight) === null ? weight.host() : null))); // what still waits on the device ends first
+    await Promise.all(this.#parts.attachments.flatMap(({ module: { weight } }) => (quantizedOf(weight) === null ? [weight.host()] : []))); // what still waits on the device ends first
     this.#replace(this.#original);
     this.#original = null;
   }

@@ -70,7 +70,7 @@ export async function ggufConfig(file: GgufFile): Promise<ConfigJson> {
     num_key_value_heads: m.number("attention.head_count_kv") ?? heads, head_dim: headDim, max_position_embeddings: m.number("context_length") ?? 2048, rms_norm_eps: m.number("attention.layer_norm_rms_epsilon") ?? 1e-5,
     rope_theta: theta, tie_word_embeddings: !file.entries.has("output.weight"), hidden_act: "silu", ...(await scaling(m, headDim, theta)),
     ...(m.architecture === "llama" && biased("attn_q") ? { attention_bias: true } : {}), ...(biased("ffn_up") ? { mlp_bias: true } : {}),
-    ...Object.fromEntries([["bos_token_id", id("bos")], ["eos_token_id", id("eos")], ["pad_token_id", id("padding")]].filter(([, value]) => typeof value === "number")),
+    ...Object.fromEntries<unknown>([["bos_token_id", id("bos")], ["eos_token_id", id("eos")], ["pad_token_id", id("padding")]].filter(([, value]) => typeof value === "number")),
   };
 }
 
@@ -82,7 +82,7 @@ async function scaling(m: Metadata, headDim: number, theta: number): Promise<Con
   if (type === "linear") return { rope_scaling: { rope_type: "linear", factor: m.need("rope.scaling.factor") } };
   if (type !== "none") throw bad(`${m.architecture}.rope.scaling.type`, type);
   if (!m.file.entries.has("rope_freqs.weight")) return {};
-  const { data, dtype } = await m.file.readArray("rope_freqs.weight"), factors = convertArray(data, dtype, "f32"), plain = ropeFrequencies(headDim, theta, { type: "default" });
+  const { data, dtype }: HostArray = await m.file.readArray("rope_freqs.weight"), factors = convertArray(data, dtype, "f32"), plain = ropeFrequencies(headDim, theta, { type: "default" });
   const found = llama3.find((s) => ropeFrequencies(headDim, theta, s).every((f, i) => Math.abs(plain[i] / f / factors[i] - 1) < 1e-3));
   if (found === undefined) throw bad("rope_freqs.weight", [...factors]);
   return { rope_scaling: { rope_type: "llama3", factor: found.factor, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 } };
@@ -106,7 +106,7 @@ function rowOrder(rows: number, heads: number, into: boolean): Int32Array {
 /** Rows of an array in another order; `size` elements a row. */
 function take<A extends TypedArray>(data: A, size: number, order: Int32Array): A {
   const out = data.slice() as A;
-  order.forEach((from, to) => { out.set(data.subarray(from * size, (from + 1) * size) as never, to * size); });
+  order.forEach((from, to) => { out.set(data.subarray(from * size, (from + 1) * size), to * size); });
   return out;
 }
 
