@@ -1,16 +1,16 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant`, `-- optimizers`, `-- updates`, `-- pictures` and `-- gpu`: see
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant`, `-- codecs`, `-- optimizers`, `-- updates`, `-- pictures` and `-- gpu`: see
  * benchmarks/README.md. Bundles the benchmark (Node 20 runs no TypeScript) and installs what nothing else needs: the rivals for
  * `speed` and `gpu`, from benchmarks/rivals, and what draws for `pictures`, from benchmarks/pictures.
  */
 import { copyFileSync, existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { basename, join } from "node:path";
 import { pathToFileURL } from "node:url";
 import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), pictures = join(folder, "pictures"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"], updates: ["updates/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], quant: ["quant/main.ts"], codecs: ["quant/codecs.ts"], updates: ["updates/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
 
 /** npm installs a folder's packages from their own lock file, once. */
 async function installFrom(place, what, without) {
@@ -80,7 +80,7 @@ async function main() {
     // memory: garbage is collected before a look, V8's nursery, which it sizes by mood, keeps one size, and what compiler threads
     // freed goes back to one arena of the C library instead of one for each thread
     const memory = kind === "memory", flags = memory ? ["--expose-gc", "--max-semi-space-size=1"] : ["--enable-source-maps"];
-    const { code } = await node([...flags, join(made, "main.js"), ...args, ...extra], { inherit: true, env: memory ? { MALLOC_ARENA_MAX: "1" } : {} });
+    const { code } = await node([...flags, join(made, basename(kinds[kind][0], ".ts") + ".js"), ...args, ...extra], { inherit: true, env: memory ? { MALLOC_ARENA_MAX: "1" } : {} });
     process.exitCode = code;
   } finally {
     rmSync(made, { recursive: true, force: true });

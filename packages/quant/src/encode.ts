@@ -1,5 +1,4 @@
 /** One encoder a format: reads a block, writes a code an element, gives the block's scale. */
-import { fromF16, toF16 } from "@adjoint/tensor";
 import { formats } from "./format.ts";
 import type { FormatName } from "./format.ts";
 import { ascending, midpoints, nearest } from "./nearest.ts";
@@ -27,7 +26,7 @@ export type Encoder = (block: Block) => number;
 
 const f = Math.fround;
 /** Below this the reciprocal of a block's largest magnitude, times its values, may leave f32: divide instead. */
-export const TINY = 2 ** -118;
+export const TINY: number = 2 ** -118;
 
 /** `codes[i] = nearest(scaled[i])` for i < n. */
 function search({ codes: codeOf, above, start }: Nearest, { scaled, bits, codes }: Block, n: number): void {
@@ -79,37 +78,58 @@ function even(levels: number, zero: number): Encoder {
 /** Nearest whole number, ties to even: beside 1.5 * 2^52 an f64 has no room for a fraction. */
 const roundEven = (v: number): number => v + 6755399441055744 - 6755399441055744;
 
-/** Q8_0 (ggml): `d = absmax / 127` in f32, `q = round(x * (1 / d))`, ties away from 0; d is stored in f16. */
+/** Q8_0 (ggml): `d = absmax / 127` in f32, `q = round(x * (1 / d))`, ties away from 0; d is stored in f16; where that is 0 the codes are 0 too. */
 const q8: Encoder = ({ x, from, to, absmax, codes }) => {
-  const d = f(absmax / 127), inverse = reciprocal(d);
+  const d = f(absmax / 127), stored = roundF16(d), inverse = stored === 0 ? 0 : f(1 / d);
   for (let i = from; i < to; i++) {
-    const v = f(x[i] * inverse), q = Math.floor(Math.abs(v) + 0.5);
-    codes[i - from] = v < 0 ? -q : q;
+    const v = f(x[i] * inverse);
+    codes[i - from] = (v < 0 ? v - 0.5 : v + 0.5) | 0;
   }
-  return f16(d);
+  return stored;
 };
 
 /** Q4_0 (ggml): m the first value of largest magnitude, `d = m / -8`, `q = min(15, trunc(x * (1 / d) + 8.5))`; d is stored in f16. */
 const q4: Encoder = ({ x, from, to, absmax, codes }) => {
   let at = from;
   while (Math.abs(x[at]) !== absmax) at++;
-  const d = x[at] / -8, inverse = reciprocal(d);
-  for (let i = from; i < to; i++) codes[i - from] = Math.min(15, f(f(x[i] * inverse) + 8.5));
-  return f16(d);
+  const d = x[at] / -8, stored = roundF16(d), inverse = stored === 0 ? 0 : f(1 / d);
+  for (let i = from; i < to; i++) {
+    const q = f(f(x[i] * inverse) + 8.5) | 0;
+    codes[i - from] = q > 15 ? 15 : q;
+  }
+  return stored;
 };
 
-const f16 = (d: number): number => fromF16(toF16(d));
-/** 1 / d in f32; 0 where f16 stores 0 for d, so that such a block becomes zeros and stays so. */
-const reciprocal = (d: number): number => (f16(d) === 0 ? 0 : f(1 / d));
+const one = new Float32Array(1), word = new Uint32Array(one.buffer);
+/** An f32 rounded to what f16 can hold, ties to even, as `fromF16(toF16(d))`, which is too slow for every block of 32. */
+export function roundF16(d: number): number {
+  const a = Math.abs(d);
+  if (a >= 65520) return d > 0 ? Infinity : -Infinity;
+  if (a < 2 ** -14) { // f16 is even here, in steps of 2^-24, which is what an f32 has left beside 3/4
+    const r = f(a + 0.75) - 0.75;
+    return d < 0 || Object.is(d, -0) ? -r : r;
+  }
+  one[0] = d;
+  word[0] = (word[0] + 0xfff + ((word[0] >>> 13) & 1)) & 0xffffe000;
+  return one[0];
+}
 
 /** MXFP4 (OCP, as ggml encodes it): `scale = 2^(floor(log2 absmax) - 2)`, the nearest E2M1 value of `x / scale`, a tie goes to the smaller magnitude. */
 const mxfp4: Encoder = (block) => {
   const { x, from, to, absmax, scaled } = block, n = to - from;
-  const exponent = absmax === 0 ? -127 : Math.max(-127, Math.floor(f(Math.log2(absmax))) - 2), inverse = 2 ** -exponent;
+  const exponent = absmax === 0 ? -127 : Math.max(-127, floorLog2(absmax) - 2), inverse = powers[127 - exponent];
   for (let i = 0; i < n; i++) scaled[i] = x[from + i] * inverse;
   search(e2m1(), block, n);
-  return 2 ** exponent;
+  return powers[127 + exponent];
 };
+/** 2^-127 .. 2^127 */
+const powers = Float64Array.from({ length: 255 }, (_, i) => 2 ** (i - 127));
+/** `floor(fround(log2 a))`: a's exponent, or one more where the logarithm is rounded up to a whole number. */
+function floorLog2(a: number): number {
+  one[0] = a;
+  const exponent = word[0] >>> 23;
+  return exponent === 0 || (word[0] & 0x7fffff) > 0x7ffe00 ? Math.floor(f(Math.log2(a))) : exponent - 127;
+}
 const e2m1 = once(() => {
   const { codes, above } = searchOf(formats.mxfp4.table);
   return nearest([...codes], above.map((threshold) => (threshold < 0 ? below(threshold) : threshold))); // ties of negative values go up, to the smaller magnitude

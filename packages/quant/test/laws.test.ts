@@ -1,10 +1,10 @@
 /** What holds of every format: bounds of the error, idempotence, independence of blocks, the nearest value, and which format wins where. */
-import { tensor } from "@adjoint/tensor";
+import { fromF16, tensor, toF16 } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { bytesOfQuantized, codeAt, dequantize, formats, midpoints, quantize, scaleValues, searchOf } from "../src/index.ts";
 import type { FormatName, Quantized } from "../src/index.ts";
-import { encoders } from "../src/encode.ts";
+import { encoders, roundF16 } from "../src/encode.ts";
 import { fast } from "../src/simd.ts";
 
 const names = ["nf4", "fp4", "int4", "int8", "dynamic8", "udynamic8", "q8_0", "q4_0", "mxfp4"] as const;
@@ -117,6 +117,20 @@ describe("laws of every format", () => {
     for (let i = 0; i < 70; i++) for (let j = 0; j < 9; j++) copy[i * 9 + j] = whole[(j + 2) * 70 + i];
     const view = await x.slice(0, 2, 11).permute([1, 0]).data();
     expect(quantize(Float32Array.from(view), [70, 9], { format: "nf4" })).toEqual(quantize(copy, [70, 9], { format: "nf4" }));
+  });
+
+  it("scales are rounded to f16 as everywhere", () => {
+    fc.assert(fc.property(fc.oneof(fc.float({ noNaN: true, min: -70000, max: 70000 }), fc.float({ noNaN: true, min: Math.fround(-1e-4), max: Math.fround(1e-4) }), fc.nat(2 ** 16 - 1).map((bits) => fromF16(bits)).filter(Number.isFinite).chain((d) => fc.constantFrom(d, Math.fround(d * (1 + 2 ** -11)), Math.fround(d * (1 - 2 ** -12))))), (d) => {
+      if (!Object.is(roundF16(d), fromF16(toF16(d)))) throw new Error(`${d}: ${roundF16(d)} is not ${fromF16(toF16(d))}`);
+    }), { numRuns: 2000 });
+  });
+
+  it("MXFP4's scale is 2^(floor(fround(log2 a)) - 2)", () => {
+    fc.assert(fc.property(fc.integer({ min: -140, max: 125 }), fc.integer({ min: -600, max: 600 }), (e, ulps) => {
+      const a = Math.fround(2 ** e * (1 + ulps * 2 ** -24));
+      fc.pre(a > 0);
+      expect(make(Float32Array.of(a), "mxfp4").scales.values[0]).toBe(2 ** Math.max(-127, Math.floor(Math.fround(Math.log2(a))) - 2));
+    }), { numRuns: 500 });
   });
 
   it("an all-zero block has scale 0 and becomes zeros", () => {
