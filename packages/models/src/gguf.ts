@@ -70,7 +70,7 @@ export async function ggufConfig(file: GgufFile): Promise<ConfigJson> {
     num_key_value_heads: m.number("attention.head_count_kv") ?? heads, head_dim: headDim, max_position_embeddings: m.number("context_length") ?? 2048, rms_norm_eps: m.number("attention.layer_norm_rms_epsilon") ?? 1e-5,
     rope_theta: theta, tie_word_embeddings: !file.entries.has("output.weight"), hidden_act: "silu", ...(await scaling(m, headDim, theta)),
     ...(m.architecture === "llama" && biased("attn_q") ? { attention_bias: true } : {}), ...(biased("ffn_up") ? { mlp_bias: true } : {}),
-    ...Object.fromEntries<unknown>([["bos_token_id", id("bos")], ["eos_token_id", id("eos")], ["pad_token_id", id("padding")]].filter(([, value]) => typeof value === "number")),
+    ...Object.fromEntries<unknown>(Object.entries({ bos_token_id: id("bos"), eos_token_id: id("eos"), pad_token_id: id("padding") }).filter(([, value]) => typeof value === "number")),
   };
 }
 

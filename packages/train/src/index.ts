@@ -10,4 +10,4 @@ export { baseOptions, loraOptions, optimizerFor, scheduleOf, stepsOf, trainingOp
 export { checkpoints, type CheckpointInfo, type CheckpointOptions, configHash, dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
 export { type Comparison, type Measured, run, RUN_FILE, type RunEvent, type RunOptions, type RunResult, type SampleText } from "./run.ts";
 export { REPORT_FILE, reportHtml, type ReportOptions, writeReport } from "./report.ts";
-export { type MemoryPrediction, type MemoryRequest, type MemoryTerm, type Method, logitsBytes, modulesOf, type PlannedDevice, plannedOptimizers, predictMemory, quantizedBytes, type RankCost, rankRatio, staticTerms, type StaticTerms, stepBytes, type StepBytes, type StepShape, type TrainingRequest } from "./memory/index.ts";
+export { type MemoryPrediction, type MemoryRequest, type MemoryTerm, type Method, logitsBytes, modulesOf, type PlannedDevice, predictMemory, quantizedBytes, type RankCost, rankRatio, staticTerms, type StaticTerms, stepBytes, type StepBytes, type StepShape, type TrainingRequest } from "./memory/index.ts";

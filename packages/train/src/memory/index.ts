@@ -4,7 +4,7 @@ import { ConfigError, getDevice } from "@adjoint/tensor";
 import { logitsBytes, type PlannedDevice, stepBytes } from "./arena.ts";
 import { type MemoryRequest, rankRatio, staticTerms, type StaticTerms } from "./terms.ts";
 
-export { modulesOf, plannedOptimizers, quantizedBytes, rankRatio, staticTerms, type MemoryRequest, type Method, type RankCost, type StaticTerms } from "./terms.ts";
+export { modulesOf, quantizedBytes, rankRatio, staticTerms, type MemoryRequest, type Method, type RankCost, type StaticTerms } from "./terms.ts";
 export { logitsBytes, type PlannedDevice, stepBytes, type StepBytes, type StepShape } from "./arena.ts";
 
 /** A whole training. */

@@ -6,11 +6,11 @@
  *
  * and what a step needs besides: activations, logits, workspace (arena.ts).
  */
-import { describeTargets, type LoraOptions, type ModuleInfo } from "@adjoint/lora";
+import { describeTargets, type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
 import { type ModelConfig, parameterShapes } from "@adjoint/models";
+import { optimizerNames } from "@adjoint/optim";
 import { blockOf, type FormatName, formatOf } from "@adjoint/quant";
 import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
-import { nearest } from "@adjoint/lora";
 
 export type Method = "full" | "lora" | "qlora";
 type FloatName = "f32" | "f16" | "bf16";
@@ -88,18 +88,24 @@ const each = (bytes: number): StateRule => (shapes) => bytes * shapes.reduce((n,
 /** 8-bit states: `moments` bytes and one f32 a block of 256 each; tensors below 4096 elements keep f32. */
 const eightBit = (moments: number): StateRule => (shapes) => shapes.reduce((n, s) => { const size = sizeOf(s); return n + moments * (size < 4096 ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK)); }, 0);
 const factored: StateRule = (shapes) => shapes.reduce((n, s) => n + 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]), 0);
-/** Bytes that an optimizer keeps beside what it trains. */
-const states: Readonly<Record<string, StateRule>> = {
-  sgd: each(0), sgd_momentum: each(4), adamw_torch: each(8), adamw: each(8), adam: each(8), lion: each(4), lion_32bit: each(4), sophia: each(8), rmsprop: each(4), adafactor: factored,
-  adamw_8bit: eightBit(2), adamw_bnb_8bit: eightBit(2), lion_8bit: eightBit(1), paged_adamw: each(8), paged_adamw_32bit: each(8), paged_adamw_8bit: eightBit(2), paged_lion: each(4), paged_lion_32bit: each(4), paged_lion_8bit: eightBit(1),
-};
-/** Names of optimizers whose memory is known. */
-export const plannedOptimizers: readonly string[] = Object.keys(states);
+/** An adapter's B alone: every second matrix. */
+const ofB = (rule: StateRule): StateRule => (shapes) => rule(shapes.filter((_, i) => i % 2 === 1));
+/** Bytes that an optimizer keeps beside what it trains, by the first of these expressions that its name matches. */
+const states: readonly (readonly [RegExp, StateRule])[] = [
+  [/^(paged_)?(adam|adamw|adamw_bnb)_?8bit$/, eightBit(2)], [/^(paged_)?(lion|rmsprop|rmsprop_bnb)_?8bit$/, eightBit(1)],
+  [/^sgd$/, each(0)], [/^adafactor/, factored], [/^amsgrad$/, each(12)], [/^lora_?fa$/, ofB(each(8))],
+  [/^(adagrad|muon)$|^rmsprop|lion/, each(4)], [/adam|lamb|sophia|riemannian|lora_?pro/, each(8)],
+];
+function stateRule(name: string): StateRule {
+  const found = optimizerNames.includes(name) ? states.find(([expression]) => expression.test(name)) : undefined;
+  if (found === undefined) throw new ConfigError(`memory: the optimizer ${name} is not known`, { key: "optim", value: name, fix: `did you mean ${nearest(name, optimizerNames, 1)[0] ?? "adamw_torch"}?` });
+  return found[1];
+}
 
 /** @throws ConfigError for an unknown optimizer, format, block size or target */
 export function staticTerms(config: ModelConfig, request: MemoryRequest): StaticTerms {
   const { method, rank = 16, targets = "all-linear", dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
-  if (!Object.hasOwn(states, optimizer)) throw new ConfigError(`memory: the optimizer ${optimizer} is not known`, { key: "optim", value: optimizer, fix: `did you mean ${nearest(optimizer, plannedOptimizers, 1)[0] ?? "adamw_torch"}?` });
+  const state = stateRule(optimizer);
   if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
   const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
   const isCode = (name: string, shape: readonly number[]): boolean => method === "qlora" && shape.length === 2 && name !== "model.embed_tokens.weight" && !skip.some((s) => isSkipped(name, s));
@@ -115,7 +121,7 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   const trainable = trains.reduce((n, s) => n + sizeOf(s), 0), half = method === "full" && dtype !== "f32";
   return {
     parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), linears: modules.filter((m) => m.kind === "linear").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
-    weights, adapter: method === "full" ? 0 : 4 * trainable, gradients: (half ? b : 4) * trainable, optimizer: states[optimizer](trains) + (half && masterWeights ? 4 * trainable : 0),
+    weights, adapter: method === "full" ? 0 : 4 * trainable, gradients: (half ? b : 4) * trainable, optimizer: state(trains) + (half && masterWeights ? 4 * trainable : 0),
     bytesPerCode: quantized === 0 ? 0 : codes / quantized,
   };
 }
