@@ -50,7 +50,7 @@ function prepare(model: object, config: LoraConfig, modelType: string | null): P
 /** Factors are f32 whatever the base holds, and f64 beside an f64 base. */
 function stored(array: HostArray, name: string, module: Adaptable): Store {
   const { shape } = array;
-  return store(module.weight.dtype === "f64" ? { dtype: "f64", shape, data: convertArray(array.data, array.dtype, "f64") } : array, name);
+  return store(module.weight.dtype === "f64" ? { dtype: "f64", shape, data: convertArray(array.data, array.dtype, "f64") } : array, name).usedAs("adapter");
 }
 
 function attach<M extends object>(model: M, config: LoraConfig, { table, sites }: Prepared, initial: (site: Site) => Readonly<Record<Role, HostArray>>): Tuned<M> {

@@ -27,7 +27,7 @@ export class WeightAverage<T> {
     const { params } = trained(tree);
     if (Object.keys(params).length === 0) throw new ConfigError("averageWeights: the tree holds no store", { op: "averageWeights", fix: "make its parameters stores: store(tensor)" });
     this.#tree = tree; this.#decay = decay; this.params = params;
-    this.states = { average: Object.fromEntries(Object.entries(params).map(([path, p]) => [path, zeroStore(p.shape, isHalfType(p.dtype) ? "f32" : p.dtype, `average.${path}`)])) };
+    this.states = { average: Object.fromEntries(Object.entries(params).map(([path, p]) => [path, zeroStore(p.shape, isHalfType(p.dtype) ? "f32" : p.dtype, `average.${path}`).usedAs("optimizer")])) };
   }
 
   /** Records avg ← lerp(avg, p, 1 - decay), the first time avg ← p (torch's `get_ema_avg_fn`). Call it after the optimizer's step, in the same recording. */

@@ -97,7 +97,8 @@ export class BoundOptimizer<T> {
     this.counter = counter(0, "step");
     this.updates = Object.fromEntries(Object.keys(params).map((path) => [path, counter(0, joinPath("step", path))]));
     this.states = Object.fromEntries(Object.entries(statesOf(transform, policy, params)).map(([key, leaves]) =>
-      [key, Object.fromEntries(Object.entries(leaves).map(([path, x]) => [path, store(x, joinPath(key, path))]))]));
+      [key, Object.fromEntries(Object.entries(leaves).map(([path, x]) => [path, store(x, joinPath(key, path)).usedAs("optimizer")]))]));
+    for (const p of Object.values(params)) if (p.use === null) p.usedAs("parameter");
   }
 
   /** The learning rate of the step that was taken last (of the first, before it), outside of groups. */

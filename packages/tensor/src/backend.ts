@@ -125,8 +125,10 @@ export interface PlanSpec {
   readonly outputs: number;
 }
 
+/** What a store holds, as reports of memory tell it. */
+export type StoreUse = "parameter" | "adapter" | "optimizer";
 /** A device buffer that outlives plans: the cell of a store. */
-export interface DeviceBuffer { readonly dtype: DType; readonly length: number }
+export interface DeviceBuffer { readonly dtype: DType; readonly length: number; /** the engine writes it when somebody has said it */ use?: StoreUse }
 
 /** The numbers of one run. */
 export interface Bindings {

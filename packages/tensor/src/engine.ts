@@ -1,8 +1,8 @@
 /** The engine: what is pending, when it is flushed, and where numbers live. */
 import { boundTo, receive } from "./answer.ts";
-import type { Backend, Bindings, RunResult } from "./backend.ts";
+import type { Backend, Bindings, DeviceBuffer, RunResult, StoreUse } from "./backend.ts";
 import { SMALL_BYTES, companions, isComputation, overtaken, smallOnes, waits } from "./companions.ts";
-import { type HostArray, decode } from "./dtype.ts";
+import { type HostArray, bytesOf, decode } from "./dtype.ts";
 import { ConfigError, DeviceError } from "./errors.ts";
 import { type GNode, type Graph, buildGraph } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
@@ -108,14 +108,24 @@ export function place(store: Store, device: Backend): void {
     if (cell.device.readSync) cell.host = { dtype: store.dtype, shape: store.shape, data: cell.device.readSync(cell.buffer) };
     if (!cell.host) throw new DeviceError(`store ${store.name} lives on ${cell.device.name}, which cannot be read at once; it is wanted on ${device.name}`, { op: "place", key: store.name, fix: "await store.data() first" });
     cell.device.free(cell.buffer);
+    placedOn(cell.device).delete(cell.buffer);
     registry.unregister(cell);
   }
   const buffer = device.alloc(store.dtype, store.size);
+  if (store.use !== null) buffer.use = store.use;
+  placedOn(device).add(buffer);
   device.write(buffer, cell.host!.data);
   cell.device = device; cell.buffer = buffer; cell.host = null;
   registry.register(store, { device, buffer }, cell);
 }
-const registry = new FinalizationRegistry<{ device: Backend; buffer: Parameters<Backend["free"]>[0] }>(({ device, buffer }) => { device.free(buffer); });
+const registry = new FinalizationRegistry<{ device: Backend; buffer: DeviceBuffer }>(({ device, buffer }) => { placedOn(device).delete(buffer); device.free(buffer); });
+/** Buffers of the stores on each device. */
+const placed = new WeakMap<Backend, Set<DeviceBuffer>>();
+function placedOn(device: Backend): Set<DeviceBuffer> {
+  let s = placed.get(device);
+  if (!s) placed.set(device, (s = new Set()));
+  return s;
+}
 
 /** Runs a bound plan with these numbers; returns the outputs in plan order. */
 export function execute(b: Bound, inputs: Bindings["inputs"], uniforms: readonly number[]): RunResult {
@@ -285,10 +295,13 @@ const settle = (s: Store): void => { if (s.pending) flush([], [s]); };
 export interface MemoryReport {
   readonly device: string; readonly plans: number; readonly plansMade: number; readonly arenaBytes: number; readonly bufferBytes: number; readonly buffers: number;
   readonly pages: number; readonly modules: number; readonly messages: number; readonly flushes: number; readonly kernels: number; readonly pendingStores: number;
+  /** bytes of the stores on the device by what they hold (`Store.usedAs`) */
+  readonly stores: Readonly<Record<StoreUse | "other", number>>;
 }
 export function memory(device: Backend = state.device): MemoryReport {
-  const c = cacheOf(device);
-  return { device: device.name, plans: c.size, plansMade: c.made, ...device.counters, flushes: state.flushes, kernels: state.kernels, pendingStores: state.pending.size };
+  const c = cacheOf(device), stores = { parameter: 0, adapter: 0, optimizer: 0, other: 0 };
+  for (const b of placedOn(device)) stores[b.use ?? "other"] += b.length * bytesOf(b.dtype);
+  return { device: device.name, plans: c.size, plansMade: c.made, ...device.counters, flushes: state.flushes, kernels: state.kernels, pendingStores: state.pending.size, stores };
 }
 /** The plan that computing these values now would run. */
 export function planOf(values: readonly Tensor[]): Plan {

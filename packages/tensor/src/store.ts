@@ -1,5 +1,5 @@
 /** Cells that change: parameters, moments, caches, accumulators; and the counters that tick once a step. */
-import type { Backend, DeviceBuffer } from "./backend.ts";
+import type { Backend, DeviceBuffer, StoreUse } from "./backend.ts";
 import { type DType, type HostArray, hostArray } from "./dtype.ts";
 import { DTypeError, ShapeError } from "./errors.ts";
 import { type Shape, checkShape, sameShape, show, sizeOf } from "./shape.ts";
@@ -27,6 +27,7 @@ export class Store extends Tensor {
   /** how many assignments have been carried out */
   version = 0;
   #current: Tensor | null = null;
+  #use: StoreUse | null = null;
   constructor(h: HostArray, name = "") {
     super(readOp, [], null, checkShape("store", h.shape), h.dtype);
     this.cell = { device: null, buffer: null, host: h };
@@ -47,6 +48,13 @@ export class Store extends Tensor {
     return t;
   }
   override named(name: string): this { this.name = name; if (this.#current) this.#current.name ||= name; return this; }
+  /** What it holds, for reports of memory: `memory().stores` and the GPU's `showMemory()`. */
+  get use(): StoreUse | null { return this.#use; }
+  usedAs(use: StoreUse): this {
+    this.#use = use;
+    if (this.cell.buffer) this.cell.buffer.use = use;
+    return this;
+  }
   /** An assignment is recorded and has not been carried out. */
   get pending(): boolean {
     if (this.#current === null) return false;

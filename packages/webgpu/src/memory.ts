@@ -1,5 +1,5 @@
 /** Device memory by class: stores and answers as cells, step values, uniforms and staging. */
-import { bytesOf, type DeviceBuffer, DeviceError, type DType } from "@adjoint/tensor";
+import { bytesOf, type DeviceBuffer, DeviceError, type DType, type StoreUse } from "@adjoint/tensor";
 import type { Device } from "./device.ts";
 import { LOST_FIX } from "./errors.ts";
 import { deviceBytes } from "./plan.ts";
@@ -20,7 +20,9 @@ export class Cell implements DeviceBuffer {
   generation = 0;
   /** zeros are owed: nothing has been written yet */
   blank = true;
-  /** a plan writes it: state rather than parameter */
+  /** what it holds, where its store says so */
+  use?: StoreUse;
+  /** a plan writes it: state rather than parameter, where nobody has said what it holds */
   state = false;
   freed = false;
   /** where its region goes back to */
@@ -36,12 +38,14 @@ export class Cell implements DeviceBuffer {
 }
 
 export interface MemoryByClass {
-  /** stores that plans only read, stores that they write (adapters, moments), answers that are still held */
-  readonly parameters: number; readonly state: number; readonly answers: number;
+  /** stores of parameters (said to be such, or only read by plans), of adapters, of optimizers; others that plans write (caches); answers that are still held */
+  readonly parameters: number; readonly adapters: number; readonly optimizer: number; readonly state: number; readonly answers: number;
   /** step values: one set for all plans */
   readonly activations: number;
   readonly uniforms: number; readonly staging: number;
 }
+
+const classes = { parameter: "parameters", adapter: "adapters", optimizer: "optimizer" } as const satisfies Record<StoreUse, keyof MemoryByClass>;
 
 /** The memory of one device. */
 export class DeviceMemory {
@@ -52,9 +56,8 @@ export class DeviceMemory {
   readonly #answers: Pages;
   readonly #large: BufferPool;
   uniforms = 0;
-  #state = 0;
-  #stores = 0;
-  #held = 0;
+  /** cells that have a place here */
+  readonly #placed = new Set<Cell>();
 
   constructor(device: Device) {
     this.device = device;
@@ -77,7 +80,7 @@ export class DeviceMemory {
     cell.beside = null;
     cell.generation = this.device.generation;
     cell.blank = true;
-    if (cell.kind === "store") { this.#stores += cell.region.bytes; if (cell.state) this.#state += cell.region.bytes; } else this.#held += cell.region.bytes;
+    this.#placed.add(cell);
     return true;
   }
   /**
@@ -92,8 +95,6 @@ export class DeviceMemory {
     list.forEach((c, i) => {
       const from = c.region!, to = regions[i], owner = c.owner!;
       encoder.copyBufferToBuffer(from.buffer, from.offset, to.buffer, to.offset, Math.min(from.bytes, to.bytes));
-      this.#stores += to.bytes - from.bytes;
-      if (c.state) this.#state += to.bytes - from.bytes;
       left.push(() => { owner.give(from); });
       c.owner = this.#pages;
       c.region = to;
@@ -101,25 +102,21 @@ export class DeviceMemory {
     });
     return () => { for (const f of left) f(); };
   }
-  /** A plan writes this store. */
-  mark(cell: Cell): void {
-    if (cell.state) return;
-    cell.state = true;
-    if (cell.region !== null) this.#state += cell.region.bytes;
-  }
   release(cell: Cell): void {
     const { region } = cell;
     if (region === null || cell.generation !== this.device.generation) { cell.region = null; return; }
     cell.owner!.give(region);
     cell.beside?.delete(cell);
     cell.beside = null;
-    if (cell.kind === "store") { this.#stores -= region.bytes; if (cell.state) this.#state -= region.bytes; } else this.#held -= region.bytes;
+    this.#placed.delete(cell);
     cell.region = null;
   }
   /** Drops buffers that are kept for later. */
   trim(): void { this.#large.trim(); this.staging.trim(); }
   get byClass(): MemoryByClass {
-    return { parameters: this.#stores - this.#state, state: this.#state, answers: this.#held, activations: this.workspace.bytes, uniforms: this.uniforms, staging: this.staging.bytes };
+    const sums = { parameters: 0, adapters: 0, optimizer: 0, state: 0, answers: 0 };
+    for (const c of this.#placed) sums[c.kind === "answer" ? "answers" : c.use !== undefined ? classes[c.use] : c.state ? "state" : "parameters"] += c.region?.bytes ?? 0;
+    return { ...sums, activations: this.workspace.bytes, uniforms: this.uniforms, staging: this.staging.bytes };
   }
 }
 
@@ -129,7 +126,7 @@ export const deadCell = (cell: Cell, name: string): DeviceError => new DeviceErr
 export function showMemory(m: MemoryByClass): string {
   const line = (what: string, n: number): string => `  ${what.padEnd(34)} ${(n / 2 ** 20).toFixed(1).padStart(10)} MiB`;
   return [
-    line("parameters (stores only read)", m.parameters), line("state (stores that plans write)", m.state), line("activations and gradients (a step)", m.activations),
+    line("parameters", m.parameters), line("adapters", m.adapters), line("state of the optimizer", m.optimizer), line("other stores that plans write", m.state), line("activations and gradients (a step)", m.activations),
     line("answers still held", m.answers), line("uniforms", m.uniforms), line("staging for reads", m.staging),
   ].join("\n");
 }

@@ -149,7 +149,7 @@ export class Run implements Operation {
     stores.forEach(({ buffer, spec }, i) => {
       const cell = this.#stores[i];
       if (session.dead(cell) && !layout.written.has(buffer)) throw deadCell(cell, `store ${spec.position}`);
-      if (layout.touched.has(buffer)) memory.mark(cell);
+      if (layout.touched.has(buffer)) cell.state = true;
       session.prepare(cell, encoder);
     });
     if (layout.storeUnions.length > 0) for (const list of this.#ready.unions) {

@@ -4,7 +4,7 @@ import { lora } from "@adjoint/lora";
 import { LlamaForCausalLM, parameterShapes, parseConfig } from "@adjoint/models";
 import { adamw } from "@adjoint/optim";
 import { quantize, quantizedWeight } from "@adjoint/quant";
-import { type Backend, compile, createReference, fromHost, hostNormal, setDevice, store, type Tensor } from "@adjoint/tensor";
+import { type Backend, compile, createReference, fromHost, hostNormal, memory, setDevice, store, type Tensor } from "@adjoint/tensor";
 import { expect, test } from "vitest";
 import { WebGpuBackend } from "../src/backend.ts";
 import { webgpu } from "../src/index.ts";
@@ -32,17 +32,21 @@ function stepOf(device: Backend, width: number, codes: boolean): () => Tensor {
 }
 
 test.runIf(none !== null)("a step is one submit, makes nothing, and no kernel reads or writes a weight as numbers", async () => {
-  const gpu = none!, moved: number[] = [];
-  for (const codes of [false, true]) {
-    const step = stepOf(gpu, 64, codes), before = gpu.memoryByClass.parameters;
+  const moved: number[] = [];
+  for (const [codes, gpu] of [[false, none!], [true, await webgpu({ backend: "null" })]] as const) {
+    const step = stepOf(gpu, 64, codes);
     for (let i = 0; i < 3; i++) await step().data();
     const start = { ...gpu.stats };
     await step().data();
     const end = gpu.stats;
     expect(end.submits - start.submits).toBe(1);
     for (const key of ["buffersCreated", "bindGroupsCreated", "pipelines", "plans", "readbacksCreated"] as const) expect(end[key], key).toBe(start[key]);
+    // r (in + out) of each projection is trained, and has two moments
+    const { adapters, optimizer, state } = gpu.memoryByClass, trained = 4 * 4 * (4 * 128 + 3 * 192);
+    expect([adapters >= trained, adapters < 4 * trained, optimizer >= 2 * trained, optimizer < 8 * trained, state]).toEqual([true, true, true, true, 0]);
+    expect(memory(gpu).stores).toMatchObject({ adapter: trained, optimizer: 2 * trained });
     // seven projections of 4 x 64 x 64 + 3 x 2 x 64 x 64 numbers
-    const weights = 10 * 64 * 64 * 4, taken = gpu.memoryByClass.parameters - before;
+    const weights = 10 * 64 * 64 * 4, taken = gpu.memoryByClass.parameters;
     expect(taken).toBeGreaterThan(codes ? weights / 8 : weights);
     if (codes) expect(taken).toBeLessThan(weights / 2);
     moved.push(end.bytes - start.bytes);
