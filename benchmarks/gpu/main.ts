@@ -102,26 +102,25 @@ for (const task of names) {
   }
 }
 
+const quotient = (x: number | undefined): string => (x === undefined ? "-" : x < 0.095 ? x.toPrecision(2) : x.toFixed(2));
 const shown = pairs.filter((p) => names.some((task) => times(rows, task, p) !== undefined));
 if (shown.length > 0) {
   const lines = names.filter((task) => shown.some((p) => times(rows, task, p) !== undefined));
-  console.log(`\nTimes faster (median over rounds of the quotient within a round; below 1: slower)\n${table(["task", ...shown.map(([a, b]) => `${a} / ${b}`)], lines.map((task) => [task, ...shown.map((p) => times(rows, task, p)?.toFixed(2) ?? "-")]))}`);
+  console.log(`\nTimes faster (median over rounds of the quotient within a round; below 1: slower)\n${table(["task", ...shown.map(([a, b]) => `${a} / ${b}`)], lines.map((task) => [task, ...shown.map((p) => quotient(times(rows, task, p)))]))}`);
 }
+const near = (x: number): string => (x === 0 ? "equal" : `within ${x.toExponential(0)}`);
 const models = names.filter((task) => rows.some((r) => r.task === task && r.unit === "tokens"));
 if (models.length > 0) {
   const of = (task: string, f: (r: Row) => string): string[] => [task, ...systems.map((s) => { const r = rows.find((x) => x.task === task && x.system === s.key); return r === undefined ? "-" : f(r); })];
   console.log(`\nDevice memory\n${table(head, models.map((task) => of(task, (r) => bytesText(r.bytes))))}`);
   const losses = models.map((task) => {
     const [ours, ...others] = rows.filter((r) => r.task === task && r.first !== undefined), own = rows.filter((r) => r.task === task && r.first === undefined).map((r) => r.system);
-    return `${task.padEnd(12)}${ours?.first?.map((x) => x.toFixed(5)).join(", ")} (${ours?.system})${others.map((r) => `; ${r.system} ${r.first!.length < ours.first!.length ? `(step ${r.first!.length}) ` : ""}within ${apart(ours.first!, r.first!).toExponential(0)}`).join("")}${own.length > 0 ? `; own weights: ${own.join(", ")}` : ""}`;
+    return `${task.padEnd(12)}${ours?.first?.map((x) => x.toFixed(5)).join(", ")} (${ours?.system})${others.map((r) => `; ${r.system} ${r.first!.length < ours.first!.length ? `(step ${r.first!.length}) ` : ""}${near(apart(ours.first!, r.first!))}`).join("")}${own.length > 0 ? `; own weights: ${own.join(", ")}` : ""}`;
   });
   console.log(`\nLosses of the first three steps from the same weights: the systems do the same work\n${losses.join("\n")}`);
 }
-const copy = rows.find((r) => r.task === "copy" && r.system === "adjoint");
-if (copy) {
-  console.log("");
-  for (const r of rows) if (r.unit === "bytes" && r.system === "adjoint" && r.task !== "copy") console.log(`${r.task.padEnd(14)} ${((100 * (r.work / r.ms)) / (copy.work / copy.ms)).toFixed(0)} % of the copy bandwidth`);
-}
+const copy = rows.find((r) => r.task === "copy" && r.system === "adjoint"), mapped = rows.filter((r) => r.unit === "bytes" && r.system === "adjoint" && r.task !== "copy");
+if (copy && mapped.length > 0) console.log(`\n${mapped.map((r) => `${r.task.padEnd(14)} ${((100 * (r.work / r.ms)) / (copy.work / copy.ms)).toFixed(0)} % of the copy bandwidth`).join("\n")}`);
 if (o["at-least"] !== undefined) {
   const { lines, reached } = judge(o["at-least"], rows, (task, system) => { const why = reasons.get(`${task} ${system}`) ?? absent.get(system); return why === undefined ? "" : ` (${why})`; });
   console.log(`\n${lines.join("\n")}`);
