@@ -2,7 +2,7 @@
  * Small symmetric problems on the device: inverses of r x r matrices, and Sylvester's equation, by matrix products alone.
  *
  * No step may wait for the host, and no backend has a factorisation, so both are iterations of a fixed number of products; matrices of
- * one size are stacked, so that a model's hundred adapters cost as many kernels as one (docs/decisions/0011).
+ * one size are stacked, so that all adapters share the iterations' kernels (docs/decisions/0011-small-inverses-are-products.md).
  */
 import { type DType, type Tensor, concat, fromHost, hostArray } from "@adjoint/tensor";
 

@@ -1,7 +1,7 @@
 /** Fifty steps equal torch's, Transformers', PEFT's, and the papers' formulas; eight bits equal bitsandbytes's. */
-import { type Backend, type DType, type Tensor, fromHost, setDevice, store } from "@adjoint/tensor";
+import { type Backend, type DType, type Tensor, compile, fromHost, setDevice, store } from "@adjoint/tensor";
 import { describe, expect, it } from "vitest";
-import { type BoundOptimizer, type GradientsOf, type Optimizer, adafactor, decodeDynamic, encodeDynamic, estimateCurvature, optimizer, zeroCode } from "@adjoint/optim";
+import { type BoundOptimizer, type Optimizer, adafactor, decodeDynamic, encodeDynamic, estimateCurvature, optimizer, zeroCode } from "@adjoint/optim";
 import { devices } from "./golden.ts";
 import { Grid, SEED, type Shapes, expectNear, long, longTensors, optionsOf } from "./long.ts";
 
@@ -9,12 +9,20 @@ const [reference, , , wasm] = devices;
 const settings: readonly [string, Backend, DType, number][] = [["f64", reference, "f64", 1e-12], ["f32", wasm, "f32", 2e-6]];
 type Tree = Record<string, ReturnType<typeof store>>;
 
-async function run(shapes: Shapes, made: Optimizer, dtype: DType, check: (t: number, tree: Tree) => Promise<void>, before: (t: number, bound: BoundOptimizer<Tree>, g: GradientsOf<Tree>) => void = () => undefined, gradientsOf: (grid: Grid, tree: Tree) => Record<string, Tensor> = (grid) => grid.gradients(shapes, dtype)): Promise<BoundOptimizer<Tree>> {
-  const grid = new Grid(SEED), tree = grid.stores(shapes, dtype), bound = made.for(tree);
+interface Run {
+  /** something to do before a step */
+  readonly before?: (t: number, bound: BoundOptimizer<Tree>, g: Record<string, Tensor>) => void;
+  /** shapes of what the fixture's stream holds each step, if not the gradients themselves, and the gradients that follow from it */
+  readonly drawn?: Shapes;
+  readonly gradientsOf?: (drawn: Record<string, Tensor>, tree: Tree) => Record<string, Tensor>;
+}
+/** Fifty compiled steps; `check` after those that the fixture keeps. */
+async function run(shapes: Shapes, made: Optimizer, dtype: DType, check: (t: number, tree: Tree) => Promise<void>, { before, drawn = shapes, gradientsOf = (g) => g }: Run = {}): Promise<BoundOptimizer<Tree>> {
+  const grid = new Grid(SEED), tree = grid.stores(shapes, dtype), bound = made.for(tree), step = compile((g: Record<string, Tensor>) => bound.step(gradientsOf(g, tree)).gradNorm);
   for (let t = 1; t <= 50; t++) {
-    const g = gradientsOf(grid, tree);
-    before(t, bound, g);
-    bound.step(g);
+    const g = grid.gradients(drawn, dtype);
+    before?.(t, bound, g);
+    step(g);
     if (t === 1 || t === 10 || t === 50) await check(t, tree);
   }
   return bound;
@@ -27,8 +35,10 @@ for (const [what, device, dtype, bound] of settings) describe(`50 steps in ${wha
     const shapes = c.optimizer === "muon" ? long.matrices : long.leaves;
     const o = await run(shapes, make(c), dtype, async (t, tree) => {
       for (const k of Object.keys(shapes)) expectNear(await tree[k].data(), `${c.name}/${t}/${k}`, bound);
-    }, (t, b, g) => {
-      if (c.optimizer === "sophia" && t % 10 === 1) estimateCurvature(b, () => Object.fromEntries(Object.entries(g).map(([k, x]) => [k, x!.div(2).square()])));
+    }, {
+      before: (t, b, g) => {
+        if (c.optimizer === "sophia" && t % 10 === 1) estimateCurvature(b, () => Object.fromEntries(Object.entries(g).map(([k, x]) => [k, x.div(2).square()])));
+      },
     });
     const saved = await o.state(), compared = [...longTensors.keys()].filter((k) => k.startsWith(`${c.name}/state/`));
     expect(compared.length).toBeGreaterThan(0);
@@ -40,14 +50,16 @@ for (const [what, device, dtype, bound] of settings) describe(`50 steps in ${wha
     const scaling = (path: string): number => long.scales[path[0]], options = { learningRate: 0.01, weightDecay: 0.1, noDecay: null, ...c.options, ...(c.optimizer === "riemannian" ? {} : { scaling }) };
     await run(long.adapter, optimizer(c.optimizer, options), dtype, async (t, tree) => {
       for (const k of Object.keys(long.adapter)) expectNear(await tree[k].data(), `${c.name}/${t}/${k}`, bound);
-    }, undefined, (grid, tree) => {
-      const out: Record<string, Tensor> = {};
-      for (const m of ["x", "y"]) {
-        const A = tree[`${m}.lora_A.weight`], B = tree[`${m}.lora_B.weight`], g = fromHost(grid.host([B.shape[0], A.shape[1]], 2, dtype));
-        out[`${m}.lora_A.weight`] = B.T.matmul(g).mul(long.scales[m]);
-        out[`${m}.lora_B.weight`] = g.matmul(A.T).mul(long.scales[m]);
-      }
-      return { ...out, "y.bias": fromHost(grid.host([4], 2, dtype)) };
+    }, {
+      drawn: { x: [6, 7], y: [4, 5], "y.bias": [4] },
+      gradientsOf: (drawn, tree) => {
+        const out: Record<string, Tensor> = { "y.bias": drawn["y.bias"] };
+        for (const m of ["x", "y"]) {
+          out[`${m}.lora_A.weight`] = tree[`${m}.lora_B.weight`].T.matmul(drawn[m]).mul(long.scales[m]);
+          out[`${m}.lora_B.weight`] = drawn[m].matmul(tree[`${m}.lora_A.weight`].T).mul(long.scales[m]);
+        }
+        return out;
+      },
     });
   });
 });
