@@ -11,7 +11,7 @@ import { pathToFileURL } from "node:url";
 import { gradients } from "@adjoint/autograd";
 import { type CommonOptions, adafactor, adafactorTorch, adagrad, adam, adam8bit, adamw, adamw8bit, estimateCurvature, lamb, lion, lion8bit, loraFa, loraPro, muon, nadam, type Optimizer, rademacher, riemannian, rmsprop, rmsprop8bit, sgd, sophia } from "@adjoint/optim";
 import { compile, concat, counter, createReference, fromHost, live, mapTree, setDevice, store, type Store, Tensor } from "@adjoint/tensor";
-import type { Picture } from "./draw.mjs";
+import type * as Drawing from "./draw.mjs";
 
 const STEPS = 300, RATES = Array.from({ length: 13 }, (_, i) => 10 ** (-3.5 + i / 3));
 type Point = readonly [number, number];
@@ -65,7 +65,7 @@ function follow({ make, factors = false, curvature = false }: Entry, { f, height
       mapTree(g, isTensor, (x: Tensor) => { parts.push(x.mul(signs[parts.length]).sum()); return x; });
       const hv = gradients(parts.reduce((a, b) => a.add(b)), leaf);
       let i = 0;
-      estimateCurvature(optimizer, () => mapTree(hv, isTensor, (x: Tensor) => x.mul(signs[i++]).maximum(0)) as typeof hv);
+      estimateCurvature(optimizer, () => mapTree(hv, isTensor, (x: Tensor) => x.mul(signs[i++]).maximum(0)));
     }
     key.tick();
   });
@@ -91,7 +91,7 @@ function thinned(points: readonly Point[], { x, y }: Surface): Point[] {
 
 const flag = (name: string): string | undefined => { const i = process.argv.indexOf(name); return i < 0 ? undefined : process.argv[i + 1]; };
 const out = flag("--out") ?? "docs/pictures", only = flag("--only");
-const { draw }: { draw: (picture: Picture) => Promise<string> } = await import(pathToFileURL(join(flag("--drawing") ?? "benchmarks/pictures", "draw.mjs")).href);
+const { draw } = (await import(pathToFileURL(join(flag("--drawing") ?? "benchmarks/pictures", "draw.mjs")).href)) as typeof Drawing;
 setDevice(createReference());
 mkdirSync(out, { recursive: true });
 for (const surface of surfaces) {

@@ -127,7 +127,7 @@ export function scheduleOptions(name: string, kwargs: Readonly<Record<string, st
       found[option] = Number.isNaN(x) ? refuse(`${key} = ${String(value)} is not a number`, "write a number such as 0.1") : x;
     } else found[option] = /^true$/i.test(String(value)) ? true : /^false$/i.test(String(value)) ? false : refuse(`${key} = ${String(value)} is not true or false`, "write true or false");
   }
-  return found as Partial<AnyScheduleOptions>;
+  return found;
 }
 
 /**

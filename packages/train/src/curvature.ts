@@ -14,7 +14,7 @@ export function withDrawnLabels(batch: Batch, logits: Tensor, key: Key): Batch {
   const drawn = sampleLabels(logits, key), last = batch.length - 1;
   const shifted = concat([batch.labels.slice(1, 0, 1), drawn.slice(1, 0, last)], 1);
   const labels = batch.labels.lt(0).where(batch.labels, shifted);
-  return Object.assign(Object.create(Object.getPrototypeOf(batch)), batch, { labels });
+  return { ...batch, labels };
 }
 
 /** Records h ← β₂h + (1 - β₂)ĝ² with ĝ the gradient of the mean loss of `batch` under drawn labels. */
