@@ -78,6 +78,9 @@ function bundledPath(): string {
   return (relative.startsWith("..") ? absolute : relative).replace(/[\\/]$/, "");
 }
 
+/** A model's folder or hub id; null is the bundled one. */
+export const modelPath = (source: string | null): string => (source === null || source === BUNDLED ? bundledPath() : source);
+
 /** Loads a model by folder or hub id; null is the bundled one. @throws what loadModel throws */
 export async function openModel(source: string | null, { tokenizer = "auto", dtype = "auto", tokenizerName = null, base = {}, say, progress }: OpenModelOptions = {}): Promise<OpenModel> {
   const from = source === null || source === BUNDLED ? tiny.model : source;

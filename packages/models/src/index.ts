@@ -7,7 +7,7 @@ export { knownConfig, knownModels } from "./known.ts";
 export type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
 export { LlamaForCausalLM, parameterShapes } from "./llama.ts";
 export { KVCache } from "./kv-cache.ts";
-export { type LoadModelOptions, type LoadProgress, type ModelDType, type QuantizeWeights, initModel, loadModel, modelFrom } from "./load.ts";
+export { type LoadModelOptions, type LoadProgress, type ModelDType, type QuantizeWeights, initModel, loadModel, loadWeights, modelFrom } from "./load.ts";
 export { fromGgufName, ggufConfig, toGgufName } from "./gguf.ts";
 export type { Weight } from "./weights.ts";
 export type { ModelFiles } from "./origin.ts";

@@ -2,8 +2,8 @@
 import { defaultDevice } from "./device.ts";
 import { node, openGguf, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
-import { dequantize, type FormatName, quantize, quantizedWeight } from "@adjoint/quant";
-import { ConfigError, type DType, FormatError, type HostArray, Store, convertArray, isFloat, sameShape, show } from "@adjoint/tensor";
+import { dequantize, type FormatName, quantize, quantizedOf, quantizedWeight } from "@adjoint/quant";
+import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, place, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
 import { ggufConfig, ggufWeights } from "./gguf.ts";
@@ -58,17 +58,37 @@ const upcasts: readonly unknown[] = ["none", "norms", "all"];
  * @example const model = await loadModel("HuggingFaceTB/SmolLM2-135M", { quantize: { format: "nf4", doubleQuant: true } });
  */
 export async function loadModel(source: string | URL | ModelFiles, options: LoadModelOptions = {}): Promise<CausalLM> {
+  await defaultDevice();
+  const device = getDevice(), tensors = new Map<string, Tensor>();
+  const { config, tokenizer } = await read(source, options, (name, w) => {
+    const t = tensorOf(name, w), q = quantizedOf(t);
+    // where numbers can be read back at once they go to the device now, so that two copies of a model never wait for the collector
+    if (device.sync) for (const s of q === null ? [t] : q.stores) if (s instanceof Store) place(s, device);
+    tensors.set(name, t);
+  });
+  return new LlamaForCausalLM(config, (name) => tensors.get(name)!, tokenizer);
+}
+
+/** A model's weights on the host, as `loadModel` would hold them: for writing them elsewhere. Errors as loadModel. */
+export async function loadWeights(source: string | URL | ModelFiles, options: Omit<LoadModelOptions, "tokenizer"> = {}): Promise<{ readonly config: ModelConfig; readonly weights: ReadonlyMap<string, Weight> }> {
+  const weights = new Map<string, Weight>(), { config } = await read(source, { ...options, tokenizer: false }, (name, w) => weights.set(name, w));
+  return { config, weights };
+}
+
+const tensorOf = (name: string, w: Weight): Tensor => (isCodes(w) ? quantizedWeight(w, name) : new Store(w, name));
+
+/** Reads config and tokenizer, and gives every weight to `keep`, one at a time. */
+async function read(source: string | URL | ModelFiles, options: LoadModelOptions, keep: (name: string, w: Weight) => void): Promise<{ readonly config: ModelConfig; readonly tokenizer: Tokenizer | null }> {
   const { dtype = "auto", tokenizer = "auto", strict = true, quantize: how, upcast = "none", onWeight, ...transfer } = options;
   if (!dtypes.includes(dtype)) throw new ConfigError(`loadModel: dtype ${String(dtype)} is not one of ${dtypes.join(", ")}`, { op: "loadModel", key: "dtype", value: dtype, fix: 'leave it out, or use "f32"' });
   if (!upcasts.includes(upcast)) throw new ConfigError(`loadModel: upcast ${String(upcast)} is not one of ${upcasts.join(", ")}`, { op: "loadModel", key: "upcast", value: upcast, fix: "leave it out" });
-  await defaultDevice();
-  const read: ReadOptions = { dtype, strict, how, upcast, onWeight }, gguf = ggufSource(source);
+  const readOptions: ReadOptions = { dtype, strict, how, upcast, onWeight }, gguf = ggufSource(source);
   if (gguf !== null) {
     const file = await openGguf(gguf.file);
     try {
       const config = parseConfig(await ggufConfig(file), file.label), beside = gguf.folder === null ? null : folderOrigin(gguf.folder);
-      const arrays = await readWeights(config, ggufWeights(file, config), read);
-      return modelFrom(config, arrays, await tokenizerOf(beside, tokenizer));
+      await readWeights(config, ggufWeights(file, config), readOptions, keep);
+      return { config, tokenizer: await tokenizerOf(beside, tokenizer) };
     } finally {
       await file.close();
     }
@@ -76,8 +96,8 @@ export async function loadModel(source: string | URL | ModelFiles, options: Load
   const origin = isModelFiles(source) ? filesOrigin(source) : folderOrigin(await resolveModel(source, transfer));
   const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = tensorWeights(await origin.weights());
   try {
-    const arrays = await readWeights(config, file, read);
-    return modelFrom(config, arrays, await tokenizerOf(origin, tokenizer));
+    await readWeights(config, file, readOptions, keep);
+    return { config, tokenizer: await tokenizerOf(origin, tokenizer) };
   } finally {
     await file.close();
   }
@@ -104,7 +124,7 @@ async function tokenizerOf(origin: Origin | null, own: boolean | "auto" | Tokeni
 
 /** A model over arrays, or codes of linear weights, by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
 export function modelFrom(config: ModelConfig, arrays: ReadonlyMap<string, Weight>, tokenizer: Tokenizer | null = null): CausalLM {
-  const stores = new Map([...arrays].map(([name, w]) => [name, isCodes(w) ? quantizedWeight(w, name) : new Store(w, name)]));
+  const stores = new Map([...arrays].map(([name, w]) => [name, tensorOf(name, w)]));
   check(config, new Map([...stores].map(([name, { shape }]) => [name, shape])), "the given arrays", true);
   return new LlamaForCausalLM(config, (name) => stores.get(name)!, tokenizer);
 }
@@ -134,21 +154,19 @@ async function readConfig(origin: Origin): Promise<ConfigJson> {
 interface ReadOptions extends Required<Pick<LoadModelOptions, "strict" | "dtype" | "upcast">> { readonly how: QuantizeWeights | false | undefined; readonly onWeight: LoadModelOptions["onWeight"] }
 
 /** Every weight as it will lie in memory, one at a time. */
-async function readWeights(config: ModelConfig, file: WeightFile, { dtype, strict, how, upcast, onWeight }: ReadOptions): Promise<Map<string, Weight>> {
+async function readWeights(config: ModelConfig, file: WeightFile, { dtype, strict, how, upcast, onWeight }: ReadOptions, keep: (name: string, w: Weight) => void): Promise<void> {
   const wanted = parameterShapes(config), known = new Map<string, readonly number[]>();
   for (const [name, shape] of file.shapes) known.set(name, shape ?? wanted.get(name) ?? []);
   check(config, known, file.label, strict);
   const linear = (name: string): boolean => wanted.get(name)?.length === 2 && name !== "model.embed_tokens.weight", skip = how === undefined || how === false ? [] : (how.skip ?? ["lm_head"]);
   for (const name of skip) if (![...wanted.keys(), "lm_head.weight"].some((weight) => isModule(weight, name))) throw new ConfigError(`loadModel: skip names ${name}, and the model has no such layer`, { op: "loadModel", key: "skip", value: name, fix: "use the last part of a path, such as lm_head" });
-  const arrays = new Map<string, Weight>();
   let done = 0;
   for (const [name, want] of wanted) {
     const w = await file.read(name);
     if (!sameShape(w.shape, want)) throw new FormatError(`${file.label}: tensor "${name}": expected ${show(want)} by config.json, found ${show(w.shape)}`, { op: "loadModel", file: file.label, key: name, shapes: [want, w.shape], fix: "take config.json and weights of one model" });
-    arrays.set(name, settled(name, w, linear(name), skip, { dtype, how, upcast, file: file.label }));
+    keep(name, settled(name, w, linear(name), skip, { dtype, how, upcast, file: file.label }));
     onWeight?.({ name, done: ++done, all: wanted.size });
   }
-  return arrays;
 }
 
 /** Whether a module is meant: its path, or the last part of it. */

@@ -23,7 +23,7 @@ export * from "./tree.ts";
 export * from "./print.ts";
 export { Store, store, zeroStore, assign, Counter, counter, live, readOp, type ReadAttrs, type Live } from "./store.ts";
 export { Derived, derived } from "./derived.ts";
-export { getDevice, setDevice, deviceChosen, memory, planOf, clearPlans, flushAll, breathe, pace, internal, keep, type MemoryReport } from "./engine.ts";
+export { getDevice, setDevice, deviceChosen, memory, planOf, clearPlans, flushAll, breathe, pace, internal, keep, place, type MemoryReport } from "./engine.ts";
 export { compile, scope, structureChanged } from "./compile.ts";
 export { dependencies, meaningOf, buildGraph, postorder, type Graph, type GNode } from "./graph.ts";
 export { type Plan, type Write, accesses, makePlan } from "./plan.ts";

@@ -1,11 +1,12 @@
 /** `adjoint quantize`: writes a model with its linear layers as codes, as bitsandbytes or llama.cpp read them. */
-import { type QuantizeWeights, saveModel } from "@adjoint/models";
-import { formats, isFormatName, quantizedOf } from "@adjoint/quant";
-import { ConfigError } from "@adjoint/tensor";
+import { writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
+import { loadWeights, type QuantizeWeights, resolveModel, savedFiles } from "@adjoint/models";
+import { bytesOfQuantized, formats, isFormatName } from "@adjoint/quant";
+import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
 import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { companionFiles, held, openDevice, openModel } from "../open.ts";
+import { companionFiles, modelPath } from "../open.ts";
 import { Progress } from "../progress.ts";
 import { bytes, count, duration, type Terminal } from "../terminal.ts";
 
@@ -20,14 +21,20 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const gguf = formats[format].scale !== "f32", alone = /\.gguf$/i.test(output), skip = args.text("skip");
   if (alone && !gguf) throw new ConfigError(`quantize: GGUF files hold no ${format}`, { key: "--format", value: format, fix: "use q8_0, q4_0 or mxfp4, or name a folder" });
   const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip === "none" ? [] : skip.split(",") }) };
-  await openDevice({ device: "cpu", threads: 1, wide: false });
-  const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal), say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); };
-  const { model, path, folder } = await openModel(source, { tokenizer: false, base: { quantize }, say, progress });
-  progress.message(`writing ${output} ...`);
-  const before = Object.values(model.weights()).reduce((n, w) => { const dtype = quantizedOf(w)?.dtype ?? w.dtype; return n + w.size * (dtype === "f32" ? 4 : 2); }, 0), { bytes: after, parameters } = held(model);
-  await saveModel(model, output, { files: alone ? {} : await companionFiles(folder) });
+  const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
+  const path = modelPath(source), { config, weights } = await loadWeights(path, {
+    quantize, onWeight: ({ name, done, all }) => { progress.part(done, all, `quantizing ${name}`); },
+    onProgress: (p) => { progress.message(`downloading ${p.file}  ${Math.round((100 * p.bytes) / Math.max(1, p.size))} %`); },
+  });
   progress.clear();
-  const layers = Object.values(model.weights()).filter((w) => quantizedOf(w) !== null), codes = layers.reduce((n, w) => n + w.size, 0), own = layers.reduce((n, w) => n + (quantizedOf(w)?.bytes ?? 0), 0), seconds = (performance.now() - begun) / 1000;
+  progress.message(`writing ${output} ...`);
+  const all = [...weights.values()], layers = all.flatMap((w) => ("codes" in w ? [w] : [])), numbers = (w: { readonly shape: readonly number[] }): number => sizeOf(w.shape), sum = <T>(list: readonly T[], f: (x: T) => number): number => list.reduce((n, x) => n + f(x), 0);
+  const before = sum(all, (w) => numbers(w) * bytesOf(w.dtype)), own = sum(layers, bytesOfQuantized), after = own + sum(all, (w) => ("codes" in w ? 0 : w.data.byteLength)), codes = sum(layers, numbers), parameters = sum(all, numbers);
+  const files = savedFiles({ config }, weights, gguf ? "gguf" : "safetensors", output);
+  if (alone) await writeFileAtomic(output, files["model.gguf"]);
+  else await writeDirectoryAtomic(output, { ...files, ...(await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path))) });
+  progress.clear();
+  const seconds = (performance.now() - begun) / 1000;
   return {
     text: `${output}   ${format}, ${layers.length} layers, ${((8 * own) / codes).toFixed(3)} bits a weight   ${bytes(before)} -> ${bytes(after)}   ${duration(seconds)}, ${count(parameters / seconds / 1e6)} M weights a second\n`,
     json: { model: output, base: path, format, block: block ?? (format === "int8" ? "row" : formats[format].block), double_quant: args.flag("double-quant"), layers: layers.length, bits: (8 * own) / codes, bytes: { before, after }, parameters, seconds },
