@@ -4,13 +4,14 @@ import { flag, fraction, knownKeys, notNegative, oneOf } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { rulesOf } from "./groups.ts";
 import type { Optimizer } from "./optimizer.ts";
-import { type Leaves, type Transform, mapLeaves, zerosLike } from "./transform.ts";
+import type { Schedule } from "./schedules.ts";
+import { type Context, type Leaves, type Transform, mapLeaves, zerosLike } from "./transform.ts";
 import { addDecayedWeights, decayAfter, decayWeights, lerp, scaleByLearningRate } from "./transforms.ts";
 
 /** Options of `scaleByAdam`. */
 export interface AdamScaling {
-  /** decays of the two moments, each in [0, 1) */
-  readonly betas?: readonly [number, number];
+  /** decays of the two moments, each in [0, 1); the first may be a function of the step (`oneCycleMomentum`) */
+  readonly betas?: readonly [number | Schedule, number];
   readonly eps?: number;
   readonly amsgrad?: boolean;
   /** where eps stands: torch: √v/√(1 - β₂ᵗ) + eps; hf: √v + eps, before the correction */
@@ -20,23 +21,26 @@ export interface AdamScaling {
 }
 /** Options of `adam`, `adamw` and `adamwHf`. */
 export interface AdamOptions extends CommonOptions {
-  /** decays of the two moments, each in [0, 1) */
-  readonly betas?: readonly [number, number];
+  /** decays of the two moments, each in [0, 1); the first may be a function of the step (`oneCycleMomentum`) */
+  readonly betas?: readonly [number | Schedule, number];
   readonly eps?: number;
   readonly amsgrad?: boolean;
 }
 
 interface Moments { readonly m: Leaves; readonly v: Leaves }
 /** m ← lerp(m, g, 1 - β₁), v ← β₂v + (1 - β₂)g². */
-function moments(updates: Leaves, state: { readonly exp_avg: Leaves; readonly exp_avg_sq: Leaves }, [b1, b2]: readonly [number, number], keep: (next: Tensor, previous: Tensor) => Tensor, average: "lerp" | "sum" = "lerp"): Moments {
-  const first = (m: Tensor, g: Tensor): Tensor => (average === "lerp" ? lerp(m, g, 1 - b1) : m.mul(b1).add(g.mul(1 - b1)));
+function moments(updates: Leaves, state: { readonly exp_avg: Leaves; readonly exp_avg_sq: Leaves }, [b1, b2]: readonly [number | Schedule, number], { keep, ofStep }: Context, average: "lerp" | "sum" = "lerp"): Moments {
+  const first = (m: Tensor, g: Tensor): Tensor => {
+    if (typeof b1 === "function") return m.add(g.sub(m).mul(ofStep((t) => 1 - b1(t), g.dtype)));
+    return average === "lerp" ? lerp(m, g, 1 - b1) : m.mul(b1).add(g.mul(1 - b1));
+  };
   return {
     m: mapLeaves(updates, (g, path) => keep(first(state.exp_avg[path], g), state.exp_avg[path])),
     v: mapLeaves(updates, (g, path) => keep(state.exp_avg_sq[path].mul(b2).add(g.mul(g).mul(1 - b2)), state.exp_avg_sq[path])),
   };
 }
-export function checkedBetas(op: string, betas: readonly [number, number]): readonly [number, number] {
-  betas.forEach((b, i) => fraction(op, `betas[${i}]`, b));
+export function checkedBetas<B extends readonly (number | Schedule)[]>(op: string, betas: B): B {
+  betas.forEach((b, i) => { if (typeof b !== "function") fraction(op, `betas[${i}]`, b); });
   return betas;
 }
 
@@ -45,18 +49,18 @@ export function checkedBetas(op: string, betas: readonly [number, number]): read
  * (Kingma and Ba 2015; amsgrad: the largest v so far, Reddi et al. 2018). t counts the updates of the leaf.
  */
 export function scaleByAdam({ betas = [0.9, 0.999], eps = 1e-8, amsgrad = false, epsMode = "torch", average = "lerp" }: AdamScaling = {}): Transform {
-  const [b1, b2] = checkedBetas("scaleByAdam", betas);
+  const [b1, b2] = checkedBetas("scaleByAdam", betas), left = (t: number): number => 1 - (typeof b1 === "function" ? b1(t - 1) : b1) ** t;
   notNegative("scaleByAdam", "eps", eps);
   oneOf("scaleByAdam", "epsMode", epsMode, ["torch", "hf"]);
   return {
     init: (params) => ({ exp_avg: zerosLike(params), exp_avg_sq: zerosLike(params), ...(amsgrad ? { max_exp_avg_sq: zerosLike(params) } : {}) }),
     update(updates, state, _, context) {
-      const { m, v } = moments(updates, { exp_avg: state.exp_avg, exp_avg_sq: state.exp_avg_sq }, betas, context.keep, average);
+      const { m, v } = moments(updates, { exp_avg: state.exp_avg, exp_avg_sq: state.exp_avg_sq }, betas, context, average);
       const largest = amsgrad ? mapLeaves(v, (x, path) => context.keep(state.max_exp_avg_sq[path].maximum(x), state.max_exp_avg_sq[path])) : v;
       const u = mapLeaves(m, (x, path) => {
         const root = largest[path].sqrt();
-        if (epsMode === "hf") return x.mul(context.ofUpdates(path, (t) => Math.sqrt(1 - b2 ** t) / (1 - b1 ** t), x.dtype)).div(root.add(eps));
-        return x.mul(context.ofUpdates(path, (t) => 1 / (1 - b1 ** t), x.dtype)).div(root.div(context.ofUpdates(path, (t) => Math.sqrt(1 - b2 ** t), x.dtype)).add(eps));
+        if (epsMode === "hf") return x.mul(context.ofUpdates(path, (t) => Math.sqrt(1 - b2 ** t) / left(t), x.dtype)).div(root.add(eps));
+        return x.mul(context.ofUpdates(path, (t) => 1 / left(t), x.dtype)).div(root.div(context.ofUpdates(path, (t) => Math.sqrt(1 - b2 ** t), x.dtype)).add(eps));
       });
       return { updates: u, state: { exp_avg: m, exp_avg_sq: v, ...(amsgrad ? { max_exp_avg_sq: largest } : {}) } };
     },
@@ -72,7 +76,7 @@ function adamLike(op: "adam" | "adamw" | "adamwHf", options: AdamOptions): Optim
   flag(op, "amsgrad", amsgrad);
   const scaled = [scaleByAdam({ betas, eps, amsgrad, epsMode: hf ? "hf" : "torch" }), scaleByLearningRate(rules)];
   const links = hf ? [...scaled, decayAfter(rules.decay, rules)] : [op === "adamw" ? decayWeights(rules.decay, rules) : addDecayedWeights(rules.decay), ...scaled];
-  return built(op, options, links, rules, { betas, eps, amsgrad });
+  return built(op, options, links, rules, { betas: betas.map((b) => (typeof b === "function" ? b(0) : b)), eps, amsgrad });
 }
 
 /** Adam with L2 regularisation (torch.optim.Adam): g ← g + λp, then as `adamw` without its decay; weightDecay is 0 by default. */
@@ -115,7 +119,7 @@ export function scaleByNadam({ betas = [0.9, 0.999], eps = 1e-8, momentumDecay =
     derived: { mu_product: product },
     init: (params) => ({ exp_avg: zerosLike(params), exp_avg_sq: zerosLike(params) }),
     update(updates, state, _, context) {
-      const { m, v } = moments(updates, { exp_avg: state.exp_avg, exp_avg_sq: state.exp_avg_sq }, betas, context.keep);
+      const { m, v } = moments(updates, { exp_avg: state.exp_avg, exp_avg_sq: state.exp_avg_sq }, betas, context);
       const u = mapLeaves(updates, (g, path) => {
         const denominator = v[path].div(context.ofUpdates(path, (t) => 1 - b2 ** t, g.dtype)).sqrt().add(eps);
         const now = g.mul(context.ofUpdates(path, (t) => (1 - mu(t)) / (1 - product(t)), g.dtype));

@@ -4,7 +4,7 @@ import { scaleByAdam, checkedBetas } from "./adam.ts";
 import { fraction, knownKeys, notNegative, whole } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { type Map8, decodeDynamic, encodeDynamic } from "./dynamic-map.ts";
-import { rulesOf } from "./groups.ts";
+import { type Match, matches, rulesOf } from "./groups.ts";
 import { scaleByLion } from "./lion.ts";
 import type { Optimizer } from "./optimizer.ts";
 import { scaleByRms } from "./rmsprop.ts";
@@ -35,33 +35,33 @@ export type Maps = Readonly<Record<string, Map8>>;
  * `inner` with its memory in 8 bits: decode, update, take each block's largest magnitude, encode. Leaves of fewer than `minSize` numbers
  * keep theirs in f32. Dettmers et al. 2022; bitsandbytes's blockwise optimizers.
  */
-export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096): Transform {
+export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep32bit?: Match): Transform {
   const entries = Object.entries(maps).map(([name, map], i) => ({ name, map, code: `state${i + 1}`, scale: `absmax${i + 1}` }));
-  const small = (x: Tensor): boolean => x.size < minSize;
+  const small = (x: Tensor, path: string): boolean => x.size < minSize || (keep32bit !== undefined && matches(keep32bit, path));
   return {
     init(params) {
-      const first = inner.init(params), big = filterLeaves(params, (_, p) => !small(p));
+      const first = inner.init(params), big = filterLeaves(params, (path, p) => !small(p, path));
       return Object.fromEntries(entries.flatMap(({ name, code, scale }): [string, Leaves][] => [
-        [code, mapLeaves(params, (p, path) => (small(p) ? first[name][path] : filled(p.shape, "u8")))], [scale, mapLeaves(big, (p) => filled([blocksOf(p)], "f32"))],
+        [code, mapLeaves(params, (p, path) => (small(p, path) ? first[name][path] : filled(p.shape, "u8")))], [scale, mapLeaves(big, (p) => filled([blocksOf(p)], "f32"))],
       ]));
     },
     update(updates, state, params, context) {
       // large leaves go through as rows of a block: the step is then one kernel whose rows have their largest magnitude at hand
-      const inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x) => (small(x) ? x : rowsOf(x)));
+      const inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x, path) => (small(x, path) ? x : rowsOf(x)));
       const wide: State = Object.fromEntries(entries.map(({ name, map, code, scale }): [string, Leaves] => [name, mapLeaves(updates, (g, path) =>
-        (small(g) ? state[code][path] : decoded(state[code][path], state[scale][path], map, g.dtype === "f64" ? "f64" : "f32")))]));
+        (small(g, path) ? state[code][path] : decoded(state[code][path], state[scale][path], map, g.dtype === "f64" ? "f64" : "f32")))]));
       const done = inner.update(inRows(updates), wide, inRows(params), { ...context, keep: (next) => next }), next: Record<string, Record<string, Tensor>> = {};
       for (const { name, map, code, scale } of entries) {
         next[code] = {}; next[scale] = {};
         for (const [path, x] of Object.entries(done.state[name])) {
           const codes = state[code][path], scales = state[scale][path];
-          if (small(updates[path])) { next[code][path] = context.keep(x, codes); continue; }
+          if (small(updates[path], path)) { next[code][path] = context.keep(x, codes); continue; }
           const largest = x.abs().amax(-1);
           next[code][path] = context.keep(fromRows(encodeDynamic(x.div(largest.maximum(1e-30)), map), codes), codes);
           next[scale][path] = context.keep(largest.cast("f32").reshape(scales.shape), scales);
         }
       }
-      return { updates: mapLeaves(done.updates, (u, path) => (small(updates[path]) ? u : fromRows(u, updates[path]))), state: next };
+      return { updates: mapLeaves(done.updates, (u, path) => (small(updates[path], path) ? u : fromRows(u, updates[path]))), state: next };
     },
   };
 }
@@ -69,6 +69,8 @@ export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096): Tra
 interface EightBit extends CommonOptions {
   /** leaves of fewer numbers keep f32 states; default 4096 */
   readonly min8bitSize?: number;
+  /** leaves that keep f32 states whatever their size (bitsandbytes: GlobalOptimManager, optim_bits 32) */
+  readonly keep32bit?: Match;
 }
 /** Options of `adam8bit` and `adamw8bit`. */
 export interface Adam8bitOptions extends EightBit { readonly betas?: readonly [number, number]; readonly eps?: number }
@@ -80,11 +82,11 @@ export interface Rmsprop8bitOptions extends EightBit { readonly alpha?: number; 
 const size = (op: string, { min8bitSize = 4096 }: EightBit): number => whole(op, "min8bitSize", min8bitSize);
 
 function adamOf8bit(op: "adam8bit" | "adamw8bit", options: Adam8bitOptions, decay: number): Optimizer {
-  knownKeys(op, options, [...commonKeys, "betas", "eps", "min8bitSize"]);
+  knownKeys(op, options, [...commonKeys, "betas", "eps", "min8bitSize", "keep32bit"]);
   const { learningRate = 1e-3, betas = [0.9, 0.999], eps = 1e-8, weightDecay = decay } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas);
   notNegative(op, "eps", eps);
-  const scaled = blockwise8bit(scaleByAdam({ betas, eps, average: "sum" }), { exp_avg: "signed", exp_avg_sq: "unsigned" }, size(op, options));
+  const scaled = blockwise8bit(scaleByAdam({ betas, eps, average: "sum" }), { exp_avg: "signed", exp_avg_sq: "unsigned" }, size(op, options), options.keep32bit);
   return built(op, options, [decayWeights(rules.decay, rules), scaled, scaleByLearningRate(rules)], rules, { betas, eps });
 }
 /**
@@ -98,20 +100,20 @@ export const adam8bit = (options: Adam8bitOptions = {}): Optimizer => adamOf8bit
 /** Lion with its momentum in 8 bits (bitsandbytes.optim.Lion8bit): 1 + 4/256 bytes a parameter. Defaults: as `lion`. */
 export function lion8bit(options: Lion8bitOptions = {}): Optimizer {
   const op = "lion8bit";
-  knownKeys(op, options, [...commonKeys, "betas", "min8bitSize"]);
+  knownKeys(op, options, [...commonKeys, "betas", "min8bitSize", "keep32bit"]);
   const { learningRate = 1e-4, betas = [0.9, 0.99], weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas);
-  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options)), scaleByLearningRate(rules)], rules, { betas });
+  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas });
 }
 
 /** RMSprop with its mean square in 8 bits (bitsandbytes.optim.RMSprop8bit, signed map as there). Defaults: learningRate 1e-2, alpha 0.99. */
 export function rmsprop8bit(options: Rmsprop8bitOptions = {}): Optimizer {
   const op = "rmsprop8bit";
-  knownKeys(op, options, [...commonKeys, "alpha", "eps", "min8bitSize"]);
+  knownKeys(op, options, [...commonKeys, "alpha", "eps", "min8bitSize", "keep32bit"]);
   const { learningRate = 1e-2, alpha = 0.99, eps = 1e-8, weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   fraction(op, "alpha", alpha);
   notNegative(op, "eps", eps);
-  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options)), scaleByLearningRate(rules)], rules, { alpha, eps });
+  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, eps });
 }
 
 /** What a state holds as numbers: decoded where it is codes. */

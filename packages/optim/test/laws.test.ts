@@ -4,7 +4,7 @@ import { gradients } from "@adjoint/autograd";
 import { dynamicMap } from "@adjoint/quant";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type LoraProMode, type Optimizer, adagrad, adafactor, clipAdaptively, clipByNorm, clipByValue, decodeDynamic, encodeDynamic, inverses, lamb, lion, loraProGradients, nadam, orthogonalized, preconditionPairs, rademacher, rmsprop, roundByChance, sampleLabels, sgd, sylvester, optimizer, type Context } from "@adjoint/optim";
+import { type LoraProMode, type Optimizer, adagrad, adafactor, clipAdaptively, globalNorm, clipByNorm, clipByValue, decodeDynamic, encodeDynamic, inverses, lamb, lion, loraProGradients, nadam, orthogonalized, preconditionPairs, rademacher, rmsprop, roundByChance, sampleLabels, sgd, sylvester, optimizer, type Context } from "@adjoint/optim";
 import { devices, expectClose } from "./golden.ts";
 
 const [reference, , , wasm] = devices;
@@ -144,6 +144,11 @@ describe("clipping", () => {
       expectClose(rows, [0, 1].flatMap((r) => b.map((x) => x * Math.min(1, rowLimit[r] / Math.max(size(b), 1e-6)))), 1e-12);
       expectClose(await read(byShare.a), a.map((x) => x * Math.min(1, limit * Math.max(Math.sqrt(a.length), 0.5) / Math.max(size(a), 1e-6))), 1e-12);
     }), { numRuns: 20 });
+  });
+  it("the global norm is the exact sum's within 1e-6, for a million numbers of any size", async () => {
+    setDevice(wasm);
+    const n = 1 << 19, data = Float32Array.from({ length: n }, (_, i) => ((i * 7919) % 1009) / 1009 * 10 ** ((i % 5) - 2)), exact = Math.sqrt(2 * data.reduce((s, v) => s + v * v, 0));
+    expectClose([await globalNorm({ a: fromHost({ dtype: "f32", shape: [n], data }), b: fromHost({ dtype: "f32", shape: [512, n / 512], data }) }).item() / exact], [1], 1e-6);
   });
   it("in an optimizer: values first, all together last", async () => {
     setDevice(wasm);

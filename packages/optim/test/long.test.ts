@@ -1,7 +1,7 @@
 /** Fifty steps equal torch's, Transformers', PEFT's, and the papers' formulas; eight bits equal bitsandbytes's. */
 import { type Backend, type DType, type Tensor, compile, fromHost, setDevice, store } from "@adjoint/tensor";
 import { describe, expect, it } from "vitest";
-import { type BoundOptimizer, type Optimizer, adafactor, decodeDynamic, encodeDynamic, estimateCurvature, optimizer, zeroCode } from "@adjoint/optim";
+import { type BoundOptimizer, type Optimizer, adafactor, decodeDynamic, encodeDynamic, estimateCurvature, oneCycle, oneCycleMomentum, optimizer, zeroCode } from "@adjoint/optim";
 import { devices } from "./golden.ts";
 import { Grid, SEED, type Shapes, expectNear, long, longTensors, optionsOf } from "./long.ts";
 
@@ -27,7 +27,13 @@ async function run(shapes: Shapes, made: Optimizer, dtype: DType, check: (t: num
   }
   return bound;
 }
-const make = (c: { optimizer: string; options: Readonly<Record<string, unknown>> }): Optimizer => (c.optimizer === "adafactor" ? adafactor(optionsOf(c.options)) : optimizer(c.optimizer, optionsOf(c.options)));
+/** torch's one-cycle moves the rate, and the momentum or β₁ against it. */
+const cycle: Readonly<Record<string, object>> = { "sgd-onecycle": { momentum: oneCycleMomentum({ steps: 50 }) }, "adamw-onecycle": { betas: [oneCycleMomentum({ steps: 50 }), 0.999] } };
+function make(c: { name: string; optimizer: string; options: Readonly<Record<string, unknown>> }): Optimizer {
+  const options = optionsOf(c.options);
+  if (c.optimizer === "adafactor") return adafactor(options);
+  return optimizer(c.optimizer, c.name in cycle ? { ...options, learningRate: oneCycle({ peak: 0.02, steps: 50 }), ...cycle[c.name] } : options);
+}
 
 for (const [what, device, dtype, bound] of settings) describe(`50 steps in ${what} on ${device.name}`, () => {
   for (const c of long.cases) it(c.name, async () => {
