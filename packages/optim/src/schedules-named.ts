@@ -11,7 +11,7 @@ import { type InverseSqrtOptions, type PolynomialOptions, type Schedule, type Sc
 /** All options of all schedules; a schedule refuses those that are not its own. */
 export interface AnyScheduleOptions extends ScheduleOptions, PolynomialOptions, InverseSqrtOptions, CosineFloorOptions, CosineWarmupFloorOptions, AnnealingOptions, WarmRestartsOptions, JaggedOptions, CyclicalOptions,
   WarmupStableDecayOptions, OneCycleOptions, OneCycleMomentumOptions, PlateauOptions {
-  /** recipes: whether SGD's momentum follows one_cycle (`oneCycleMomentum`) */
+  /** recipes: whether SGD's momentum or Adam's β₁ follows one_cycle (`oneCycleMomentum`) */
   readonly cycleMomentum?: boolean;
 }
 
@@ -76,7 +76,7 @@ const entries: Readonly<Record<string, Entry>> = {
     keys: {
       pct_start: number("pctStart", "share of the steps that rise (0.3)"), anneal_strategy: text("annealStrategy", "cos or linear (cos)"), div_factor: number("divFactor", "peak over first rate (25)"),
       final_div_factor: number("finalDivFactor", "first over last rate (1e4)"), three_phase: { option: "threePhase", kind: "flag", help: "rise, fall back, then to the end (false)" },
-      cycle_momentum: { option: "cycleMomentum", kind: "flag", help: "SGD's momentum goes the other way (false)" }, base_momentum: number("baseMomentum", "momentum at the peak (0.85)"), max_momentum: number("maxMomentum", "momentum at both ends (0.95)"),
+      cycle_momentum: { option: "cycleMomentum", kind: "flag", help: "SGD's momentum, or Adam's β₁, goes the other way (false)" }, base_momentum: number("baseMomentum", "momentum at the peak (0.85)"), max_momentum: number("maxMomentum", "momentum at both ends (0.95)"),
     },
   },
   cosine_annealing: { make: cosineAnnealing, title: "Cosine annealing", equation: [W, "else: η + (1 - η)·½(1 + cos(π(t - W) / T_max))"], use: "torch's cosine: beyond T_max it rises again", source: `Loshchilov and Hutter 2017; ${torch}`, keys: { T_max: number("tMax", "steps of one fall (all after the warm-up)"), eta_min: etaMin }, example: { steps: 100, tMax: 50 } },

@@ -21,7 +21,10 @@ export function warmupOf({ warmup_steps: given, warmup_ratio }: Recipe, steps: n
   return given >= 1 ? given : Math.ceil(steps * (given > 0 ? given : warmup_ratio));
 }
 
-/** The learning rate of each step, and the momentum that goes with it: only SGD's under one_cycle with cycle_momentum. */
+/** Optimizers whose momentum may follow a schedule: SGD's momentum, β₁ of Adam. */
+const cycled: ReadonlySet<string> = new Set(["sgd", "adam", "adamw", "amsgrad", "adamw_hf"]);
+
+/** The learning rate of each step, and the momentum that goes with it: under one_cycle with cycle_momentum. */
 function courseOf(recipe: Recipe, steps: number): { readonly rate: Schedule; readonly momentum: Schedule | null } {
   const { lr_scheduler_type: name, learning_rate: peak, eval_steps } = recipe, warmup = warmupOf(recipe, steps), { cycleMomentum = false, baseMomentum = 0.85, maxMomentum = 0.95, ...more } = scheduleOptions(name, recipe.lr_scheduler_kwargs);
   if (name === "reduce_lr_on_plateau") {
@@ -31,7 +34,7 @@ function courseOf(recipe: Recipe, steps: number): { readonly rate: Schedule; rea
   }
   const rate = schedule(name, { peak, warmup, steps, ...more });
   if (!cycleMomentum) return { rate, momentum: null };
-  if (recipe.optim !== "sgd") throw new ConfigError(`cycle_momentum: the momentum of ${recipe.optim} is fixed`, { key: "lr_scheduler_kwargs.cycle_momentum", value: true, fix: "set it to false, or use optim: sgd" });
+  if (!cycled.has(aboutOptimizer(recipe.optim).name)) throw new ConfigError(`cycle_momentum: the momentum of ${recipe.optim} is fixed`, { key: "lr_scheduler_kwargs.cycle_momentum", value: true, fix: `set it to false, or use one of ${[...cycled].join(", ")}` });
   const { divFactor: _, finalDivFactor: __, ...shape } = more;
   return { rate, momentum: oneCycleMomentum({ steps, baseMomentum, maxMomentum, ...shape }) };
 }
@@ -74,7 +77,7 @@ function momentsOf(recipe: Recipe): Readonly<Record<string, number>> {
 
 /** What an optimizer may need that no recipe says. */
 export interface OptimizerNeeds {
-  /** a momentum that follows the schedule */
+  /** a momentum (β₁) that follows the schedule */
   readonly momentum?: Schedule | null;
   /** the scale of each adapter by the path of its lora_B, for LoRA-FA and LoRA-Pro */
   readonly scaling?: ((path: string) => number) | null;
@@ -87,8 +90,8 @@ export interface OptimizerNeeds {
 export function optimizerFor(recipe: Recipe, learningRate: Schedule, { momentum = null, scaling = null }: OptimizerNeeds = {}): Optimizer {
   const { optim } = recipe, { defaults } = aboutOptimizer(optim), own = optimizerOptions(optim, { ...momentsOf(recipe), ...recipe.optim_args });
   if ("scaling" in defaults && scaling === null) throw new ConfigError(`${optim} trains the factors of an adapter, and all weights train`, { key: "optim", value: optim, fix: "set use_peft: true, or use another optimizer" });
-  const given = { ...("bs" in defaults ? { bs: batchTokens(recipe) } : {}), ...("scaling" in defaults ? { scaling } : {}), ...(momentum === null ? {} : { momentum }) };
-  return optimizer(optim, { ...ratesOf(recipe, learningRate), maxGradNorm: recipe.max_grad_norm, ...given, ...own });
+  const given = { ...("bs" in defaults ? { bs: batchTokens(recipe) } : {}), ...("scaling" in defaults ? { scaling } : {}), };
+  return optimizer(optim, { ...ratesOf(recipe, learningRate), maxGradNorm: recipe.max_grad_norm, ...given, ...own, ...momentumOf(momentum, own["betas"] ?? defaults["betas"]) });
 }
 
 /** Sophia's curvature is averaged with its own β₂. */
@@ -96,6 +99,9 @@ function curvatureOf(recipe: Recipe): Pick<TrainingOptions, "curvature"> {
   const { name, defaults } = aboutOptimizer(recipe.optim), { betas = defaults["betas"] } = optimizerOptions(recipe.optim, { ...momentsOf(recipe), ...recipe.optim_args });
   return name === "sophia" && Array.isArray(betas) ? { curvature: { beta2: Number(betas[1]) } } : {};
 }
+
+/** A momentum that changes, where the optimizer keeps its own. */
+const momentumOf = (momentum: Schedule | null, betas: unknown): object => (momentum === null ? {} : Array.isArray(betas) ? { betas: [momentum, Number(betas[1])] } : { momentum });
 
 /** Everything that a training needs besides what trains. */
 export function trainingOptions(recipe: Recipe, data: DataSet, scaling: OptimizerNeeds["scaling"] = null): TrainingOptions {

@@ -88,7 +88,7 @@ describe("every schedule by its name", () => {
     ["an option of another schedule", { lr_scheduler_type: "linear", lr_scheduler_kwargs: { num_cycles: "2" } }, /linear: there is no option num_cycles/],
     ["a plateau without evaluations", { lr_scheduler_type: "reduce_lr_on_plateau" }, /eval_steps/],
     ["a plateau with a warm-up", { lr_scheduler_type: "reduce_lr_on_plateau", eval_steps: 2, warmup_steps: 2 }, /warm-up of 2 steps has no place/],
-    ["a cycle of AdamW's momentum", { lr_scheduler_type: "one_cycle", lr_scheduler_kwargs: { cycle_momentum: "true" } }, /momentum of adamw_torch is fixed/],
+    ["a cycle of a momentum that is fixed", { optim: "lion", lr_scheduler_type: "one_cycle", lr_scheduler_kwargs: { cycle_momentum: "true" } }, /momentum of lion is fixed/],
   ])("refuses %s", (_, changes, message) => { expect(failing(() => scheduleOf(mergeRecipe(changes), 20)).message).toMatch(message); });
 });
 
@@ -115,10 +115,10 @@ describe("groups", () => {
   });
 });
 
-test("one_cycle may turn SGD's momentum the other way", async () => {
-  const recipe = mergeRecipe({ optim: "sgd", lr_scheduler_type: "one_cycle", lr_scheduler_kwargs: { cycle_momentum: "true", base_momentum: "0.5", max_momentum: "0.75" }, learning_rate: 1, max_steps: 10 });
+test.each([["sgd", { momentum: 0.75 }], ["adamw_torch", { betas: [0.75, 0.999] }]])("one_cycle may turn the momentum of %s the other way", async (optim, hyper) => {
+  const recipe = mergeRecipe({ optim, lr_scheduler_type: "one_cycle", lr_scheduler_kwargs: { cycle_momentum: "true", base_momentum: "0.5", max_momentum: "0.75" }, learning_rate: 1, max_steps: 10 });
   const { optimizer } = trainingOptions(recipe, idsRows(rows, "rows")), o = optimizer.for({ p: one() });
-  expect((await o.stateDict()).param_groups[0]).toMatchObject({ momentum: 0.75 });
+  expect((await o.stateDict()).param_groups[0]).toMatchObject(hyper);
 });
 
 describe("Sophia in a recipe", () => {
