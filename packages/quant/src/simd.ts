@@ -121,18 +121,26 @@ function assemble(): Uint8Array<ArrayBuffer> {
 const isLoop = (exported: unknown): exported is (blocks: number, bytes: number) => void => typeof exported === "function";
 let made: Fast | null | undefined;
 
-/** The loops; null where WebAssembly or its SIMD is missing. Made once, at the first call. */
+/** The loops; null where WebAssembly or its SIMD is missing, or a page's policy forbids it. Made once, at the first call. */
 export function fast(): Fast | null {
-  if (made !== undefined) return made;
-  const code = assemble();
-  if (typeof WebAssembly === "undefined" || !WebAssembly.validate(code)) return (made = null);
-  const { memory, absmax, ...encode } = new WebAssembly.Instance(new WebAssembly.Module(code)).exports;
-  if (!(memory instanceof WebAssembly.Memory)) return (made = null);
+  if (made === undefined) {
+    try {
+      made = make();
+    } catch {
+      made = null; // the encoders do the same, slower
+    }
+  }
+  return made;
+}
+
+function make(): Fast | null {
+  const { memory, absmax, ...encode } = new WebAssembly.Instance(new WebAssembly.Module(assemble())).exports;
+  if (!(memory instanceof WebAssembly.Memory)) return null;
   const { buffer } = memory, call = (loop: unknown, blocks: number, block: number): void => { if (isLoop(loop)) loop(blocks, block * 4); };
   new Uint8Array(buffer).set(tables(), TABLES);
-  return (made = {
+  return {
     x: new Float32Array(buffer, X, CHUNK), magnitudes: new Uint32Array(buffer, SCALES, CHUNK / 32), factors: new Float32Array(buffer, SCALES, CHUNK / 32), codes: new Uint8Array(buffer, CODES, CHUNK),
     absmax: (blocks, block) => call(absmax, blocks, block),
     encode: (name, blocks, block) => call(encode[name], blocks, block),
-  });
+  };
 }

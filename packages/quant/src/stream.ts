@@ -1,10 +1,10 @@
 /** Quantizing while a file is read: never more than one tensor in full precision. */
-import { ConfigError, decode } from "@adjoint/tensor";
+import { ConfigError } from "@adjoint/tensor";
 import type { HostArray } from "@adjoint/tensor";
+import { quantizeArray } from "./array.ts";
 import { bitsandbytesWeights, readBitsandbytes } from "./bitsandbytes.ts";
 import { blockOf, formatOf } from "./format.ts";
 import type { FormatName } from "./format.ts";
-import { quantize } from "./quantize.ts";
 import type { Quantized } from "./quantized.ts";
 import type { TensorSource } from "./source.ts";
 
@@ -40,10 +40,4 @@ export async function* quantizeStream(source: TensorSource, { format, block, dou
     else if (!floats.includes(dtype)) throw new ConfigError(`${source.label}: tensor "${name}" is ${dtype} and cannot be quantized`, { op: "quantizeStream", key: name, file: source.label, value: dtype, fix: "quantizes(name) must leave it out" });
     else yield { name, quantized: quantizeArray(await source.read(name), { format, block, doubleQuant, name, file: source.label }) };
   }
-}
-
-/** Quantizes a host array of floats; half floats are widened exactly. */
-export function quantizeArray({ dtype, shape, data }: HostArray, options: Omit<Parameters<typeof quantize>[2], "dtype">): Quantized {
-  const x = data instanceof Float32Array ? data : Float32Array.from(data, (stored) => decode(dtype, stored));
-  return quantize(x, shape, { ...options, dtype });
 }

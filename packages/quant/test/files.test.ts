@@ -1,5 +1,5 @@
 /** Checkpoints of bitsandbytes both ways, whole GGUF files, quantizing while a file streams, and bad input of every kind. */
-import { ConfigError, FormatError, toBf16 } from "@adjoint/tensor";
+import { ConfigError, FormatError, fromBf16, fromF16, toBf16, toF16 } from "@adjoint/tensor";
 import type { HostArray } from "@adjoint/tensor";
 import { bytesSource, openGguf, openSafetensors, serializeSafetensors } from "@adjoint/io";
 import type { SafetensorsFile } from "@adjoint/io";
@@ -137,6 +137,21 @@ describe("GGUF files", () => {
 });
 
 describe("streaming", () => {
+  it("half floats are quantized in pieces as their widened values are, whatever the block", () => {
+    const data = Uint16Array.from({ length: 300_007 }, (_, i) => toBf16(Math.sin(i) / (1 + (i % 7)))), halves = Uint16Array.from(data, (bits) => toF16(fromBf16(bits)));
+    for (const [format, block] of [["nf4", 64], ["int8", 77], ["q8_0", 32]] as const) {
+      for (const [dtype, stored, value] of [["bf16", data, fromBf16], ["f16", halves, fromF16]] as const) {
+        const own = quantizeArray({ dtype, shape: [data.length], data: stored }, { format, block, doubleQuant: format === "nf4" }), whole = quantize(Float32Array.from(stored, value), [data.length], { format, block, doubleQuant: format === "nf4", dtype });
+        expect(Buffer.compare(own.codes, whole.codes)).toBe(0);
+        expect({ ...own, codes: 0 }).toEqual({ ...whole, codes: 0 });
+      }
+    }
+    data[299_000] = 0x7fc0;
+    expect(() => quantizeArray({ dtype: "bf16", shape: [data.length], data }, { format: "nf4", name: "w" })).toThrow('tensor "w": element 299000 is NaN');
+    expect(() => quantizeArray({ dtype: "i32", shape: [1], data: new Int32Array(1) }, { format: "nf4", name: "w" })).toThrow('tensor "w": i32 cannot be quantized');
+  });
+
+
   const tensors: Record<string, HostArray> = {
     "model.embed_tokens.weight": { dtype: "f32", shape: [5, 64], data: new Float32Array(320).fill(0.5) },
     "model.norm.weight": { dtype: "f32", shape: [64], data: new Float32Array(64).fill(1) },
