@@ -56,6 +56,16 @@ export const rows = [
   { line: "adapter_model.safetensors: the bytes that PEFT wrote", test: ["packages/lora/test/peft", "writes the bytes that PEFT wrote"] },
   { line: "Strict loading with a report of missing and unexpected keys", test: ["packages/lora/test/peft", "reports every missing"] },
 
+  // quantization: numbers and files
+  { line: "Codes, scales and values equal bitsandbytes's and gguf-py's, bit for bit", test: ["packages/quant/test/golden"] },
+  { line: "The error of every format stays within its closed bound, and q(dq(q(x))) = q(x)", test: ["packages/quant/test/laws", "laws of every format"] },
+  { line: "NF4 beats int4 and FP4 on normal data and loses on uniform data; double quantization adds under 0.1 %", test: ["packages/quant/test/laws", "which format wins"] },
+  { line: "Checkpoints of bitsandbytes are read, and written again byte for byte", test: ["packages/quant/test/files", "bitsandbytes's files"] },
+  { line: "Quantizing while a file streams holds one tensor of it at a time", test: ["packages/quant/test/files", "one tensor of the file at a time"] },
+  { line: "A contradicting quant_state, NaN weights, an unknown format: one clear error naming tensor and file", test: ["packages/quant/test/files", "bad input names tensor and file"] },
+  { line: "GGUF files of gguf-py are read, and written again byte for byte", test: ["packages/io/test/gguf", "gguf-py's file"] },
+  { line: "A truncated or corrupt GGUF is one clear error", test: ["packages/io/test/gguf", "damage"] },
+
   // 9: train
   { line: "Gradient accumulation equals the big batch, weighted by predicted tokens", test: ["packages/train/test/golden", "accumulation is the big batch"] },
   { line: "Exact resume: bit-equal to an uninterrupted run, also with other threads and in mid-accumulation", test: ["packages/train/test/resume"] },
