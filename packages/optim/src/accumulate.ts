@@ -1,6 +1,7 @@
 /** Gradients of several micro-batches added up, so that their mean is the gradient of the one big batch. */
 import { ConfigError, ShapeError, Store, Tensor, assign, flatten, flushAll, internal, mapTree, sameShape, show, structureChanged, zeroStore } from "@adjoint/tensor";
 import type { GradientsOf } from "./optimizer.ts";
+import { isHalfType } from "./rounding.ts";
 
 /** What an accumulation amounts to. */
 export interface Accumulated<T> {
@@ -29,7 +30,7 @@ export class Accumulator<T> {
   constructor(tree: T) {
     this.#tree = tree;
     const { paths, leaves } = flatten(tree, isTensor);
-    this.#sums = new Map(leaves.flatMap((p, i) => (p instanceof Store ? [[paths[i], zeroStore(p.shape, p.dtype, `accumulate.${paths[i]}`)]] : [])));
+    this.#sums = new Map(leaves.flatMap((p, i) => (p instanceof Store ? [[paths[i], zeroStore(p.shape, isHalfType(p.dtype) ? "f32" : p.dtype, `accumulate.${paths[i]}`)]] : [])));
     if (this.#sums.size === 0) throw new ConfigError("accumulate: the tree holds no store, hence no gradients to add", { op: "accumulate", fix: "make its parameters stores: store(tensor)" });
   }
 
@@ -57,7 +58,7 @@ export class Accumulator<T> {
       for (const path of this.#reached) {
         const g = given.get(path), sum = this.#sums.get(path)!;
         stores.push(sum);
-        values.push(g ? onto(sum, g) : begun.where(sum, 0));
+        values.push(g ? onto(sum, g.cast(sum.dtype)) : begun.where(sum, 0));
       }
     });
     assign(stores, values);

@@ -4,7 +4,7 @@ import { gradients } from "@adjoint/autograd";
 import { parseSafetensors, serializeSafetensors } from "@adjoint/io";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { adafactor, adamw, averageWeights, estimateCurvature, gaussNewtonBartlett, hutchinson, loraFa, optimizer, rademacher, resetState, sgd, sophia, unclippedShare } from "@adjoint/optim";
+import { accumulate, adafactor, adamw, averageWeights, estimateCurvature, gaussNewtonBartlett, hutchinson, loraFa, optimizer, rademacher, resetState, sgd, sophia, unclippedShare } from "@adjoint/optim";
 import { devices, expectClose } from "./golden.ts";
 
 const [reference, , , wasm] = devices;
@@ -39,6 +39,13 @@ describe("half-precision parameters", () => {
     const run = async (seed: number): Promise<number[]> => { const h = store(half(new Array<number>(64).fill(1))), o = sgd({ learningRate: 2 ** -10, stochasticRounding: true, seed }).for({ p: h }); for (let t = 0; t < 3; t++) o.step({ p: fromHost(half(new Array<number>(64).fill(1))) }); return [...await h.data()]; };
     expect(await run(1)).toEqual(await run(1));
     expect(await run(1)).not.toEqual(await run(2));
+  });
+  it("micro-batches of half-precision parameters add up in f32", async () => {
+    setDevice(wasm);
+    const h = store(half([1])), o = sgd({ learningRate: 1, masterWeights: true }).for({ p: h }), sums = accumulate({ p: h });
+    for (const g of [1, 2 ** -9, 2 ** -9, 2 ** -9]) sums.add({ p: f32([g]) }, tensor(1));
+    o.step(sums.finish().gradients);
+    expect(await o.states.master.p.item()).toBe(1 - (1 + 3 * 2 ** -9) / 4);
   });
   it("is refused otherwise, with both cures", () => { expect(() => adamw().for({ p: store(half([1])) })).toThrow(/bf16/); });
 });
