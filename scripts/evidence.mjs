@@ -10,6 +10,18 @@ import { node, npmCli, readJson, root, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const args = process.argv.slice(2);
+if (args.includes("--help")) {
+  say(`usage: npm run evidence [-- --list] [-- --slow] [-- TEXT]
+  --list  prints each promise and its command, and runs nothing
+  --slow  also runs what takes more than a minute
+  TEXT    only promises that contain it`);
+  process.exit(0);
+}
+const stranger = args.find((each) => each.startsWith("--") && !["--list", "--slow"].includes(each));
+if (stranger !== undefined) {
+  say(`evidence: there is no option ${stranger}; see npm run evidence -- --help`);
+  process.exit(2);
+}
 const list = args.includes("--list");
 const slow = args.includes("--slow");
 const text = args.find((each) => !each.startsWith("--"));
