@@ -1,9 +1,9 @@
 /** Every optimizer by name, on a LoRA pair and on an embedding's: three steps, state and back, compiled, bytes; and what is refused. */
-import { type Store, type Tensor, compile, fromHost, memory, setDevice, store, tensor } from "@adjoint/tensor";
+import { type Store, type Tensor, compile, flushAll, fromHost, memory, setDevice, store, tensor } from "@adjoint/tensor";
 import { gradients } from "@adjoint/autograd";
 import { parseSafetensors, serializeSafetensors } from "@adjoint/io";
 import { quantize, quantizedWeight } from "@adjoint/quant";
-import { describe, expect, it } from "vitest";
+import { describe, expect, it, vi } from "vitest";
 import { type BoundOptimizer, type Optimizer, adafactor, adafactorTorch, adamw, estimateCurvature, gaussNewtonBartlett, loraFa, loraPro, muon, optimizer, optimizerEntries, optimizerEntry, optimizerNames, packTorchState, riemannian, sgd, stateBytes, unpackTorchState } from "@adjoint/optim";
 import { devices } from "./golden.ts";
 import { Grid } from "./long.ts";
@@ -68,6 +68,18 @@ describe.each(optimizerEntries.map((e) => e.name))("%s", (name) => {
       return weights(o);
     };
     expect(await run(compile)).toEqual(await run((f) => f));
+  });
+
+  it("no step reads anything back: on a device that cannot be read, the rate, the counts and the clip factor go on", () => {
+    setDevice(wasm);
+    const reads = [vi.spyOn(wasm, "read"), vi.spyOn(wasm, "readSync")];
+    for (const r of reads) r.mockImplementation(() => { throw new Error("read back"); });
+    try {
+      const p = pair("linear"), o = optimizer(name, { ...(name === "sgd" ? { momentum: 0.5 } : {}), learningRate: (t: number) => 1 / (t + 1), maxGradNorm: 1, nonFinite: "stop", ...needed[name] }).for(p);
+      for (let t = 0; t < 3; t++) o.step(gradients(loss(p), p));
+      flushAll();
+      expect(() => Object.values(o.params)[name === "lorafa" ? 1 : 0].dataSync()).toThrow("read back");
+    } finally { for (const r of reads) r.mockRestore(); }
   });
 
   it("a gradient that is not finite leaves parameters and states alone", async () => {
