@@ -48,7 +48,7 @@ export const identity: Float32Array = table(256, (code) => code);
  *
  * For `i = 0..6`: the means of neighbours of `linspace(0.1, 1, n)` times `10^(i - 6)`, with `n = 2^i + 1` (signed: both signs) or
  * `2^(i+1) + 1` (unsigned: positive only); then 0 and 1. Signed has no -1: its least value is -0.99296874, so a block whose largest
- * magnitude is negative loses 0.7 % there.
+ * magnitude is negative loses 0.7 % there. With the unsigned map negative values become 0.
  * @example dynamicMap(true)[255] // 1
  */
 export function dynamicMap(isSigned: boolean): Float32Array {

@@ -58,6 +58,17 @@ describe("laws of every format", () => {
     expect(quantize(dequantize(q), [40, 64], { format: "nf4" }).codes).toEqual(q.codes);
   });
 
+  it("int4 and int8: code = round(x * fround(levels / max|x|)), ties to even, of both signs", () => {
+    const half = (v: number): number => { const low = Math.floor(v); return v - low === 0.5 ? low + (low & 1) : Math.round(v); };
+    fc.assert(fc.property(fc.constantFrom(...([["int4", 7, 8], ["int8", 127, 0]] as const)), fc.constantFrom(32, 5), fc.array(finite, { minLength: 1, maxLength: 70 }), ([name, levels, zero], size, list) => {
+      const x = Float32Array.from(list), q = make(x, name, size);
+      x.forEach((v, e) => {
+        const a = absmaxOf(x, Math.floor(e / size), size), code = a === 0 ? 0 : a < 2 ** -118 ? half((v / a) * levels) : half(Math.fround(v * Math.fround(levels / a)));
+        expect(codeAt(q, e)).toBe((code + zero) & (name === "int4" ? 15 : 255));
+      });
+    }), { numRuns: 100 });
+  });
+
   it("blocks are independent: a block alone has the same codes and scale, wherever it lies and however odd its size", () => {
     fc.assert(fc.property(drawn, ({ name, block: size, x }) => {
       const q = make(x, name, size);
