@@ -15,12 +15,14 @@ export function doubleQuantize(scales: Float32Array): Scales {
   const encode = encoders.dynamic8, n = scales.length;
   if (encode === null) throw new Error("dynamic8 has no encoder");
   let sum = 0;
-  for (const scale of scales) sum += scale;
-  const offset = n === 0 ? 0 : Math.fround(sum / n), x = scales.map((scale) => scale - offset);
+  for (let i = 0; i < n; i++) sum += scales[i];
+  const offset = n === 0 ? 0 : Math.fround(sum / n), x = new Float32Array(n);
+  for (let i = 0; i < n; i++) x[i] = scales[i] - offset;
   const codes = new Uint8Array(n), values = new Float32Array(Math.ceil(n / NESTED_BLOCK)), scaled = new Float32Array(NESTED_BLOCK), bits = new Uint32Array(scaled.buffer);
   for (let b = 0; b < values.length; b++) {
     const from = b * NESTED_BLOCK, to = Math.min(n, from + NESTED_BLOCK);
-    const absmax = x.subarray(from, to).reduce((largest, value) => Math.max(largest, Math.abs(value)), 0);
+    let absmax = 0;
+    for (let i = from; i < to; i++) absmax = Math.max(absmax, Math.abs(x[i]));
     values[b] = encode({ x, from, to, absmax, short: to - from < NESTED_BLOCK, scaled, bits, codes: codes.subarray(from, to) });
   }
   return { values, nested: { codes, table: formats.dynamic8.table, block: NESTED_BLOCK, offset } };
