@@ -21,14 +21,17 @@ export interface SophiaScaling {
 /** Options of `sophia`. */
 export interface SophiaOptions extends CommonOptions, SophiaScaling {}
 
-/** u = sign(m) min(1, |m| / (ρ bs h + 1e-15)) with m ← lerp(m, g, 1 - β₁); h comes from `estimateCurvature` (Liu et al. 2023). */
+/**
+ * u = sign(m) min(1, |m| / (ρ bs max(h, 0) + 1e-15)) with m ← lerp(m, g, 1 - β₁); h comes from `estimateCurvature` (Liu et al. 2023). Where h < 0,
+ * as Hutchinson's samples can be, a step has its full length downhill.
+ */
 export function scaleBySophia({ betas = [0.965, 0.99], rho = 0.04, bs = 1 }: SophiaScaling = {}): Transform {
   const [b1] = checkedBetas("scaleBySophia", betas);
   return {
     init: (params) => ({ exp_avg: zerosLike(params), hessian: zerosLike(params) }),
     update(updates, { exp_avg, hessian }, _, context) {
       const m = mapLeaves(updates, (g, path) => context.keep(lerp(exp_avg[path], g, 1 - b1), exp_avg[path]));
-      return { updates: mapLeaves(m, (x, path) => sign(x).mul(x.abs().div(hessian[path].mul(rho * bs).add(1e-15)).minimum(1))), state: { exp_avg: m } };
+      return { updates: mapLeaves(m, (x, path) => sign(x).mul(x.abs().div(hessian[path].maximum(0).mul(rho * bs).add(1e-15)).minimum(1))), state: { exp_avg: m } };
     },
   };
 }

@@ -152,6 +152,16 @@ describe("Sophia's curvature", () => {
     expectClose(await p.data(), [0, 0], 1e-9);
     expect(await unclippedShare(o, { rho: 1 }).item()).toBe(1);
   });
+  it("goes downhill by a full step where the curvature is negative", async () => {
+    setDevice(reference);
+    // -p⁴ + 8 p at 1: slope 4, curvature -12
+    const p = store(tensor([1], { dtype: "f64" })), o = sophia({ learningRate: 0.25, betas: [0, 0.5], rho: 1, weightDecay: 0 }).for({ p });
+    const g = gradients(p.mul(8).sub(p.square().square()).sum(), { p }), v = rademacher({ p }, { seed: 1, stream: "v" });
+    estimateCurvature(o, hutchinson(v, gradients(g.p!.mul(v.p!).sum(), { p })), 0);
+    o.step(g);
+    expectClose(await o.states.hessian.p.data(), [-12], 1e-12);
+    expectClose(await p.data(), [0.75], 1e-12);
+  });
   it("Gauss-Newton-Bartlett: squares of gradients, averaged; no count ticks; a sample that is not finite changes nothing", async () => {
     setDevice(wasm);
     const p = store(tensor([1, 2])), o = sophia({ bs: 4 }).for({ p });
