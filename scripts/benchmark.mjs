@@ -1,5 +1,5 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- findings`, `-- quant`, `-- codecs`, `-- codebooks`, `-- optimizers`, `-- updates`, `-- pictures` and `-- gpu`: see
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- predict`, `-- findings`, `-- qlora`, `-- quant`, `-- codecs`, `-- codebooks`, `-- optimizers`, `-- updates`, `-- pictures` and `-- gpu`: see
  * benchmarks/README.md. Bundles the benchmark (Node 20 runs no TypeScript) and installs what nothing else needs: the rivals for
  * `speed` and `gpu`, from benchmarks/rivals, and what draws for `pictures`, from benchmarks/pictures.
  */
@@ -54,7 +54,7 @@ async function main() {
   await setup("test");
   const systems = args.find((a) => a.startsWith("--systems="))?.slice(10) ?? (args.includes("--systems") ? args[args.indexOf("--systems") + 1] : "jax-js");
   if (kind === "speed" && /jax|tfjs/.test(systems)) await installFrom(rivals, "the rivals", "; --systems adjoint needs none");
-  if (kind === "pictures") await installFrom(pictures, "what draws", "");
+  if (kind === "pictures" || (kind === "qlora" && args.includes("--picture"))) await installFrom(pictures, "what draws", "");
   const made = await bundle(kind), rivalless = [];
   try {
     if (kind === "gpu") {
@@ -76,7 +76,7 @@ async function main() {
         return;
       }
     }
-    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : kind === "gpu" ? ["--children", made] : kind === "pictures" ? ["--drawing", pictures, ...(args.includes("--out") ? [] : ["--out", join(root, "docs", "pictures")])] : [];
+    const extra = kind === "speed" ? ["--children", made, "--rivals", rivals] : kind === "gpu" ? ["--children", made] : kind === "qlora" ? ["--drawing", pictures] : kind === "pictures" ? ["--drawing", pictures, ...(args.includes("--out") ? [] : ["--out", join(root, "docs", "pictures")])] : [];
     // memory: garbage is collected before a look, V8's nursery, which it sizes by mood, keeps one size, and what compiler threads
     // freed goes back to one arena of the C library instead of one for each thread
     const memory = kind === "memory", flags = memory ? ["--expose-gc", "--max-semi-space-size=1"] : ["--enable-source-maps"];
