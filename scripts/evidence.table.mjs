@@ -65,6 +65,14 @@ export const rows = [
   { line: "A contradicting quant_state, NaN weights, an unknown format: one clear error naming tensor and file", test: ["packages/quant/test/files", "bad input names tensor and file"] },
   { line: "GGUF files of gguf-py are read, and written again byte for byte", test: ["packages/io/test/gguf", "gguf-py's file"] },
   { line: "A truncated or corrupt GGUF is one clear error", test: ["packages/io/test/gguf", "damage"] },
+  { line: "QLoRA's loss, logits and gradients of A and B equal those of bitsandbytes and PEFT, on a base that bitsandbytes wrote", test: ["packages/lora/test/qlora", "QLoRA equals bitsandbytes and PEFT"] },
+  { line: "Five AdamW steps over such a base equal PEFT's", test: ["packages/train/test/golden", "a base that bitsandbytes quantized"] },
+  { line: "Folders of bitsandbytes and GGUF files of the Llama family go out and come back bit for bit", test: ["packages/models/test/quantized", "bit for bit"] },
+  { line: "Merging into codes is refused unless allowed, says what it lost, and goes back bit for bit", test: ["packages/lora/test/qlora", "merging into codes"] },
+  { line: "finetune --load-in-4bit: checkpoints hold no base, runs go on, adapters merge three ways", test: ["packages/cli/test/quantized", "finetune --load-in-4bit"] },
+  { line: "adjoint memory: the specification's worked numbers; the arena of a step, planned without weights", test: ["packages/train/test/memory"] },
+  { line: "Predicted memory of full, LoRA and QLoRA runs is within 10 % of what they hold", command: ["scripts/benchmark.mjs", "predict"], expect: "predict: within 10 % in 5 of 5 cases", slow: true },
+  { line: "E7: QLoRA's memory, time and loss beside LoRA's; errors and bits per byte of nf4, fp4, int4, int8 by block size", command: ["scripts/benchmark.mjs", "qlora"], expect: "bits per byte of the bundled model", slow: true, look: true },
 
   // 9: train
   { line: "Gradient accumulation equals the big batch, weighted by predicted tokens", test: ["packages/train/test/golden", "accumulation is the big batch"] },
