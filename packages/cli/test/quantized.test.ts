@@ -106,6 +106,6 @@ describe("quantized bases", () => {
     const recipe = join(folder, "r.yaml");
     writeFileSync(recipe, "load_in_4bit: true\nbnb_4bit_compute_dtype: bfloat16\n");
     expect((await adjoint(["finetune", recipe])).err).toMatch(/bnb_4bit_compute_dtype = "bfloat16" is not implemented/);
-    for (const [words, message] of [[[full, "--format", "int4", "--out", join(folder, "x")], /--format int4/], [[full, "--format", "nf4", "--out", join(folder, "x.gguf")], /GGUF files hold no nf4/], [[full], /where shall the model go/]] as const) expect((await adjoint(["quantize", ...words])).err).toMatch(message);
+    for (const [words, message] of [[[full, "--format", "int4", "--out", join(folder, "x")], /--format int4/], [[full, "--format", "nf4", "--out", join(folder, "x.gguf")], /GGUF files hold no nf4/], [[full], /where shall the model go/], [[full, "--format", "int8", "--double-quant", "--out", join(folder, "x")], /one scale a row/]] as const) expect((await adjoint(["quantize", ...words])).err).toMatch(message);
   });
 });

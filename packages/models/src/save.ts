@@ -44,8 +44,10 @@ export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap
     if (!isCodes(w)) arrays.set(key, w);
     else for (const [k, array] of Object.entries(bitsandbytesTensors(key, w))) arrays.set(k, array);
   }
-  return { ...modelFiles(arrays, shards), "config.json": `${JSON.stringify(configOf(model, weights), null, 2)}\n` };
+  return { ...modelFiles(arrays, shards), "config.json": `${pythonFloats(JSON.stringify(configOf(model, weights), null, 2))}\n` };
 }
+/** transformers refuses a threshold that is an int, and JSON of JavaScript writes 6.0 as 6. */
+const pythonFloats = (json: string): string => json.replace(/("llm_int8_threshold": \d+)(?=[,\s])/, "$1.0");
 const ggufOf = (model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, path: string): Uint8Array[] =>
   ggufParts(ggufMetadata(model.config, path.replace(/^.*[\\/]/, "").replace(/\.gguf$/i, "")), [...ggufRope(model.config), ...[...weights].map(([name, w]) => ggufTensor(name, w, model.config))]);
 

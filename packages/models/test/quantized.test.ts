@@ -64,7 +64,8 @@ describe("folders of bitsandbytes", () => {
   it.each([["nf4", true], ["fp4", false], ["int8", false]] as const)("%s goes out and comes back bit for bit", async (format, doubleQuant) => {
     const dir = join(folder, format), model = await loadModel(base, { quantize: { format, doubleQuant } });
     await saveModel(model, dir);
-    const config = JSON.parse(await readFile(join(dir, "config.json"), "utf8")) as { quantization_config: Record<string, unknown> };
+    const text = await readFile(join(dir, "config.json"), "utf8"), config = JSON.parse(text) as { quantization_config: Record<string, unknown> };
+    expect(text).toContain('"llm_int8_threshold": 6.0,');        // transformers refuses an int
     expect(config.quantization_config).toMatchObject({ quant_method: "bitsandbytes", load_in_4bit: format !== "int8", llm_int8_skip_modules: ["lm_head"] });
     const again = await loadModel(dir);
     expect(quantizedNames(again)).toEqual(quantizedNames(model));

@@ -20,6 +20,9 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (!isFormatName(format) || !writable.includes(format)) throw new ConfigError(`quantize: --format ${format}`, { key: "--format", value: format, fix: `use one of ${writable.join(", ")}` });
   const gguf = formats[format].scale !== "f32", alone = /\.gguf$/i.test(output), skip = args.text("skip");
   if (alone && !gguf) throw new ConfigError(`quantize: GGUF files hold no ${format}`, { key: "--format", value: format, fix: "use q8_0, q4_0 or mxfp4, or name a folder" });
+  if (format !== "nf4" && format !== "fp4" && (block !== null || args.flag("double-quant"))) {
+    throw new ConfigError(`quantize: files of ${format} have ${format === "int8" ? "one scale a row" : "blocks of 32"} and plain scales`, { key: block === null ? "--double-quant" : "--block", value: block ?? true, fix: "remove the flag, or use nf4 or fp4" });
+  }
   const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip === "none" ? [] : skip.split(",") }) };
   const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
   const path = modelPath(source), { config, weights } = await loadWeights(path, {
