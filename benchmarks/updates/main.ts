@@ -44,7 +44,7 @@ for (const [set, shapes] of Object.entries(sets)) {
     const bound = make().for(params), step = compile(() => bound.step(gradients).gradNorm);
     const from = zeroStore([(n * bytes) / 8], "f32", "from"), to = zeroStore([(n * bytes) / 8], "f32", "to"), one = zeroStore([], "f32", "one");
     const copy = compile(() => { assign([to, one], [from.mul(1), one.add(1)]); return one.add(0); });
-    return { name, bytes: n * bytes, step: () => step() as Tensor, copy: () => copy() as Tensor, times: [] as number[], copies: [] as number[] };
+    return { name, bytes: n * bytes, step: () => step(), copy: () => copy(), times: [] as number[], copies: [] as number[] };
   });
   for (const t of tasks) for (let i = 0; i < 3; i++) { await t.step().data(); await t.copy().data(); }
   for (let i = 0; i < rounds; i++) for (const t of tasks) { t.times.push(await time(t.step)); t.copies.push(await time(t.copy)); }

@@ -220,6 +220,14 @@ export class Clusters {
     this.demand(x, c, id);
     return c;
   }
+  /** Gives t a place in a kernel over the same points that wants nothing of it. */
+  openBeside(t: GNode, c: Cluster): void {
+    const map = identityMap(t.shape);
+    this.selfDemand(t, c, map);
+    c.members.add(t);
+    this.descend(t, c, map);
+    this.writes(t, c);
+  }
   private openMap(t: GNode): Cluster {
     const c = this.open("map", t.shape, null);
     let map = flatIdentity(t.shape);

@@ -15,7 +15,7 @@ import { type IndexMap, isLinear, linear, throughView } from "./indexmap.ts";
 import { type Sums, sumsOfProducts } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
 import { reshapeOp } from "./ops/views.ts";
-import { type Shape, sizeOf } from "./shape.ts";
+import { type Shape, sameShape, sizeOf } from "./shape.ts";
 
 export interface Schedule {
   readonly clusters: readonly Cluster[];
@@ -28,7 +28,7 @@ export interface Schedule {
   readonly sums: Sums;
 }
 
-const MAX_MEMBERS = 160;
+const MAX_MEMBERS = 160, MAX_SIBLINGS = 4;
 const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "div", "threefry"]);
 
 /** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel; up to `products` matmuls share an accumulator; with decodes = true they read codes. */
@@ -57,6 +57,8 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
     if (!fuse || t.op.kind === "view") { clusters.openOwn(t); return; }
     const joinable = inside.filter((c) => fits(t, c));
     if (!must && inside.length === 1 && joinable.length === 1) { join(t, inside[0]); return; }
+    const neighbour = inside.length === 0 ? sibling(t, memory) : undefined;
+    if (neighbour) { clusters.openBeside(t, neighbour); return; }
     if (inside.length > 0 && cheap(t)) {
       joinable.forEach((c) => { join(t, c); });
       if (must || joinable.length < inside.length) clusters.openOwn(t);
@@ -70,6 +72,21 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
     if (rowLevel) host.kind = "rows";
     host.outputs.add(t);
     clusters.written(t, host);
+  }
+
+  /**
+   * A cluster that reads a store as t does, over the same points, while neither needs the other: one kernel then updates both (m and p of Lion),
+   * in place, where two would read everything twice and keep a copy of the old value.
+   */
+  function sibling(t: GNode, readers: readonly Cluster[]): Cluster | undefined {
+    if (!fuse || t.op.kind !== "map" || !roots.has(t)) return undefined;
+    for (const x of storesIn(t)) {
+      for (const { cluster: c, map } of clusters.find(x)?.demands ?? []) {
+        if (c.kind === "map" && !c.part && sameShape(c.space, t.shape) && c.members.size < MAX_MEMBERS && c.outputs.size < MAX_SIBLINGS && [...c.outputs].every((o) => roots.has(o))
+          && isLinear(map, x.shape, c.space) && readers.every((r) => r !== c && !clusters.reaches(r, c))) return c;
+      }
+    }
+    return undefined;
   }
 
   /** t is the epilogue of a matmul that nothing else reads. */
@@ -142,6 +159,11 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
     if (t.op.kind === "contract") { c.kind = "contract"; clusters.multiply(t, c); }
     clusters.settle(t, c);
   }
+}
+
+/** Stores of t's shape that its formula reads, not far below it. */
+function storesIn(t: GNode, depth = 3): GNode[] {
+  return t.inputs.flatMap((x) => (x.op.kind === "read" ? [x] : x.op.kind === "map" && depth > 0 && sameShape(x.shape, t.shape) ? storesIn(x, depth - 1) : []));
 }
 
 /** The last axes of the space, together, have this size. */

@@ -1,0 +1,62 @@
+/** Updates of several stores over the same points are one kernel, in place, and change no number. */
+import fc from "fast-check";
+import { expect, test } from "vitest";
+import { type Backend, type PlanSpec, type Store, type Tensor, assign, createReference, scope, setDevice, store, tensor } from "@adjoint/tensor";
+import { wasmSync } from "@adjoint/wasm";
+
+const grid = (n: number, k: number): Float32Array => Float32Array.from({ length: n }, (_, i) => ((i * 37 + k * 11) % 33 - 16) / 16);
+/** A backend that keeps the plans it is given. */
+function watched(): { device: Backend; plans: PlanSpec[] } {
+  const device = wasmSync(), plans: PlanSpec[] = [], prepare = device.prepare.bind(device);
+  device.prepare = (plan) => { plans.push(plan); return prepare(plan); };
+  return { device, plans };
+}
+const lion = (p: Store, m: Store, g: Store): [Store[], Tensor[]] => {
+  const u = m.mul(0.9).add(g.mul(0.1)), next = m.mul(0.99).add(g.mul(0.01));
+  return [[m, p], [next, p.sub(u.gt(0).cast("f32").sub(u.lt(0).cast("f32")).mul(0.25))]];
+};
+
+test("Lion's momentum and parameter are one kernel that writes both stores in place", async () => {
+  const { device, plans } = watched();
+  setDevice(device);
+  const [p, m, g] = [1, 2, 3].map((k) => store(tensor(grid(600, k), { shape: [20, 30] })));
+  const before = { p: [...await p.data()], m: [...await m.data()], g: [...await g.data()] };
+  plans.length = 0;
+  scope(() => { assign(...lion(p, m, g)); });
+  const want = before.p.map((x, i) => Math.fround(x - 0.25 * Math.sign(Math.fround(Math.fround(before.m[i] * Math.fround(0.9)) + Math.fround(before.g[i] * Math.fround(0.1))))));
+  expect([...await p.data()]).toEqual(want);
+  expect(plans[0].kernels.map((k) => k.kind)).toEqual(["map"]);
+  expect(plans[0].arenaBytes).toBe(0);
+});
+
+test("not where one needs the other's result, or another shape, or reads the store elsewhere", async () => {
+  const { device, plans } = watched();
+  setDevice(device);
+  const [p, m, q] = [store(tensor(grid(9, 1), { shape: [3, 3] })), store(tensor(grid(9, 2), { shape: [3, 3] })), store(tensor(grid(3, 3)))];
+  await p.data();
+  const kernels = (stores: Store[], values: () => Tensor[]): number => { plans.length = 0; scope(() => { assign(stores, values()); }); return plans[0].kernels.length; };
+  expect(kernels([m, p], () => { const next = m.add(1); return [next, p.sub(next.sum().expand([3, 3]))]; })).toBeGreaterThan(1);       // p needs all of m
+  expect(kernels([m, q], () => [m.add(1), q.add(m.slice(0, 0, 1).reshape([3]))])).toBeGreaterThan(1);                                   // other points
+  expect(kernels([m, p], () => [m.add(1), p.add(m.T)])).toBeGreaterThan(1);                                                            // m is read elsewhere too
+});
+
+test("law: any updates that read each other's stores give the numbers of separate kernels", async () => {
+  const unfused = createReference(), fused = wasmSync();
+  await fc.assert(fc.asyncProperty(fc.array(fc.tuple(fc.nat(4), fc.nat(4), fc.nat(4), fc.nat(3)), { minLength: 1, maxLength: 8 }), fc.constantFrom([4, 4], [2, 3], [17]), async (steps, shape) => {
+    const run = async (device: Backend): Promise<number[][]> => {
+      setDevice(device);
+      const n = shape.reduce((a, b) => a * b, 1), stores = [0, 1, 2, 3, 4].map((k) => store(tensor(grid(n, k), { shape })));
+      for (let round = 0; round < 2; round++) scope(() => {
+        const old = stores.map((s) => s.add(0)), values = new Map<Store, Tensor>();
+        for (const [to, a, b, kind] of steps) {
+          const [x, y] = [stores[a], kind === 1 && shape[0] === shape[1] ? stores[b].T : stores[b]];
+          values.set(stores[to], kind === 2 ? old[a].sub(y.sum().mul(0.125)) : kind === 3 ? x.mul(0.5).add(values.get(stores[b]) ?? y) : x.mul(0.5).add(y.mul(0.25)));
+        }
+        assign([...values.keys()], [...values.values()]);
+      });
+      return Promise.all(stores.map(async (s) => [...await s.data()]));
+    };
+    const want = await run(unfused), got = await run(fused);
+    got.forEach((xs, k) => { xs.forEach((x, i) => { expect(x).toBeCloseTo(want[k][i], 4); }); });
+  }), { numRuns: 60 });
+});
