@@ -112,6 +112,7 @@ function ggufSource(source: string | URL | ModelFiles): { readonly file: string 
     if (more !== undefined || blob instanceof URL) throw new ConfigError(`${name}: one GGUF file is read, as a Blob or bytes`, { file: name, key: name, fix: "fetch it yourself, and give its parts joined" });
     return { file: blob instanceof Uint8Array ? new Blob([blob.slice()]) : blob, folder: null };
   }
+  if (source instanceof URL && source.protocol !== "file:") return null;
   const { path, url } = node(), name = typeof source === "string" && !source.startsWith("file:") ? source : url.fileURLToPath(source);
   return /\.gguf$/i.test(name) && !/^https?:/i.test(name) ? { file: name, folder: path.dirname(name) } : null;
 }

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { openGguf, openModelFolder, saveSafetensors } from "@adjoint/io";
 import { dequantize, formats, type FormatName, quantizedOf } from "@adjoint/quant";
-import { ConfigError, createReference, flatten, FormatError, fromHost, Store, setDevice, tensor, Tensor } from "@adjoint/tensor";
+import { AdjointError, ConfigError, createReference, flatten, FormatError, fromHost, Store, setDevice, tensor, Tensor } from "@adjoint/tensor";
 import { type CausalLM, fromGgufName, initModel, knownConfig, knownModels, loadModel, parameterShapes, parseConfig, saveModel, toGgufName } from "@adjoint/models";
 import { fixture } from "@adjoint/testing/fixtures";
 
@@ -130,10 +130,13 @@ describe("GGUF files", () => {
   it("refuses codes that GGUF has no type for, and cut files", async () => {
     const model = await loadModel(base, { quantize: { format: "nf4" } });
     await expect(saveModel(model, join(folder, "no.gguf"))).rejects.toThrow(/nf4 is no GGUF type/);
-    const path = join(folder, "llama-q8_0.gguf"), bytes = await readFile(path);
+    const path = join(folder, "whole.gguf");
+    await saveModel(await loadModel(base, { quantize: { format: "q8_0" } }), path);
+    const bytes = await readFile(path);
     await writeFile(join(folder, "cut.gguf"), bytes.subarray(0, bytes.length - 999));
     await expect(loadModel(join(folder, "cut.gguf"))).rejects.toThrow(FormatError);
     await expect(loadModel(join(folder, "none.gguf"))).rejects.toThrow(/none\.gguf/);
+    await expect(loadModel(new URL("ftp://hub/x/y"))).rejects.toThrow(AdjointError);
   });
 });
 
