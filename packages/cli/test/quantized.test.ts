@@ -35,7 +35,8 @@ describe("memory", () => {
   test("shows a table, and orders methods", async () => {
     const of = (...words: string[]): Promise<{ out: string; code: number; err: string }> => adjoint(["memory", full, "--batch", "2", "--seq", "16", ...words]);
     const text = (await of("--method", "lora")).out;
-    expect(text).toMatch(/GiB +share/);
+    expect(text).toMatch(/MiB +share/);
+    expect((await adjoint(["memory", "Llama-3.2-1B", "--method", "full", "--seq", "16"])).out).toMatch(/GiB +share.*more than the 4 GiB/s);
     expect(text).toMatch(/weights .*%.*activations .*%.*total/s);
     const [qlora, lora, all] = await Promise.all(["qlora", "lora", "full"].map(async (m) => total((await of("--method", m, "--json")).out)));
     expect(qlora).toBeLessThan(lora);

@@ -50,15 +50,18 @@ function requestOf(args: Arguments, recipe: Recipe, config: ConfigJson): Trainin
 }
 
 const GIB = 2 ** 30;
-const gib = (bytes: number): string => (bytes / GIB).toFixed(bytes < 0.1 * GIB ? 4 : 2);
+/** What a WebAssembly memory can hold. */
+const WASM = 4 * GIB;
 
 function show(name: string, device: string, request: TrainingRequest, { terms, total, counts, ranks }: MemoryPrediction): string {
   const { method, batch, seq, rank = 16 } = request, what = method === "full" ? "all weights train" : `${method === "qlora" ? `QLoRA, ${request.format ?? "nf4"}` : "LoRA"}, rank ${rank}: ${millions(counts.trainable)} train (${((100 * counts.trainable) / counts.parameters).toPrecision(3)} %)`;
-  const rows = terms.filter((t) => t.bytes > 0).map((t) => `  ${t.name.padEnd(12)}${gib(t.bytes).padStart(9)}${`${((100 * t.bytes) / total).toFixed(1)} %`.padStart(9)}   ${t.from}`);
+  const [unit, per] = total < GIB ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const), size = (bytes: number): string => (bytes / per).toFixed(bytes < 0.1 * per ? 4 : 2);
+  const rows = terms.filter((t) => t.bytes > 0).map((t) => `  ${t.name.padEnd(12)}${size(t.bytes).padStart(9)}${`${((100 * t.bytes) / total).toFixed(1)} %`.padStart(9)}   ${t.from}`);
   const lines = [
     `${name}: ${millions(counts.parameters)} parameters, ${what}`, `${count(batch)} x ${count(seq)} tokens, ${request.optimizer ?? "adamw_torch"}${request.checkpointing === true ? ", layers computed again in the backward pass" : ""}, ${device}`, "",
-    `  ${"".padEnd(12)}${"GiB".padStart(9)}${"share".padStart(9)}`, ...rows, `  ${"total".padEnd(12)}${gib(total).padStart(9)}`,
+    `  ${"".padEnd(12)}${unit.padStart(9)}${"share".padStart(9)}`, ...rows, `  ${"total".padEnd(12)}${size(total).padStart(9)}`,
   ];
+  if (device.startsWith("wasm") && total > WASM) lines.push("", "  more than the 4 GiB that a WebAssembly memory holds: train it on a GPU (--device webgpu), or hold less");
   if (ranks.length > 0) lines.push("", "  rank       parameters   step time beside this rank's, predicted", ...ranks.map((r) => `  ${String(r.rank).padStart(4)} ${count(r.parameters).padStart(16)}   ${r.time.toFixed(3)}`));
   return `${lines.join("\n")}\n`;
 }
