@@ -20,7 +20,7 @@ const text = "Call me Ishmael. Some years ago, never mind how long precisely, ha
 async function trained(device: Backend): Promise<{ readonly losses: number[]; readonly weights: number[] }> {
   setDevice(device);
   const model = await loadModel(bundled), tuned = lora(model, { r: 8, loraAlpha: 16, targetModules: "all-linear", seed: 5 });
-  const optimizer = adamw({ learningRate: 5e-4 }).for(tuned.adapter), ids = Int32Array.from(model.tokenizer!.encode(text).slice(0, 128));
+  const optimizer = adamw({ learningRate: 2e-3 }).for(tuned.adapter), ids = Int32Array.from(model.tokenizer!.encode(text).slice(0, 128));
   expect(ids.length).toBe(128);
   const step = compile((rows: Tensor) => {
     const loss = tuned.loss({ inputIds: rows, labels: rows });
@@ -35,7 +35,7 @@ async function trained(device: Backend): Promise<{ readonly losses: number[]; re
 test.runIf(long && adapter !== undefined)(`losses of ${steps} steps on ${adapter === undefined ? "a GPU" : nameOf(adapter)} are those of wasm, within 1e-3`, async () => {
   const cpu = await trained(await wasm()), gpu = await trained(await webgpu({ allowSoftware: true, mode: "safe" }));
   cpu.losses.forEach((want, i) => { expect(Math.abs(gpu.losses[i] - want) / want, `step ${i + 1}: ${gpu.losses[i]} on the GPU, ${want} on the CPU`).toBeLessThan(1e-3); });
-  expect(gpu.losses[steps - 1]).toBeLessThan(0.8 * gpu.losses[0]);
+  expect(gpu.losses[steps - 1]).toBeLessThan(0.7 * gpu.losses[0]);
   const norm = Math.hypot(...cpu.weights.slice(0, 100_000));
   expect(Math.hypot(...cpu.weights.slice(0, 100_000).map((w, i) => w - gpu.weights[i])) / norm).toBeLessThan(1e-2);
 }, 1_200_000);
