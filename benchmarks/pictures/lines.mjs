@@ -2,13 +2,14 @@
 import { View, parse } from "vega";
 import { compact } from "./draw.mjs";
 
-const W = 220, H = 170, GAP = 62, COLORS = ["#1b6ca8", "#2a9d5c", "#d1495b", "#e08e0b"], INK = "#22272e", SOFT = "#6b7280", FONT = "Helvetica, Arial, sans-serif";
+const W = 220, H = 170, GAP = 74, COLORS = ["#1b6ca8", "#2a9d5c", "#d1495b", "#e08e0b"], INK = "#22272e", SOFT = "#6b7280", FONT = "Helvetica, Arial, sans-serif";
 
 function panel({ title, y, lines }, i, x) {
   const rows = lines.flatMap(({ points }, k) => points.map(([a, b]) => ({ a, b, k }))), at = { x: { scale: "x", field: "a" }, y: { scale: "y", field: "b" } };
   const axis = { tickSize: 3, labelFontSize: 9, labelColor: SOFT, labelFont: FONT, titleFont: FONT, titleFontSize: 9, titleFontWeight: "normal", titleColor: SOFT, domainColor: "#c4c9d1", tickColor: "#c4c9d1", gridColor: "#eceff3" };
   return {
     type: "group",
+    signals: [{ name: "width", value: W }, { name: "height", value: H }],       // as long as the grid's lines are
     encode: { enter: { x: { value: i * (W + GAP) }, y: { value: 0 }, width: { value: W }, height: { value: H } } },
     data: [{ name: "points", values: rows }],
     scales: [{ name: "x", type: "log", base: 2, domain: { data: "points", field: "a" }, range: [0, W] }, { name: "y", domain: { data: "points", field: "b" }, range: [H, 0], zero: false, nice: true }, { name: "color", type: "ordinal", domain: lines.map((_, k) => k), range: COLORS }],
