@@ -161,9 +161,14 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
   }
 }
 
-/** Stores of t's shape that its formula reads, not far below it. */
-function storesIn(t: GNode, depth = 3): GNode[] {
-  return t.inputs.flatMap((x) => (x.op.kind === "read" ? [x] : x.op.kind === "map" && depth > 0 && sameShape(x.shape, t.shape) ? storesIn(x, depth - 1) : []));
+/** Stores of t's shape that its formula reads. */
+function storesIn(t: GNode): GNode[] {
+  const seen = new Set<GNode>([t]), found: GNode[] = [];
+  for (const y of seen) {
+    if (y.op.kind === "read") found.push(y);
+    else if (seen.size < MAX_MEMBERS) for (const x of y.inputs) if ((x.op.kind === "read" || x.op.kind === "map") && sameShape(x.shape, t.shape)) seen.add(x);
+  }
+  return found;
 }
 
 /** The last axes of the space, together, have this size. */

@@ -16,13 +16,13 @@ const lion = (p: Store, m: Store, g: Store): [Store[], Tensor[]] => {
   return [[m, p], [next, p.sub(u.gt(0).cast("f32").sub(u.lt(0).cast("f32")).mul(0.25))]];
 };
 
-test("Lion's momentum and parameter are one kernel that writes both stores in place", async () => {
+test.each([false, true])("Lion's momentum and parameter are one kernel that writes both stores in place (other order: %s)", async (flip) => {
   const { device, plans } = watched();
   setDevice(device);
   const [p, m, g] = [1, 2, 3].map((k) => store(tensor(grid(600, k), { shape: [20, 30] })));
   const before = { p: [...await p.data()], m: [...await m.data()], g: [...await g.data()] };
   plans.length = 0;
-  scope(() => { assign(...lion(p, m, g)); });
+  scope(() => { const [stores, values] = lion(p, m, g); assign(flip ? stores.reverse() : stores, flip ? values.reverse() : values); });
   const want = before.p.map((x, i) => Math.fround(x - 0.25 * Math.sign(Math.fround(Math.fround(before.m[i] * Math.fround(0.9)) + Math.fround(before.g[i] * Math.fround(0.1))))));
   expect([...await p.data()]).toEqual(want);
   expect(plans[0].kernels.map((k) => k.kind)).toEqual(["map"]);
