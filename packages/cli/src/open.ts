@@ -69,8 +69,8 @@ export interface OpenModelOptions {
   readonly progress?: Progress;
 }
 
-/** Weights of a model that takes long enough to load for a bar. */
-const MANY = 40;
+/** Milliseconds of loading after which a bar says how far it is. */
+const LONG = 1000;
 
 /** The bundled model's folder as a path: relative where that is shorter. */
 function bundledPath(): string {
@@ -84,9 +84,9 @@ export const modelPath = (source: string | null): string => (source === null || 
 /** Loads a model by folder or hub id; null is the bundled one. @throws what loadModel throws */
 export async function openModel(source: string | null, { tokenizer = "auto", dtype = "auto", tokenizerName = null, base = {}, say, progress }: OpenModelOptions = {}): Promise<OpenModel> {
   const from = source === null || source === BUNDLED ? tiny.model : source;
-  const own = await loadModel(from, {
+  const begun = performance.now(), own = await loadModel(from, {
     dtype, tokenizer: tokenizerName === null ? tokenizer : false, ...base,
-    ...(progress === undefined ? {} : { onWeight: ({ name, done, all }) => { if (all >= MANY) progress.part(done, all, `${base.quantize ? "quantizing" : "loading"} ${name}`); } }),
+    ...(progress === undefined ? {} : { onWeight: ({ name, done, all }) => { if (performance.now() - begun > LONG) progress.part(done, all, `${base.quantize ? "quantizing" : "loading"} ${name}`); } }),
     ...(say === undefined ? {} : { onProgress: (p) => { say(`downloading ${p.file}  ${Math.round((100 * p.bytes) / Math.max(1, p.size))} %`); } }),
   });
   progress?.clear();
