@@ -1,5 +1,5 @@
 /** A model with an adapter beside it: forward and loss with the adapter on, summary, merge, and PEFT's files. */
-import { type Context, type Embedding, type Linear, type ModuleAdapter, within } from "@adjoint/nn";
+import { type Context, type ModuleAdapter, within } from "@adjoint/nn";
 import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
 import { type Quantized, quantizedOf } from "@adjoint/quant";
 import type { AdapterMethod, Site } from "./adapter.ts";
@@ -80,7 +80,7 @@ export function treeOf(stores: ReadonlyMap<string, Store>): AdapterTree {
 class Attached implements ModuleAdapter {
   /** the trainable tensors, in sight: compiled steps tell adapters among their arguments apart by them */
   readonly adapter: AdapterTree;
-  readonly #sites: ReadonlyMap<Adaptable, Attachment>;
+  readonly #sites: ReadonlyMap<object, Attachment>;
   readonly #method: AdapterMethod;
   readonly #dropout: number;
   constructor(method: AdapterMethod, attachments: readonly Attachment[], adapter: AdapterTree, dropout: number) {
@@ -89,16 +89,10 @@ class Attached implements ModuleAdapter {
     this.#sites = new Map(attachments.map((a) => [a.module, a]));
     this.#dropout = dropout;
   }
-  linear(module: Linear, x: Tensor, y: Tensor, context: Context): Tensor {
-    return this.#use(module, x, y, context, this.#dropout);
-  }
-  embedding(module: Embedding, ids: Tensor, y: Tensor, context: Context): Tensor {
-    return this.#use(module, ids, y, context, 0); // ids cannot be dropped
-  }
-  #use(module: Adaptable, x: Tensor, y: Tensor, context: Context, dropout: number): Tensor {
+  output(module: object, x: Tensor, y: Tensor, context: Context): Tensor {
     const found = this.#sites.get(module);
     if (found === undefined) return y;
-    const { site, factors } = found;
+    const { site, factors } = found, dropout = site.kind === "embedding" ? 0 : this.#dropout; // ids cannot be dropped
     const drops = context.train === true && dropout > 0;
     const key = drops ? within(context, `lora/${site.path}`).key : undefined;
     if (drops && key === undefined) {
@@ -108,7 +102,7 @@ class Attached implements ModuleAdapter {
         fix: 'pass { train: true, key: { seed, stream: "dropout", step } } with a step that counts, or set train to false',
       });
     }
-    const result = this.#method.forward(factors, site, { x, y, weight: module.weight, key: key ?? null, dropout });
+    const result = this.#method.forward(factors, site, { x, y, weight: found.module.weight, key: key ?? null, dropout });
     return result.dtype === y.dtype ? result : result.cast(y.dtype);
   }
 }

@@ -1,5 +1,5 @@
 /** The output head and its loss a piece of rows at a time, so that the logits of a large vocabulary never lie in memory at once. */
-import { type Context, type Linear, linearCrossEntropy, rowsPerChunk, shiftLabels, within } from "@adjoint/nn";
+import { adapted, type Context, type Linear, linearCrossEntropy, rowsPerChunk, shiftLabels, within } from "@adjoint/nn";
 import { type Tensor, concat, crossEntropySum } from "@adjoint/tensor";
 
 /** Logits in one piece: 64 MiB of f32. */
@@ -27,5 +27,5 @@ export function chunkedLossSum(h: Tensor, labels: Tensor, vocabulary: number, he
 function isBare(layer: Linear, x: Tensor, context: Context): boolean {
   if (layer.bias) return false;
   const y = x.matmul(layer.weight.T);
-  return !context.adapter?.linear || context.adapter.linear(layer, x, y, context) === y;
+  return adapted(layer, x, y, context) === y;
 }

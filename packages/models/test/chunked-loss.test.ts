@@ -18,7 +18,7 @@ describe("chunkedLossSum", () => {
         return Promise.all([total, count, ...g].map(async (x) => (x ? [...(await x.data())] : [])));
       };
       // an adapter that adds to the head: then its gradient is no product of the bare weight's
-      const context: Context = way === "adapted" ? { adapter: { linear: (_, x, y) => y.add(x.sum(-1).mul(0.5)) } } : way === "pieces again" ? { checkpoint } : {}, bare = way === "bare" || way === "adapted" ? head : null;
+      const context: Context = way === "adapted" ? { adapter: { output: (_, x, y) => y.add(x.sum(-1).mul(0.5)) } } : way === "pieces again" ? { checkpoint } : {}, bare = way === "bare" || way === "adapted" ? head : null;
       const whole = await of(() => nextTokenLossSum(head.forward(h.current, context), labels)), cut = await of(() => chunkedLossSum(h.current, labels, 4, (x, c) => head.forward(x, c), context, limit, bare));
       whole.forEach((x, i) => { x.forEach((v, j) => { expect(Math.abs(v - cut[i][j])).toBeLessThan(1e-5); }); });
     }), { numRuns: 20 }));

@@ -1,6 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createReference, setDevice } from "@adjoint/tensor";
-import type { Linear } from "@adjoint/nn";
+import { createReference, setDevice, type Tensor } from "@adjoint/tensor";
 import { generate, generateIds, initModel, loadTokenizer, trainTokenizer } from "@adjoint/models";
 
 describe("generate", async () => {
@@ -19,8 +18,8 @@ describe("generate", async () => {
     expect(await generate(model, "the whale", { ...options, seed: 3 })).not.toBe(text);
   });
   it("runs with the adapter of a wrapped model, with another one, or with none", async () => {
-    const turn = (m: Linear): boolean => m === model.modules().find((e) => e.isOutputHead)?.module;
-    const adapter = { linear: (m: Linear, _x: unknown, y: ReturnType<Linear["forward"]>) => (turn(m) ? y.neg() : y) };
+    const turn = (m: object): boolean => m === model.modules().find((e) => e.isOutputHead)?.module;
+    const adapter = { output: (m: object, _x: unknown, y: Tensor) => (turn(m) ? y.neg() : y) };
     const wrapped = { base: model, context: (c = {}) => ({ adapter, ...c }) }, plain = await generateIds(model, [5], options), turned = await generateIds(wrapped, [5], options);
     expect(turned).not.toEqual(plain);
     expect(await generateIds(model, [5], { ...options, adapter })).toEqual(turned);

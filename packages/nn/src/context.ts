@@ -1,7 +1,5 @@
 /** What a forward pass is told besides its input: training or not, where random numbers come from, which adapter is on. */
 import type { Key, Tensor } from "@adjoint/tensor";
-import type { Embedding } from "./embedding.ts";
-import type { Linear } from "./linear.ts";
 
 /** One argument of every `forward`; modules hold no flags. */
 export interface Context {
@@ -15,11 +13,18 @@ export interface Context {
   readonly checkpoint?: ((f: (...xs: Tensor[]) => Tensor) => (...xs: Tensor[]) => Tensor) | null;
 }
 
-/** Sees each linear layer's and embedding's input x (or ids) and output y, and returns the output to use; y itself where it adapts nothing. */
+/** Sees what layers compute, and may change it; layers are told apart by the objects that they are. */
 export interface ModuleAdapter {
-  linear?(module: Linear, x: Tensor, y: Tensor, context: Context): Tensor;
-  embedding?(module: Embedding, ids: Tensor, y: Tensor, context: Context): Tensor;
+  /** The output to use of a layer with input x (ids of an embedding) and output y; y itself where it changes nothing. */
+  output?(module: object, x: Tensor, y: Tensor, context: Context): Tensor;
+  /** The weight to use of a layer that computes more than one product of it (an LSTM's weight_ih_l0); `weight` itself where it changes nothing. */
+  weight?(module: object, name: string, weight: Tensor, context: Context): Tensor;
 }
+
+/** y as the context's adapter would have it: the last line of a layer's `forward`. */
+export const adapted = (module: object, x: Tensor, y: Tensor, context: Context): Tensor => context.adapter?.output?.(module, x, y, context) ?? y;
+/** A weight as the context's adapter would have it. */
+export const adaptedWeight = (module: object, name: string, weight: Tensor, context: Context): Tensor => context.adapter?.weight?.(module, name, weight, context) ?? weight;
 
 /** A context of the same pass whose random numbers come from a stream of its own, named below the old one. */
 export const within = (context: Context, name: string): Context =>

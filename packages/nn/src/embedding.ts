@@ -1,6 +1,6 @@
 /** A table of vectors by id. */
 import { ShapeError, type Store, type Tensor, gather, show } from "@adjoint/tensor";
-import type { Context } from "./context.ts";
+import { adapted, type Context } from "./context.ts";
 
 /** y[..., :] = weight[ids[...], :]; weight [vocabulary, width]. Half-precision tables give f32. */
 export class Embedding {
@@ -14,7 +14,6 @@ export class Embedding {
   get embeddingDim(): number { return this.weight.shape[1]; }
   /** ids i32 of any shape to [...ids.shape, width]. @throws ShapeError for an id outside the table */
   forward(ids: Tensor, context: Context = {}): Tensor {
-    const y = gather(this.weight, ids);
-    return context.adapter?.embedding ? context.adapter.embedding(this, ids, y, context) : y;
+    return adapted(this, ids, gather(this.weight, ids), context);
   }
 }

@@ -1,6 +1,6 @@
 /** @adjoint/nn: layers as plain classes with fields and forward. */
-export { type Context, type ModuleAdapter, within } from "./context.ts";
-export { Linear } from "./linear.ts";
+export { adapted, adaptedWeight, type Context, type ModuleAdapter, within } from "./context.ts";
+export { Conv1D, Linear } from "./linear.ts";
 export { Embedding } from "./embedding.ts";
 export { LayerNorm, RMSNorm } from "./norm.ts";
 export { Dropout } from "./dropout.ts";

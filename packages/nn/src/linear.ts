@@ -1,6 +1,6 @@
-/** A fully connected layer. */
+/** Fully connected layers, with the weight as Linear and as GPT-2 store it. */
 import { ShapeError, type Store, type Tensor, show } from "@adjoint/tensor";
-import type { Context } from "./context.ts";
+import { adapted, type Context } from "./context.ts";
 import { wide } from "./wide.ts";
 
 /**
@@ -23,6 +23,26 @@ export class Linear {
   /** x [..., in] to [..., out]. */
   forward(x: Tensor, context: Context = {}): Tensor {
     const xw = x.matmul(this.weight.T), y = this.bias ? xw.add(wide(this.bias)) : xw;
-    return context.adapter?.linear ? context.adapter.linear(this, x, y, context) : y;
+    return adapted(this, x, y, context);
+  }
+}
+
+/** y = x W + b over the last axis; weight [in, out] as GPT-2's files have it (transformers' `Conv1D`), all else as Linear. */
+export class Conv1D {
+  readonly weight: Tensor;
+  readonly bias: Store | null;
+  /** @throws ShapeError unless weight is a matrix and bias has its columns */
+  constructor(weight: Tensor, bias: Store | null = null) {
+    if (weight.rank !== 2) throw new ShapeError(`Conv1D: the weight must be [in, out], got ${show(weight.shape)}`, { op: "Conv1D", key: weight.name, shapes: [weight.shape] });
+    if (bias && (bias.rank !== 1 || bias.shape[0] !== weight.shape[1])) throw new ShapeError(`Conv1D: bias ${show(bias.shape)} does not fit weight ${show(weight.shape)}`, { op: "Conv1D", key: bias.name, shapes: [weight.shape, bias.shape] });
+    this.weight = weight;
+    this.bias = bias;
+  }
+  get inFeatures(): number { return this.weight.shape[0]; }
+  get outFeatures(): number { return this.weight.shape[1]; }
+  /** x [..., in] to [..., out]. */
+  forward(x: Tensor, context: Context = {}): Tensor {
+    const xw = x.matmul(this.weight);
+    return adapted(this, x, this.bias ? xw.add(wide(this.bias)) : xw, context);
   }
 }

@@ -1,6 +1,6 @@
 /** Normalisation layers; statistics in f32 (f64 for f64 inputs). */
 import { ShapeError, type Store, type Tensor, layerNorm, rmsNorm, show } from "@adjoint/tensor";
-import type { Context } from "./context.ts";
+import { adapted, type Context } from "./context.ts";
 import { wide } from "./wide.ts";
 
 const vector = (layer: string, x: Store, length = x.shape[0]): Store => {
@@ -13,7 +13,7 @@ export class RMSNorm {
   readonly weight: Store;
   readonly eps: number;
   constructor(weight: Store, eps = 1e-6) { this.weight = vector("RMSNorm", weight); this.eps = eps; }
-  forward(x: Tensor, _context: Context = {}): Tensor { return rmsNorm(wide(x), wide(this.weight), this.eps); }
+  forward(x: Tensor, context: Context = {}): Tensor { return adapted(this, x, rmsNorm(wide(x), wide(this.weight), this.eps), context); }
 }
 
 /** y = (x - mean) / √(variance + eps) · weight + bias over the last axis (Ba et al. 2016). */
@@ -26,5 +26,5 @@ export class LayerNorm {
     this.bias = bias && vector("LayerNorm", bias, weight.shape[0]);
     this.eps = eps;
   }
-  forward(x: Tensor, _context: Context = {}): Tensor { return layerNorm(wide(x), wide(this.weight), this.bias && wide(this.bias), this.eps); }
+  forward(x: Tensor, context: Context = {}): Tensor { return adapted(this, x, layerNorm(wide(x), wide(this.weight), this.bias && wide(this.bias), this.eps), context); }
 }

@@ -26,7 +26,7 @@ describe("modules", () => {
   });
   it("hands x and y to the adapter of the context and to no other", async () => {
     const layer = new Linear(w), table = new Embedding(w), seen: unknown[] = [];
-    const context: Context = { adapter: { linear: (m, a, y, c) => { seen.push(m, a, c); return y.add(1); }, embedding: (m, ids, y, c) => { seen.push(m, ids, c); return y.neg(); } } };
+    const context: Context = { adapter: { output: (m, x, y, c) => { seen.push(m, x, c); return m === layer ? y.add(1) : y.neg(); } } };
     const ids = tensor(Int32Array.of(2, 0));
     expect(await layer.forward(x, context).array()).toEqual([[3, 1, 7], [3.5, 8, -2]]);
     expect(await table.forward(ids, context).array()).toEqual([[-0, -3], [-1, -0.5]]);
