@@ -1,26 +1,36 @@
-/** What an adapter is: a value that adds trainable tensors beside a frozen module and says how they change its output. */
+/** What an adapter is: a value that puts trainable tensors beside a frozen module and says how they change what it computes. */
 import type { HostArray, Key, Tensor } from "@adjoint/tensor";
 import type { LoraConfig } from "./config.ts";
-import type { Role } from "./peft-keys.ts";
 import type { Target } from "./targets.ts";
 
-/** One adapted module: its target (path, rank, scale) and sizes. */
+/** One adapted module: its target (path, kind, rank, scale) and sizes. */
 export interface Site extends Target {
+  /** columns of A: in features, rows of an embedding, channels / groups · kernel of a convolution */
   readonly inFeatures: number;
+  /** rows of B: out features, width of an embedding, out channels */
   readonly outFeatures: number;
 }
 
-/** Trainable tensors of one site by role, in PEFT's shapes. */
+/** What a tensor of an adapter is for: A (down projection), B (up projection), magnitude, ... */
+export type Role = string;
+/** Shapes by role, in the order in which files and optimizers see them. */
+export type Shapes = Readonly<Record<Role, readonly number[]>>;
+/** Tensors of one site by role: what trains, what is frozen beside it, and the method's constants. */
 export type Factors = Readonly<Record<Role, Tensor>>;
+
+/** Parameters of a module by name: weight, bias, weight_ih_l0. */
+export type Parameters = Readonly<Record<string, Tensor>>;
 
 /** One use of an adapted module. */
 export interface Application {
   /** the module's input: activations, or ids of an embedding (i32) */
   readonly x: Tensor;
-  /** the frozen module's output for x */
+  /** what the module gives for x, after adapters that come earlier */
   readonly y: Tensor;
-  /** the frozen weight */
-  readonly weight: Tensor;
+  /** the frozen module itself, for its geometry */
+  readonly module: object;
+  /** its parameters by name: weight, bias */
+  readonly frozen: Parameters;
   /** stream of the dropout mask; null: no dropout */
   readonly key: Key | null;
   readonly dropout: number;
@@ -29,12 +39,35 @@ export interface Application {
 /** A kind of adapter. A new variant is a new value of this interface, never a branch in an old one. */
 export interface AdapterMethod {
   readonly name: string;
-  /** shapes of the trainable tensors, in the order in which files and optimizers see them */
-  shapes(site: Site): Readonly<Record<Role, readonly [number, number]>>;
-  /** initial numbers, drawn on the host, the same everywhere */
+  /** what trains at a site */
+  shapes(site: Site, config: LoraConfig): Shapes;
+  /** initial numbers of these, drawn on the host, the same everywhere */
   init(site: Site, config: LoraConfig, seed: number): Readonly<Record<Role, HostArray>>;
+  /** the name of a tensor in PEFT's file; `factorKey` when left out */
+  key?(site: Site, role: Role): string;
+  /** what follows from the frozen weight alone and is kept beside the factors: computed when the adapter is made, and again when the weight changes */
+  constants?(site: Site, frozen: Parameters): Factors;
+  /** initial values that follow from the frozen weight (DoRA's magnitude), for roles of `shapes`; they replace those of `init` in a new adapter */
+  start?(p: Factors, site: Site, frozen: Parameters): Factors;
   /** the module's output with the adapter */
   forward(p: Factors, site: Site, use: Application): Tensor;
-  /** what merging adds to the weight, in the weight's layout */
+  /** a parameter of a module that is used by the weight (LSTM), with the adapter; null or left out: forward does it all */
+  weight?(p: Factors, site: Site, name: string, weight: Tensor): Tensor;
+  /** what merging puts in place of the module's parameters (weight, bias), in their layout and at least f32; only what changes */
+  merged(p: Factors, site: Site, frozen: Parameters): Parameters;
+  /** a term of the loss, such as AdaLoRA's orthogonality */
+  penalty?(p: Factors, site: Site): Tensor;
+}
+
+/** A method whose merge adds: ΔW in the weight's layout. */
+export interface AdditiveMethod extends AdapterMethod {
   delta(p: Factors, site: Site): Tensor;
+}
+
+/** `merged` of an additive method: W + ΔW. */
+export function mergedByAdding(delta: AdditiveMethod["delta"]): AdapterMethod["merged"] {
+  return (p, site, { weight }) => {
+    const d = delta(p, site);
+    return { weight: (weight.dtype === d.dtype ? weight : weight.cast(d.dtype)).add(d) };
+  };
 }

@@ -1,13 +1,18 @@
 /** @adjoint/lora: low-rank adapters as values, and PEFT's files both ways. */
-export type { AdapterMethod, Application, Factors, Site } from "./adapter.ts";
+export { mergedByAdding } from "./adapter.ts";
+export type { AdapterMethod, AdditiveMethod, Application, Factors, Parameters, Role, Shapes, Site } from "./adapter.ts";
+export { keyOf, tensorsOf } from "./attachments.ts";
+export type { AdapterTree, Attachment } from "./attachments.ts";
 export { bakeScale } from "./bake.ts";
 export { defaultConfig, loraConfig, readLoraConfig, writeLoraConfig } from "./config.ts";
 export type { LoraConfig, LoraOptions, ReadConfig } from "./config.ts";
 export type { JsonValue } from "./config-keys.ts";
-export { loadLora, lora } from "./lora.ts";
-export type { LoadedLora, NewLoraOptions } from "./lora.ts";
-export { lowRank } from "./low-rank.ts";
-export { adaptableModules, moduleInfos } from "./modules.ts";
+export { attachLora, loadLora, lora, planLora } from "./lora.ts";
+export type { LoadedLora, NewLoraOptions, Plan } from "./lora.ts";
+export { lowRank, lowRankPart } from "./low-rank.ts";
+export { methodOf } from "./methods.ts";
+export { adaptableModules, moduleInfos, parametersOf } from "./modules.ts";
+export type { Adaptable } from "./modules.ts";
 export { compilePattern, MAX_INSTRUCTIONS } from "./pattern.ts";
 export type { Pattern, PatternMatch, PatternOrigin } from "./pattern.ts";
 export { lintScale, scaleOf } from "./scaling.ts";
@@ -18,7 +23,6 @@ export { adapterFiles, expectedTensors, matchTensors, readAdapterDirectory, writ
 export type { AdapterDirectory, ExpectedTensor, LoadedTensors, LoadReport } from "./peft.ts";
 export { nearest } from "./nearest.ts";
 export { factorKey, parseKey } from "./peft-keys.ts";
-export type { ParsedKey, Role } from "./peft-keys.ts";
+export type { ParsedKey } from "./peft-keys.ts";
 export { requantize, type RequantizeError } from "./requantize.ts";
 export { Tuned } from "./tuned.ts";
-export type { AdapterTree, Attachment } from "./tuned.ts";

@@ -1,13 +1,13 @@
 /** `lora(model, options)`: an adapter beside a frozen model, new or from PEFT's files. */
-import { ConfigError, convertArray, flatten, FormatError, type HostArray, type Store, store, Tensor } from "@adjoint/tensor";
-import type { Site } from "./adapter.ts";
+import { assign, ConfigError, convertArray, flatten, FormatError, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
+import type { Factors, Role } from "./adapter.ts";
+import { type Attachment, keyOf } from "./attachments.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
-import { lowRank } from "./low-rank.ts";
-import { type Adaptable, adaptableModules, moduleInfos } from "./modules.ts";
-import { factorKey, type Role } from "./peft-keys.ts";
+import { methodOf } from "./methods.ts";
+import { type Adaptable, adaptableModules, moduleInfos, parametersOf } from "./modules.ts";
 import { type AdapterDirectory, expectedTensors, type LoadedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./peft.ts";
-import { describeTargets, type ModuleInfo, type TargetTable } from "./targets.ts";
-import { type Attachment, Tuned } from "./tuned.ts";
+import { describeTargets, type TargetTable } from "./targets.ts";
+import { Tuned } from "./tuned.ts";
 
 /** Options of a new adapter: PEFT's, the seed of its initial numbers, and the model type when the model does not say. */
 export interface NewLoraOptions extends LoraOptions {
@@ -25,42 +25,46 @@ function modelTypeOf(model: object): string | null {
   return typeof named === "string" ? named : null;
 }
 
-interface Prepared {
-  readonly infos: readonly ModuleInfo[];
+/** Modules that a config chooses, each with its method, before any tensor exists. */
+export interface Plan {
   readonly table: TargetTable;
-  readonly sites: readonly { readonly site: Site; readonly module: Adaptable }[];
+  readonly chosen: readonly Pick<Attachment, "site" | "module" | "method">[];
 }
 
-function prepare(model: object, config: LoraConfig, modelType: string | null): Prepared {
+/** What an adapter of this config would sit on. @throws ConfigError when nothing matches or something matches that cannot be adapted */
+export function planLora(model: object, config: LoraConfig, modelType: string | null = modelTypeOf(model)): Plan {
   const infos = moduleInfos(model);
   if (!infos.some((m) => m.kind !== "other")) {
     throw new ConfigError("the model has no linear layer and no embedding to adapt", { op: "lora", fix: "pass a model built from Linear and Embedding of @adjoint/nn" });
   }
-  const table = describeTargets(config, infos, modelType);
-  const modules = adaptableModules(model);
-  const sizes = new Map(infos.map((m) => [m.path, m]));
-  const sites = table.targets.flatMap((t) => {
-    const module = modules.get(t.path);
-    const info = sizes.get(t.path);
-    return module === undefined || info === undefined ? [] : [{ module, site: { ...t, inFeatures: info.inFeatures ?? 0, outFeatures: info.outFeatures ?? 0 } }];
-  });
-  return { infos, table, sites };
+  const table = describeTargets(config, infos, modelType), modules = adaptableModules(model), method = methodOf(config);
+  return { table, chosen: table.targets.flatMap((site) => { const module = modules.get(site.path); return module === undefined ? [] : [{ site, module, method }]; }) };
 }
 
 /** Factors are f32 whatever the base holds, and f64 beside an f64 base. */
-function stored(array: HostArray, name: string, module: Adaptable): Store {
-  const { shape } = array;
-  return store(module.weight.dtype === "f64" ? { dtype: "f64", shape, data: convertArray(array.data, array.dtype, "f64") } : array, name).usedAs("adapter");
+function stored(array: HostArray, name: string, module: object): Store {
+  const { shape } = array, wide = Object.values(parametersOf(module)).some((p) => p.dtype === "f64");
+  return store(wide ? { dtype: "f64", shape, data: convertArray(array.data, array.dtype, "f64") } : array, name).usedAs("adapter");
 }
 
-function attach<M extends object>(model: M, config: LoraConfig, { table, sites }: Prepared, initial: (site: Site) => Readonly<Record<Role, HostArray>>): Tuned<M> {
-  const attachments = sites.map(({ site, module }): Attachment => {
-    const first = initial(site);
-    const factor = (role: Role): Store => stored(first[role], factorKey(site.path, role, site.kind), module);
-    return { site, module, factors: { A: factor("A"), B: factor("B") } };
+/** A store that takes this value when it is first needed. */
+function recorded(value: Tensor, name: string): Store {
+  const { dtype, shape } = value, s = store({ dtype, shape, data: hostArray(dtype, sizeOf(shape)) }, name);
+  assign([s], [value]);
+  return s;
+}
+
+/** An adapter of these initial numbers beside a model. `fresh`: the method's own start from the frozen weight replaces what it has one for. */
+export function attachLora<M extends object>(model: M, config: LoraConfig, { table, chosen }: Plan, initial: (a: Plan["chosen"][number]) => Readonly<Record<Role, HostArray>>, fresh: boolean): Tuned<M> {
+  const attachments = chosen.map(({ site, module, method }): Attachment => {
+    const first = initial({ site, module, method }), frozen = parametersOf(module), name = (role: Role): string => keyOf({ site, method }, role);
+    const factors: Record<Role, Store> = Object.fromEntries(Object.keys(method.shapes(site, config)).map((role) => [role, stored(first[role], name(role), module)]));
+    const beside = Object.fromEntries(Object.entries(method.constants?.(site, frozen) ?? {}).map(([role, value]) => [role, recorded(value, `${site.path}.${role}`)]));
+    if (fresh) for (const [role, value] of Object.entries(method.start?.({ ...beside, ...factors } satisfies Factors, site, frozen) ?? {})) assign([factors[role]], [value]);
+    return { site, module, method, factors, beside };
   });
   const { paths, leaves } = flatten(model, isTensor);
-  return new Tuned({ base: model, method: lowRank, config, table, attachments, weights: paths.map((path, i) => ({ path, store: leaves[i] })) });
+  return new Tuned({ base: model, config, table, attachments, weights: paths.map((path, i) => ({ path, store: leaves[i] })) });
 }
 
 /**
@@ -72,7 +76,7 @@ function attach<M extends object>(model: M, config: LoraConfig, { table, sites }
 export function lora<M extends object>(model: M, options: NewLoraOptions = {}): Tuned<M> {
   const { seed = 0, modelType = modelTypeOf(model), ...rest } = options;
   const config = loraConfig({ taskType: "CAUSAL_LM", ...rest });
-  return attach(model, config, prepare(model, config, modelType), (site) => lowRank.init(site, config, seed));
+  return attachLora(model, config, planLora(model, config, modelType), ({ site, method }) => method.init(site, config, seed), true);
 }
 
 /** An adapter from files, and what was found while it was read. */
@@ -105,14 +109,12 @@ async function checkBase(base: LoadedTensors["base"], modules: ReadonlyMap<strin
  */
 export async function loadLora<M extends object>(model: M, from: string | AdapterDirectory, options: { readonly strict?: boolean; readonly modelType?: string | null } = {}): Promise<LoadedLora<M>> {
   const { config, warnings, tensors, file } = typeof from === "string" ? await readAdapterDirectory(from) : from;
-  const own = { ...config, inferenceMode: false };
-  const prepared = prepare(model, own, options.modelType ?? modelTypeOf(model));
-  const { factors, base, report } = matchTensors(tensors, expectedTensors(prepared.table.targets, prepared.infos), { file, strict: options.strict ?? true });
+  const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model));
+  const { factors, base, report } = matchTensors(tensors, expectedTensors(plan.chosen, own), { file, strict: options.strict ?? true });
   await checkBase(base, adaptableModules(model), file);
-  const tuned = attach(model, own, prepared, (site) => {
-    const fresh = lowRank.init(site, own, 0); // stands in for what a loose load does not find
-    const read = (role: Role): HostArray => factors.get(factorKey(site.path, role, site.kind)) ?? fresh[role];
-    return { A: read("A"), B: read("B") };
-  });
-  return { tuned, report: { ...report, warnings: [...warnings, ...prepared.table.warnings, ...report.warnings] } };
+  const tuned = attachLora(model, own, plan, ({ site, method }) => {
+    const fresh = method.init(site, own, 0); // stands in for what a loose load does not find
+    return Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]]));
+  }, false);
+  return { tuned, report: { ...report, warnings: [...warnings, ...plan.table.warnings, ...report.warnings] } };
 }

@@ -4,14 +4,13 @@
  * Products go through the rank side, so B A is never formed and dW never asked for. With H = x Aᵀ and T = s g B:
  * dB = s gᵀ H, dA = Tᵀ x, dx = g W + T A. Hu et al. 2021 (arXiv 2106.09685), Kalajdzievski 2023 (arXiv 2312.03732).
  */
-import { dropout, gather, type HostArray, hostArray, hostNormal, hostUniform, type Tensor } from "@adjoint/tensor";
-import type { AdapterMethod, Application, Factors, Site } from "./adapter.ts";
+import { dropout, gather, type HostArray, hostArray, hostNormal, hostUniform, sizeOf, type Tensor } from "@adjoint/tensor";
+import { type AdditiveMethod, type Application, type Factors, mergedByAdding, type Role, type Shapes, type Site } from "./adapter.ts";
 import type { LoraConfig } from "./config.ts";
-import type { Role } from "./peft-keys.ts";
 
-const zeros = (shape: readonly [number, number]): HostArray => ({ dtype: "f32", shape, data: hostArray("f32", shape[0] * shape[1]) });
+const zeros = (shape: readonly number[]): HostArray => ({ dtype: "f32", shape, data: hostArray("f32", sizeOf(shape)) });
 
-function shapes(site: Site): Readonly<Record<Role, readonly [number, number]>> {
+function shapes(site: Site): Shapes & Readonly<Record<"A" | "B", readonly [number, number]>> {
   return { A: [site.r, site.inFeatures], B: [site.outFeatures, site.r] };
 }
 
@@ -19,8 +18,8 @@ function shapes(site: Site): Readonly<Record<Role, readonly [number, number]>> {
 function init(site: Site, config: LoraConfig, seed: number): Readonly<Record<Role, HostArray>> {
   const { A, B } = shapes(site);
   const rule = config.initLoraWeights;
-  const normal = (role: Role, shape: readonly [number, number], std: number): HostArray => hostNormal(seed, `lora/init/${site.path}/${role}`, shape, { std });
-  const uniform = (role: Role, shape: readonly [number, number], bound: number): HostArray =>
+  const normal = (role: Role, shape: readonly number[], std: number): HostArray => hostNormal(seed, `lora/init/${site.path}/${role}`, shape, { std });
+  const uniform = (role: Role, shape: readonly number[], bound: number): HostArray =>
     hostUniform(seed, `lora/init/${site.path}/${role}`, shape, { low: -bound, high: bound });
   if (site.kind === "embedding") return { A: rule === false ? normal("A", A, 1) : zeros(A), B: normal("B", B, 1) };
   return {
@@ -29,10 +28,13 @@ function init(site: Site, config: LoraConfig, seed: number): Readonly<Record<Rol
   };
 }
 
-function forward({ A, B }: Factors, site: Site, { x, y, key, dropout: p }: Application): Tensor {
+/** s B A x, what the adapter adds to the output. */
+export function lowRankPart({ A, B }: Factors, site: Site, { x, key, dropout: p }: Pick<Application, "x" | "key" | "dropout">): Tensor {
   const h = site.kind === "embedding" ? gather(A.T, x) : (key === null ? x : dropout(x, p, key)).matmul(A.T); // (..., r)
-  return y.add(h.mul(site.scale).matmul(B.T));
+  return h.mul(site.scale).matmul(B.T);
 }
+
+const forward = (p: Factors, site: Site, use: Application): Tensor => use.y.add(lowRankPart(p, site, use));
 
 /** s B A for a weight (out, in); transposed for weights stored (in, out) and for embeddings (rows, width). */
 function delta({ A, B }: Factors, site: Site): Tensor {
@@ -40,4 +42,4 @@ function delta({ A, B }: Factors, site: Site): Tensor {
 }
 
 /** The adapter of LoRA and rsLoRA; the two differ in `site.scale` alone. */
-export const lowRank: AdapterMethod = { name: "lora", shapes, init, forward, delta };
+export const lowRank: AdditiveMethod = { name: "lora", shapes, init, forward, delta, merged: mergedByAdding(delta) };

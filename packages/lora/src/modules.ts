@@ -1,20 +1,24 @@
 /** The modules of a model by path: what selection looks at, and where an adapter attaches. */
-import { Embedding, Linear } from "@adjoint/nn";
+import { Conv1D, Embedding, LayerNorm, Linear, RMSNorm } from "@adjoint/nn";
 import { flatten, Tensor } from "@adjoint/tensor";
+import type { Parameters } from "./adapter.ts";
 import type { ModuleInfo } from "./targets.ts";
 
-export type Adaptable = Linear | Embedding;
+/** A layer that adapters can see: its own parameters are the fields that hold tensors. */
+export type Adaptable = Linear | Conv1D | Embedding | RMSNorm | LayerNorm;
 
 /** Names of modules that give the logits; "all-linear" leaves them out. */
 const HEADS: readonly string[] = ["lm_head", "embed_out"];
 
-const isPart = (x: unknown): x is Adaptable | Tensor => x instanceof Linear || x instanceof Embedding || x instanceof Tensor;
+const isLayer = (x: unknown): x is Adaptable => x instanceof Linear || x instanceof Conv1D || x instanceof Embedding || x instanceof RMSNorm || x instanceof LayerNorm;
 
-/** Linear layers and embeddings by path, in the model's order; a module that sits in two places counts once, under its first path. */
+/** Parameters of a module by name, as they lie in its fields. */
+export const parametersOf = (module: object): Parameters => Object.fromEntries(Object.entries(module).filter((entry): entry is [string, Tensor] => entry[1] instanceof Tensor));
+
+/** Layers by path, in the model's order; a module that sits in two places counts once, under its first path. */
 export function adaptableModules(model: object): ReadonlyMap<string, Adaptable> {
-  const found = new Map<string, Adaptable>();
-  const seen = new Set<Adaptable>();
-  const { paths, leaves } = flatten(model, isPart);
+  const found = new Map<string, Adaptable>(), seen = new Set<Adaptable>();
+  const { paths, leaves } = flatten(model, (x): x is Adaptable | Tensor => isLayer(x) || x instanceof Tensor);
   leaves.forEach((leaf, i) => {
     if (leaf instanceof Tensor || seen.has(leaf)) return;
     seen.add(leaf);
@@ -23,21 +27,24 @@ export function adaptableModules(model: object): ReadonlyMap<string, Adaptable> 
   return found;
 }
 
-/** Everything with a path that holds parameters; what is neither linear nor embedding has kind `other`. */
+/** What selection needs to know of one layer. */
+function infoOf(path: string, module: Adaptable): ModuleInfo {
+  if (module instanceof Embedding) return { path, kind: "embedding", inFeatures: module.numEmbeddings, outFeatures: module.embeddingDim };
+  if (!(module instanceof Linear) && !(module instanceof Conv1D)) return { path, kind: "other" };
+  return { path, kind: module instanceof Linear ? "linear" : "conv1d", inFeatures: module.inFeatures, outFeatures: module.outFeatures, isOutputHead: HEADS.includes(path.slice(path.lastIndexOf(".") + 1)) };
+}
+
+/** Everything with a path that holds parameters; what cannot be adapted has kind `other`. */
 export function moduleInfos(model: object): readonly ModuleInfo[] {
-  const infos = new Map<string, ModuleInfo>();
-  const adaptable = adaptableModules(model);
-  const { paths } = flatten(model, isPart);
+  const infos = new Map<string, ModuleInfo>(), adaptable = adaptableModules(model);
+  const { paths } = flatten(model, (x): x is Adaptable | Tensor => isLayer(x) || x instanceof Tensor);
   for (const path of paths) {
-    const module = adaptable.get(path);
-    const parts = path.split(".");
+    const module = adaptable.get(path), parts = path.split(".");
     for (let n = 1; n < parts.length; n++) {
       const above = parts.slice(0, n).join(".");
       if (!infos.has(above)) infos.set(above, { path: above, kind: "other" });
     }
-    if (module instanceof Linear) {
-      infos.set(path, { path, kind: "linear", inFeatures: module.inFeatures, outFeatures: module.outFeatures, isOutputHead: HEADS.includes(parts.at(-1) ?? "") });
-    } else if (module instanceof Embedding) infos.set(path, { path, kind: "embedding", inFeatures: module.numEmbeddings, outFeatures: module.embeddingDim });
+    if (module !== undefined) infos.set(path, infoOf(path, module));
   }
   return [...infos.values()];
 }

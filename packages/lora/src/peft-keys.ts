@@ -1,14 +1,15 @@
 /** Names of factors in PEFT's `adapter_model.safetensors`, written in one way and read in all ways that PEFT ever wrote. */
+import type { Role } from "./adapter.ts";
 import type { ModuleInfo } from "./targets.ts";
-
-/** A is the down projection (r, in), B the up projection (out, r). */
-export type Role = "A" | "B";
 
 export const PREFIX = "base_model.model.";
 
-/** The name of one factor: `base_model.model.M.lora_A.weight`, for embeddings `base_model.model.M.lora_embedding_A`. */
+/** Roles that PEFT does not call lora_<role>.weight. */
+const named: Readonly<Record<Role, string>> = { magnitude: "lora_magnitude_vector", biasB: "lora_B.bias" };
+
+/** The name of one factor: `base_model.model.M.lora_A.weight`, for embeddings `base_model.model.M.lora_embedding_A`; magnitudes and biases of B by PEFT's own names. */
 export const factorKey = (path: string, role: Role, kind: ModuleInfo["kind"]): string =>
-  kind === "embedding" ? `${PREFIX}${path}.lora_embedding_${role}` : `${PREFIX}${path}.lora_${role}.weight`;
+  `${PREFIX}${path}.${named[role] ?? (kind === "embedding" ? `lora_embedding_${role}` : `lora_${role}.weight`)}`;
 
 /** What a name in a file stands for. */
 export type ParsedKey =

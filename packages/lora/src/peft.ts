@@ -1,26 +1,22 @@
 /** Adapter tensors against a model: exact comparison of names and shapes, and the directories that PEFT reads and writes. */
 import { convertArray, FormatError, type HostArray, isFloat } from "@adjoint/tensor";
 import { fileSystem, openSafetensors, readText, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
+import type { Role } from "./adapter.ts";
+import { type Attachment, keyOf } from "./attachments.ts";
 import { type LoraConfig, type ReadConfig, readLoraConfig, writeLoraConfig } from "./config.ts";
-import { factorKey, parseKey, type Role } from "./peft-keys.ts";
-import type { ModuleInfo, Target } from "./targets.ts";
+import { parseKey } from "./peft-keys.ts";
 
 /** One tensor that an adapter of this model has. */
 export interface ExpectedTensor {
   readonly key: string;
   readonly path: string;
   readonly role: Role;
-  readonly shape: readonly [number, number];
+  readonly shape: readonly number[];
 }
 
-/** The tensors of an adapter: A (r, in) and B (out, r) of every target, in the model's order. */
-export function expectedTensors(targets: readonly Target[], modules: readonly ModuleInfo[]): readonly ExpectedTensor[] {
-  const byPath = new Map(modules.map((m) => [m.path, m]));
-  return targets.flatMap((t) => {
-    const m = byPath.get(t.path);
-    const tensor = (role: Role, shape: readonly [number, number]): ExpectedTensor => ({ key: factorKey(t.path, role, t.kind), path: t.path, role, shape });
-    return [tensor("A", [t.r, m?.inFeatures ?? 0]), tensor("B", [m?.outFeatures ?? 0, t.r])];
-  });
+/** The tensors of an adapter's file: those of every site, in the model's order. */
+export function expectedTensors(chosen: readonly Pick<Attachment, "site" | "method">[], config: LoraConfig): readonly ExpectedTensor[] {
+  return chosen.flatMap(({ site, method }) => Object.entries(method.shapes(site, config)).map(([role, shape]) => ({ key: keyOf({ site, method }, role), path: site.path, role, shape })));
 }
 
 /** What was found when a file met a model; names are as they stand in the file, or as PEFT would write them. */

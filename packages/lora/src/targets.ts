@@ -1,6 +1,8 @@
 /** Which modules of a model an adapter touches, with rank, alpha and scale (PEFT's rules), as a table to look at before training. */
-import { ConfigError } from "@adjoint/tensor";
+import { ConfigError, sizeOf } from "@adjoint/tensor";
+import type { Site } from "./adapter.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
+import { methodOf } from "./methods.ts";
 import { nearest } from "./nearest.ts";
 import { compilePattern, type Pattern } from "./pattern.ts";
 import { lintScale, scaleOf } from "./scaling.ts";
@@ -9,8 +11,8 @@ import { lintScale, scaleOf } from "./scaling.ts";
 export interface ModuleInfo {
   /** path inside the base model, such as model.layers.0.self_attn.q_proj */
   readonly path: string;
-  /** `conv1d` is GPT-2's linear layer with the weight stored (in, out); `other` cannot be adapted */
-  readonly kind: "linear" | "conv1d" | "embedding" | "other";
+  /** `conv1d` is GPT-2's linear layer with the weight stored (in, out), `conv` a convolution, `lstm` one weight of an LSTM; `other` cannot be adapted */
+  readonly kind: "linear" | "conv1d" | "embedding" | "conv" | "lstm" | "other";
   /** in features, or rows of an embedding */
   readonly inFeatures?: number;
   /** out features, or width of an embedding */
@@ -27,7 +29,7 @@ export interface Target {
   readonly alpha: number;
   /** s in y = W x + s B A x */
   readonly scale: number;
-  /** r (in + out) */
+  /** what trains: r (in + out) for LoRA */
   readonly parameters: number;
   /** the entry or expression that chose it */
   readonly matchedBy: string;
@@ -35,7 +37,7 @@ export interface Target {
 
 /** The table of an adapter before it exists. */
 export interface TargetTable {
-  readonly targets: readonly Target[];
+  readonly targets: readonly Site[];
   /** linear layers that stay as they are */
   readonly notAdapted: readonly string[];
   readonly parameters: number;
@@ -175,15 +177,16 @@ function nothingMatched(c: LoraConfig, modules: readonly ModuleInfo[], matchedBe
   throw new ConfigError(`target_modules = ${JSON.stringify(c.targetModules)} matches no module of the model`, { key: "target_modules", value: c.targetModules, fix: hint });
 }
 
-function target(m: ModuleInfo, matchedBy: string, r: number, alpha: number, scale: number): Target {
+function target(c: LoraConfig, m: ModuleInfo, matchedBy: string, r: number, alpha: number, scale: number): Site {
   if (m.kind === "other") {
-    throw new ConfigError(`target_modules matches ${m.path}, which is neither a linear layer nor an embedding`, {
+    throw new ConfigError(`target_modules matches ${m.path}, which cannot be adapted`, {
       key: "target_modules",
       value: matchedBy,
       fix: "narrow the names or the expression, or list it in exclude_modules",
     });
   }
-  return { path: m.path, kind: m.kind, r, alpha, scale, parameters: r * ((m.inFeatures ?? 0) + (m.outFeatures ?? 0)), matchedBy };
+  const found: Site = { path: m.path, kind: m.kind, r, alpha, scale, parameters: 0, matchedBy, inFeatures: m.inFeatures ?? 0, outFeatures: m.outFeatures ?? 0 };
+  return { ...found, parameters: Object.values(methodOf(c).shapes(found, c)).reduce((n, shape) => n + sizeOf(shape), 0) };
 }
 
 /**
@@ -197,7 +200,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
   const excluded = excluder(c.excludeModules);
   const ranks = overrides("rank_pattern", c.rankPattern);
   const alphas = overrides("alpha_pattern", c.alphaPattern);
-  const targets: Target[] = [];
+  const targets: Site[] = [];
   const notAdapted: string[] = [];
   const warnings = new Set<string>();
   for (const m of modules) {
@@ -208,7 +211,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
     }
     const r = ranks.of(m.path) ?? c.r;
     const alpha = alphas.of(m.path) ?? c.loraAlpha;
-    targets.push(target(m, matchedBy, r, alpha, scaleOf(c.scaling, alpha, r)));
+    targets.push(target(c, m, matchedBy, r, alpha, scaleOf(c.scaling, alpha, r)));
     const lint = lintScale(c.scaling, alpha, r);
     if (lint !== null) warnings.add(lint);
   }

@@ -1,20 +1,14 @@
 /** A model with an adapter beside it: forward and loss with the adapter on, summary, merge, and PEFT's files. */
-import { type Context, type ModuleAdapter, within } from "@adjoint/nn";
+import type { Context, ModuleAdapter } from "@adjoint/nn";
 import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
 import { type Quantized, quantizedOf } from "@adjoint/quant";
-import type { AdapterMethod, Site } from "./adapter.ts";
+import { type AdapterTree, Attached, type Attachment, storesOf, tensorsOf, treeOf } from "./attachments.ts";
 import { bakeScale } from "./bake.ts";
 import type { LoraConfig } from "./config.ts";
-import type { Adaptable } from "./modules.ts";
-import { factorKey, type Role } from "./peft-keys.ts";
+import { parametersOf } from "./modules.ts";
 import { writeAdapterDirectory } from "./peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
 import type { TargetTable } from "./targets.ts";
-
-/** Trainable tensors in a tree whose paths are the names in PEFT's file. */
-export interface AdapterTree {
-  readonly [key: string]: Store | AdapterTree;
-}
 
 /** One method of a model that takes a context as its last argument. */
 type Takes<Name extends string, I, C, O> = Readonly<Record<Name, (input: I, context?: C) => O>>;
@@ -47,70 +41,12 @@ function fieldOf(model: object, name: string): unknown {
   return value;
 }
 
-/** One adapted module with its trainable tensors. */
-export interface Attachment {
-  readonly site: Site;
-  readonly module: Adaptable;
-  readonly factors: Readonly<Record<Role, Store>>;
-}
-
-const roles: readonly Role[] = ["A", "B"];
 /** A weight as it lies in memory: numbers, or codes. */
 type Held = HostArray | Quantized;
-
-/** Nested objects from dotted names. */
-export function treeOf(stores: ReadonlyMap<string, Store>): AdapterTree {
-  interface Draft { [key: string]: Store | Draft }
-  const root: Draft = {};
-  for (const [name, leaf] of stores) {
-    const parts = name.split(".");
-    const last = parts.pop() ?? name;
-    let at = root;
-    for (const part of parts) {
-      const next = Object.hasOwn(at, part) ? at[part] : (at[part] = {});
-      if (next instanceof Store) throw new ConfigError(`${name} lies below another tensor`, { key: name, fix: "rename the module" });
-      at = next;
-    }
-    at[last] = leaf;
-  }
-  return root;
-}
-
-/** Applies attachments to the modules they belong to; any other module keeps its output. */
-class Attached implements ModuleAdapter {
-  /** the trainable tensors, in sight: compiled steps tell adapters among their arguments apart by them */
-  readonly adapter: AdapterTree;
-  readonly #sites: ReadonlyMap<object, Attachment>;
-  readonly #method: AdapterMethod;
-  readonly #dropout: number;
-  constructor(method: AdapterMethod, attachments: readonly Attachment[], adapter: AdapterTree, dropout: number) {
-    this.adapter = adapter;
-    this.#method = method;
-    this.#sites = new Map(attachments.map((a) => [a.module, a]));
-    this.#dropout = dropout;
-  }
-  output(module: object, x: Tensor, y: Tensor, context: Context): Tensor {
-    const found = this.#sites.get(module);
-    if (found === undefined) return y;
-    const { site, factors } = found, dropout = site.kind === "embedding" ? 0 : this.#dropout; // ids cannot be dropped
-    const drops = context.train === true && dropout > 0;
-    const key = drops ? within(context, `lora/${site.path}`).key : undefined;
-    if (drops && key === undefined) {
-      throw new ConfigError(`lora_dropout = ${dropout} needs random numbers while training`, {
-        key: "lora_dropout",
-        value: dropout,
-        fix: 'pass { train: true, key: { seed, stream: "dropout", step } } with a step that counts, or set train to false',
-      });
-    }
-    const result = this.#method.forward(factors, site, { x, y, weight: found.module.weight, key: key ?? null, dropout });
-    return result.dtype === y.dtype ? result : result.cast(y.dtype);
-  }
-}
 
 /** What `lora` made, for the class below. */
 export interface TunedParts<M> {
   readonly base: M;
-  readonly method: AdapterMethod;
   readonly config: LoraConfig;
   readonly table: TargetTable;
   readonly attachments: readonly Attachment[];
@@ -128,24 +64,33 @@ export class Tuned<M> {
   /** sees what modules compute: the value of `adapter` in a Context */
   readonly moduleAdapter: ModuleAdapter;
   readonly #parts: TunedParts<M>;
-  #original: ReadonlyMap<string, Held> | null = null;
+  #original: ReadonlyMap<string, Held> | "not kept" | null = null;
 
   constructor(parts: TunedParts<M>) {
     this.base = parts.base;
     this.loraConfig = parts.config;
     this.targets = parts.table;
-    this.adapter = treeOf(this.#storesOf(parts));
-    this.moduleAdapter = new Attached(parts.method, parts.attachments, this.adapter, parts.config.loraDropout);
+    this.adapter = treeOf(storesOf(parts.attachments));
+    this.moduleAdapter = new Attached(parts.attachments, this.adapter, parts.config.loraDropout);
     this.#parts = parts;
-  }
-
-  #storesOf(parts: TunedParts<M>): ReadonlyMap<string, Store> {
-    return new Map(parts.attachments.flatMap(({ site, factors }) => roles.map((role) => [factorKey(site.path, role, site.kind), factors[role]] as const)));
   }
 
   /** Trainable tensors by the name that PEFT's file gives them. */
   tensors(): ReadonlyMap<string, Store> {
-    return this.#storesOf(this.#parts);
+    return storesOf(this.#parts.attachments);
+  }
+
+  /** Methods on modules, with their tensors: for code that looks inside (ReLoRA, AdaLoRA, combinations). */
+  get attachments(): readonly Attachment[] {
+    return this.#parts.attachments;
+  }
+
+  /** The sum of the methods' own terms of the loss (AdaLoRA's orthogonality); null where there are none. */
+  penalty(): Tensor | null {
+    return this.#parts.attachments.reduce<Tensor | null>((sum, a) => {
+      const term = a.method.penalty?.(tensorsOf(a), a.site);
+      return term === undefined ? sum : sum === null ? term : sum.add(term);
+    }, null);
   }
 
   /** Whether the base weights hold the adapter now. */
@@ -218,32 +163,35 @@ export class Tuned<M> {
   }
 
   /**
-   * W + ΔW of every adapted module by the weight's name, in the weight's dtype (one rounding; f32 for a weight of codes); the base is left alone.
+   * What merging would put in place of the base's parameters, by name: W + ΔW for low-rank updates, in the parameter's dtype (one rounding; f32 for
+   * a weight of codes); the base is left alone.
    * A weight that two modules share is refused, unless the caller writes them apart (`untied`, with tie_word_embeddings: false).
    */
   mergedWeights(options: { readonly untied?: boolean } = {}): ReadonlyMap<string, Tensor> {
     if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
-    const { method, attachments } = this.#parts;
-    if (options.untied !== true) refuseTied(this.#parts);
-    return new Map(
-      attachments.map(({ site, module: { weight }, factors }) => {
-        const delta = method.delta(factors, site);
-        const sum = (weight.dtype === delta.dtype ? weight : weight.cast(delta.dtype)).add(delta);
-        return [`${site.path}.weight`, weight.dtype === delta.dtype ? sum : sum.cast(weight.dtype)] as const;
-      }),
-    );
+    const held = new Map<object, Record<string, Tensor>>(), out = new Map<string, Tensor>();
+    for (const a of this.#parts.attachments) {
+      const before = held.get(a.module) ?? { ...parametersOf(a.module) }, after = a.method.merged(tensorsOf(a), a.site, before);
+      if ("weight" in after && options.untied !== true) refuseTied(this.#parts, a);
+      held.set(a.module, { ...before, ...after });
+      for (const [name, sum] of Object.entries(after)) {
+        const { dtype } = parametersOf(a.module)[name];
+        out.set(`${a.site.path}.${name}`, sum.dtype === dtype ? sum : sum.cast(dtype));
+      }
+    }
+    return out;
   }
 
   /**
-   * Adds ΔW to the base weights; all or nothing. Weights held as codes are decoded, added to and quantized again, which rounds
-   * and so must be allowed: `{ allowRequantize: true }`; what it lost is returned, a line a weight.
+   * Puts the adapter into the base's parameters; all or nothing. Weights held as codes are decoded, added to and quantized again, which rounds
+   * and so must be allowed: `{ allowRequantize: true }`; what it lost is returned, a line a weight. What was there is kept for `unmerge`, unless
+   * `{ keep: false }` says otherwise. Adapters of one base that are merged one after another are taken out in the opposite order.
    * @throws ConfigError for tied weights, for codes unless allowed, for a second merge, and when a sum is not finite
    */
-  async merge({ allowRequantize = false }: { readonly allowRequantize?: boolean } = {}): Promise<readonly RequantizeError[]> {
-    const sums = this.mergedWeights(), next = new Map<string, Held>(), original = new Map<string, Held>(), errors: RequantizeError[] = [];
-    for (const { site, module: { weight } } of this.#parts.attachments) {
-      const name = `${site.path}.weight`, sum = sums.get(name), codes = quantizedOf(weight);
-      if (sum === undefined) continue;
+  async merge({ allowRequantize = false, keep = true }: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
+    const next = new Map<string, Held>(), original = new Map<string, Held>(), errors: RequantizeError[] = [];
+    for (const [name, sum] of this.mergedWeights()) {
+      const old = this.#parameter(name), codes = quantizedOf(old);
       if (codes !== null && !allowRequantize) {
         throw new ConfigError(`${name} is held as ${codes.format.name}: merging would quantize it again, which rounds away part of what was learned`, {
           op: "merge", key: name, value: codes.format.name,
@@ -253,35 +201,45 @@ export class Tuned<M> {
       const numbers = await sum.data();
       if (isFloat(sum.dtype) && !numbers.every(Number.isFinite)) throw new ConfigError(`${name} would not be finite after the merge`, { op: "merge", key: name, fix: "the adapter diverged: use an earlier checkpoint" });
       if (codes === null) {
-        const old = await weight.host();
-        original.set(name, { ...old, data: old.data.slice() });
+        const host = await old.host();
+        original.set(name, { ...host, data: host.data.slice() });
         next.set(name, await sum.host());
         continue;
       }
-      const old = await codes.host(), { quantized, error } = requantize(old, Float32Array.from(numbers), name);
-      original.set(name, old);
+      const before = await codes.host(), { quantized, error } = requantize(before, Float32Array.from(numbers), name);
+      original.set(name, before);
       next.set(name, quantized);
       errors.push(error);
     }
     this.#replace(next);
-    this.#original = original;
+    this.#original = keep ? original : "not kept";
+    mergedInto(this.base).push(this);
     return errors;
   }
 
-  /** Puts the base weights back, bit for bit. */
+  /** Puts the base weights back, bit for bit. @throws ConfigError when it is not merged, merged without keeping them, or another adapter was merged later */
   async unmerge(): Promise<void> {
-    if (this.#original === null) throw new ConfigError("the adapter is not merged", { op: "unmerge", fix: "call merge first" });
-    await Promise.all(this.#parts.attachments.flatMap(({ module: { weight } }) => (quantizedOf(weight) === null ? [weight.host()] : []))); // what still waits on the device ends first
-    this.#replace(this.#original);
+    const kept = this.#original, stack = mergedInto(this.base), fail = (problem: string, fix: string): ConfigError => new ConfigError(problem, { op: "unmerge", fix });
+    if (kept === null) throw fail("the adapter is not merged", "call merge first");
+    if (kept === "not kept") throw fail("the weights before the merge were not kept", "load the base again, or merge with { keep: true }");
+    if (stack[stack.length - 1] !== this) throw fail("another adapter was merged into this base later", "unmerge that one first");
+    await Promise.all([...kept.keys()].map(async (name) => { const p = this.#parameter(name); if (quantizedOf(p) === null) await p.host(); })); // what still waits on the device ends first
+    this.#replace(kept);
     this.#original = null;
+    stack.pop();
   }
 
+  /** The parameter of an adapted module by its full name. */
+  #parameter(name: string): Tensor {
+    const at = name.lastIndexOf("."), path = name.slice(0, at), found = this.#parts.attachments.find((a) => a.site.path === path);
+    if (found === undefined) throw new ConfigError(`${name} belongs to no adapted module`, { op: "merge", key: name });
+    return parametersOf(found.module)[name.slice(at + 1)];
+  }
   #replace(weights: ReadonlyMap<string, Held>): void {
-    for (const { site, module: { weight } } of this.#parts.attachments) {
-      const w = weights.get(`${site.path}.weight`);
-      if (w === undefined) continue;
-      if ("codes" in w) quantizedOf(weight)?.set(w);
-      else if (weight instanceof Store) weight.set({ ...w, data: w.data.slice() });
+    for (const [name, w] of weights) {
+      const parameter = this.#parameter(name);
+      if ("codes" in w) quantizedOf(parameter)?.set(w);
+      else if (parameter instanceof Store) parameter.set({ ...w, data: w.data.slice() });
     }
     structureChanged();
   }
@@ -310,15 +268,22 @@ export class Tuned<M> {
 }
 
 /** A weight that two modules share would change in both. */
-function refuseTied<M>(parts: TunedParts<M>): void {
-  for (const { site, module } of parts.attachments) {
-    const twin = parts.weights.find((w) => w.store === module.weight && w.path !== `${site.path}.weight`)?.path;
-    if (twin !== undefined) {
-      throw new ConfigError(`${site.path} shares its weight with ${twin}: merging would change both`, {
-        op: "merge",
-        key: site.path,
-        fix: "keep the adapter beside the model, or write an untied base first (tie_word_embeddings: false)",
-      });
-    }
+function refuseTied<M>(parts: TunedParts<M>, { site, module }: Attachment): void {
+  const { weight } = parametersOf(module), twin = parts.weights.find((w) => w.store === weight && w.path !== `${site.path}.weight`)?.path;
+  if (twin !== undefined) {
+    throw new ConfigError(`${site.path} shares its weight with ${twin}: merging would change both`, {
+      op: "merge",
+      key: site.path,
+      fix: "keep the adapter beside the model, or write an untied base first (tie_word_embeddings: false)",
+    });
   }
+}
+
+/** Adapters that are merged into a base now, in the order of the merges. */
+const stacks = new WeakMap<object, object[]>();
+function mergedInto(base: unknown): object[] {
+  if (typeof base !== "object" || base === null) return [];
+  const stack = stacks.get(base) ?? [];
+  stacks.set(base, stack);
+  return stack;
 }

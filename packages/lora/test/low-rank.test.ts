@@ -27,7 +27,7 @@ const layer = fc.record({ n: size, i: size, o: size, r: size, s: scales }).chain
   })),
 );
 type Layer = typeof layer extends fc.Arbitrary<infer T> ? T : never;
-const run = ({ site: at, x, W, A, B }: Layer): Tensor => lowRank.forward({ A, B }, at, { x, y: x.matmul(W.T), weight: W, key: null, dropout: 0 });
+const run = ({ site: at, x, W, A, B }: Layer): Tensor => lowRank.forward({ A, B }, at, { x, y: x.matmul(W.T), module: {}, frozen: { weight: W }, key: null, dropout: 0 });
 
 const numbers = async (t: Tensor | null): Promise<number[]> => (t === null ? [] : [...(await t.data())]);
 async function close(actual: Tensor | null, expected: Tensor | readonly number[]): Promise<void> {
@@ -85,7 +85,7 @@ describe("LoRA", () => {
         const at = site(v, d, r, s, "embedding");
         const [W, A, B, G] = [matrix(e, [v, d]), matrix(a, [r, v]), matrix(b, [d, r]), matrix(g, [4, d])];
         const x = tensor(Int32Array.from(ids));
-        const y = lowRank.forward({ A, B }, at, { x, y: gather(W, x), weight: W, key: null, dropout: 0 });
+        const y = lowRank.forward({ A, B }, at, { x, y: gather(W, x), module: {}, frozen: { weight: W }, key: null, dropout: 0 });
         const D = gradients(y.mul(G).sum(), { A, B });
         const oneHot = matrix(ids.flatMap((i) => Array.from({ length: v }, (_, j) => (i === j ? 1 : 0))), [4, v]);
         const H = oneHot.matmul(A.T);
@@ -109,7 +109,7 @@ describe("LoRA", () => {
         const p = { A: store(A), B: store(B) };
         const x = tensor(Float32Array.from({ length: 32 * 96 }, (_, i) => (((i * 37) % 65) - 32) / 32), { shape: [32, 96] });
         const y0 = x.mul(0).matmul(p.A.T).matmul(p.B.T);
-        const y = lowRank.forward(p, at, { x, y: y0, weight: y0, key: null, dropout: 0 });
+        const y = lowRank.forward(p, at, { x, y: y0, module: {}, frozen: { weight: y0 }, key: null, dropout: 0 });
         const d = gradients(y.sum(), p);
         expect((await numbers(d.A)).every((v) => v === 0)).toBe(true);
         norms.push(Math.hypot(...(await numbers(d.B))));
@@ -141,7 +141,7 @@ describe("LoRA", () => {
     const eye = matrix(Array.from({ length: n * n }, (_, i) => (i % (n + 1) === 0 ? 1 : 0)), [n, n]);
     const x = matrix(Array.from({ length: n * n }, () => 1), [n, n]);
     const out = (step: number): Promise<number[]> =>
-      numbers(lowRank.forward({ A: eye, B: eye }, at, { x, y: x, weight: eye, key: { seed: 1, stream: "d", step: scalar(step, "u32") }, dropout: 0.25 }));
+      numbers(lowRank.forward({ A: eye, B: eye }, at, { x, y: x, module: {}, frozen: { weight: eye }, key: { seed: 1, stream: "d", step: scalar(step, "u32") }, dropout: 0.25 }));
     const first = await out(0);
     const kept = first.filter((v) => Math.abs(v - (1 + 4 / 3)) < 1e-9).length;
     expect(kept + first.filter((v) => v === 1).length).toBe(n * n);
@@ -157,7 +157,7 @@ describe("the plan of the adapter's gradient", () => {
     const at = site(i, o, r, 2);
     const f32 = (shape: Shape): Store => store({ dtype: "f32", shape, data: Float32Array.from({ length: shape[0] * shape[1] }, (_, k) => (k % 7) / 16) });
     const [W, A, B, x, g] = [f32([o, i]), f32([r, i]), f32([o, r]), f32([n, i]), f32([n, o])];
-    const y = lowRank.forward({ A, B }, at, { x, y: x.matmul(W.T), weight: W, key: null, dropout: 0 });
+    const y = lowRank.forward({ A, B }, at, { x, y: x.matmul(W.T), module: {}, frozen: { weight: W }, key: null, dropout: 0 });
     const d = gradients(y.mul(g).sum(), { x, A, B });
     const { spec } = planOf([y, d.x, d.A, d.B].filter((t) => t !== null));
     const products = spec.kernels.flatMap((k) => (k.kind === "contract" ? [2 * k.shape.reduce((a, b) => a * b, 1) * k.k] : []));

@@ -73,7 +73,7 @@ describe("describeTargets", () => {
     expect(message({ targetModules: "q_proj" })).toContain("must match a whole path, such as model.layers.0.self_attn.q_proj");
     expect(message({ targetModules: ["all-linear"] })).toContain("not in a list");
     expect(message({ targetModules: ["q_proj"], excludeModules: ["q_proj"] })).toContain("exclude_modules");
-    expect(message({ targetModules: ["self_attn"] })).toContain("neither a linear layer nor an embedding");
+    expect(message({ targetModules: ["self_attn"] })).toContain("which cannot be adapted");
     expect(message({})).toContain("no default");
   });
 

@@ -1,6 +1,6 @@
 /** What a training step holds while it runs, from the plan that would run: the model is recorded without its weights, and nothing is computed. */
 import { checkpoint, gradients } from "@adjoint/autograd";
-import { adaptableModules, describeTargets, loraConfig, type LoraOptions, lowRank, moduleInfos, Tuned } from "@adjoint/lora";
+import { type Attachment, loraConfig, type LoraOptions, parametersOf, planLora, type Shapes, Tuned } from "@adjoint/lora";
 import { type CausalLM, LlamaForCausalLM, type ModelConfig, parameterShapes } from "@adjoint/models";
 import { rowsPerChunk } from "@adjoint/nn";
 import { accesses, type Backend, bytesOf, DeviceError, getDevice, hostArray, internal, type PlanSpec, planOf, setDevice, Store } from "@adjoint/tensor";
@@ -70,13 +70,10 @@ function planned(config: ModelConfig, step: StepShape, device: PlannedDevice): S
 
 /** An adapter whose factors hold no numbers. */
 function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules">): Tuned<CausalLM> {
-  const config = loraConfig({ taskType: "CAUSAL_LM", ...adapter }), infos = moduleInfos(model), table = describeTargets(config, infos, model.config.modelType), modules = adaptableModules(model), sizes = new Map(infos.map((m) => [m.path, m]));
-  const attachments = table.targets.flatMap((target) => {
-    const module = modules.get(target.path), site = { ...target, inFeatures: sizes.get(target.path)?.inFeatures ?? 0, outFeatures: sizes.get(target.path)?.outFeatures ?? 0 }, shapes = lowRank.shapes(site);
-    const factor = (role: "A" | "B"): Store => new Store({ dtype: "f32", shape: shapes[role], data: hostArray("f32", 0) }, `${target.path}.${role}`);
-    return module === undefined ? [] : [{ site, module, factors: { A: factor("A"), B: factor("B") } }];
-  });
-  return new Tuned({ base: model, method: lowRank, config, table, attachments, weights: [] });
+  const config = loraConfig({ taskType: "CAUSAL_LM", ...adapter }), { table, chosen } = planLora(model, config);
+  const hollowStores = (shapes: Shapes, path: string): Record<string, Store> => Object.fromEntries(Object.entries(shapes).map(([role, shape]) => [role, new Store({ dtype: "f32", shape, data: hostArray("f32", 0) }, `${path}.${role}`)]));
+  const attachments = chosen.map(({ site, module, method }): Attachment => ({ site, module, method, factors: hollowStores(method.shapes(site, config), site.path), beside: hollowStores(Object.fromEntries(Object.entries(method.constants?.(site, parametersOf(module)) ?? {}).map(([role, t]) => [role, t.shape])), site.path) }));
+  return new Tuned({ base: model, config, table, attachments, weights: [] });
 }
 
 function recorded(config: ModelConfig, { batch, seq, checkpointing, adapter, dtype }: StepShape): PlanSpec {
