@@ -20,6 +20,7 @@ export * from "./dequantize.ts";
 export { withGradient } from "./custom.ts";
 export * from "./random.ts";
 export * from "./tree.ts";
+export * from "./linalg/index.ts";
 export * from "./print.ts";
 export { Store, store, zeroStore, assign, Counter, counter, live, readOp, type ReadAttrs, type Live } from "./store.ts";
 export { Derived, derived } from "./derived.ts";
