@@ -23,7 +23,7 @@
 import { writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
-import { type CausalLM, type ConfigJson, initModel, knownConfig, LlamaForCausalLM, loadModel, parseConfig, type QuantizeWeights } from "@adjoint/models";
+import { buildModel, type CausalLM, type ConfigJson, initModel, knownConfig, loadModel, parseConfig, type QuantizeWeights } from "@adjoint/models";
 import { lora } from "@adjoint/lora";
 import { adamw, cosine } from "@adjoint/optim";
 import { dequantize, type FormatName, quantize, quantizedOf, quantizedWeight } from "@adjoint/quant";
@@ -123,7 +123,7 @@ async function large(method: string): Promise<{ readonly training: Training; rea
   if (method === "QLoRA") {
     const weights: Record<string, Tensor> = { ...plain.weights() };
     for (const [name, w] of Object.entries(weights)) if (w.shape.length === 2 && !/embed_tokens|lm_head/.test(name)) weights[name] = quantizedWeight(quantize(Float32Array.from(await w.data(), Number), w.shape, { format: "nf4", block: 64, doubleQuant: true }), name);
-    base = new LlamaForCausalLM(config, (name) => weights[name]);
+    base = buildModel(config, (name) => weights[name]);
   }
   const trainee = adapterTrainee(lora(base, { r: 16, loraAlpha: 16, targetModules: "all-linear", seed: 1 })), rows = Array.from({ length: 4 }, (_, r) => Array.from({ length: seq }, (_, i) => (31 * i + 7 * r) % config.vocabSize));
   const training = new Training(trainee, { data: idsRows(rows, "rows"), optimizer: adamw({ learningRate: () => 1e-3, weightDecay: 0 }), learningRate: () => 1e-3, steps: 1000, batchSize: 1, gradientCheckpointing: true, seed: 1 });

@@ -1,7 +1,7 @@
 /** What is measured on a GPU: copy-like kernels, products, and LoRA training steps; each task is a function that queues one run. */
 import { gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
-import { LlamaForCausalLM, parameterShapes, parseConfig } from "@adjoint/models";
+import { buildModel, parameterShapes, parseConfig } from "@adjoint/models";
 import { adamw } from "@adjoint/optim";
 import { type DType, Tensor, assign, compile, flatten, fromHost, layerNorm, matmul, rmsNorm, softmax } from "@adjoint/tensor";
 import { Gpt2 } from "./gpt2.ts";
@@ -59,7 +59,7 @@ export const gpt2Step: Make = (o) => {
 /** One LoRA step of a model of Llama 1B's size, base in bf16. */
 export const llamaStep: Make = (o) => {
   const config = parseConfig(o.smoke ? llamaTiny : llama1b), shapes = parameterShapes(config), { batch, length: usual } = batchOf("llama-lora", o), { length = usual } = o;
-  const model = new LlamaForCausalLM(config, (name) => { const shape = shapes.get(name)!; return name.endsWith("norm.weight") ? constantStore(name, shape[0], 1) : randomStore(name, shape, "bf16"); });
+  const model = buildModel(config, (name) => { const shape = shapes.get(name)!; return name.endsWith("norm.weight") ? constantStore(name, shape[0], 1) : randomStore(name, shape, "bf16"); });
   const tuned = lora(model, { r: rank, loraAlpha: alpha, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
   const step = compile((inputIds: Tensor) => {
     const loss = tuned.loss({ inputIds, labels: inputIds });

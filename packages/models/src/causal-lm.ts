@@ -1,5 +1,5 @@
 /** What every causal language model of this package can do. */
-import type { Context, Embedding, Linear, RMSNorm } from "@adjoint/nn";
+import type { Context, Conv1D, Embedding, LayerNorm, Linear, RMSNorm } from "@adjoint/nn";
 import type { Store, Tensor } from "@adjoint/tensor";
 import type { ModelConfig } from "./config.ts";
 import type { KVCache } from "./kv-cache.ts";
@@ -30,8 +30,9 @@ export interface Pass extends Context, Omit<Batch, "inputIds" | "labels"> {
 /** One module of a model. */
 export type ModuleEntry = { readonly path: string; readonly isOutputHead: boolean } & (
   | { readonly kind: "linear"; readonly module: Linear }
+  | { readonly kind: "conv1d"; readonly module: Conv1D }
   | { readonly kind: "embedding"; readonly module: Embedding }
-  | { readonly kind: "norm"; readonly module: RMSNorm });
+  | { readonly kind: "norm"; readonly module: RMSNorm | LayerNorm });
 
 /** A model that predicts the next token. Its fields are the paths in Hugging Face's files. */
 export interface CausalLM {

@@ -89,6 +89,8 @@ export class Session {
   /** Logits after one more token. */
   async next(id: number): Promise<ArrayLike<number>> {
     if (!this.#cache) throw new ConfigError("next: nothing was read yet", { op: "next", fix: "call read(prompt) first" });
+    const { modelType, maxPositionEmbeddings } = this.#model.config;
+    if (modelType === "gpt2" && this.#position.value >= maxPositionEmbeddings) throw new ConfigError(`next: the model has no position after ${maxPositionEmbeddings - 1}`, { op: "next", key: "n_positions", value: maxPositionEmbeddings, fix: "read a shorter prompt" });
     if (this.#position.value === this.#cache.capacity) {
       const larger = takeCache(this.#model.config, 2 * this.#cache.capacity);
       await this.#cache.copyInto(larger);

@@ -9,6 +9,7 @@ import { ropeFrequencies } from "@adjoint/nn";
 import { decodeGguf, fromGguf, isGgufBlockType, type Quantized, toGguf } from "@adjoint/quant";
 import { ConfigError, convertArray, type DType, FormatError, type HostArray, isFloat, type TypedArray } from "@adjoint/tensor";
 import type { ConfigJson, ModelConfig } from "./config.ts";
+import type { LlamaConfig } from "./llama-config.ts";
 import { isCodes, type Weight, type WeightFile } from "./weights.ts";
 
 const parts: Readonly<Record<string, string>> = {
@@ -158,9 +159,15 @@ export function ggufTensor(name: string, w: Weight, config: ModelConfig): GgufTe
   return { name: theirs, type, shape, bytes: bytesOfArray(as === dtype ? data : convertArray(data, dtype, as)) };
 }
 
-/** The metadata that llama.cpp builds the model from. */
-export function ggufMetadata(c: ModelConfig, name: string): Record<string, GgufValue | string | boolean> {
-  const architecture = c.modelType === "mistral" ? "llama" : c.modelType, u32 = (value: number): GgufValue => ({ type: "u32", value }), f32 = (value: number): GgufValue => ({ type: "f32", value });
+/** The config of a model that GGUF files are written of. @throws ConfigError for the other families */
+function writable(c: ModelConfig): LlamaConfig {
+  if (c.modelType === "gpt2" || c.modelType === "gemma") throw new ConfigError(`GGUF files of ${c.modelType} models are not implemented`, { op: "saveModel", key: "model_type", value: c.modelType, fix: "write a safetensors folder" });
+  return c;
+}
+
+/** The metadata that llama.cpp builds the model from. @throws ConfigError for a family that is not written */
+export function ggufMetadata(config: ModelConfig, name: string): Record<string, GgufValue | string | boolean> {
+  const c = writable(config), architecture = c.modelType === "mistral" ? "llama" : c.modelType, u32 = (value: number): GgufValue => ({ type: "u32", value }), f32 = (value: number): GgufValue => ({ type: "f32", value });
   const own: Record<string, GgufValue | string> = {
     block_count: u32(c.numHiddenLayers), context_length: u32(c.maxPositionEmbeddings), embedding_length: u32(c.hiddenSize), feed_forward_length: u32(c.intermediateSize), "attention.head_count": u32(c.numAttentionHeads),
     "attention.head_count_kv": u32(c.numKeyValueHeads), "attention.layer_norm_rms_epsilon": f32(c.rmsNormEps), "attention.key_length": u32(c.headDim), "attention.value_length": u32(c.headDim), "rope.dimension_count": u32(c.headDim),
@@ -174,7 +181,8 @@ export function ggufMetadata(c: ModelConfig, name: string): Record<string, GgufV
 }
 
 /** Llama 3's scaling of positions as a tensor, where the model has one: the factor that each frequency is divided by. */
-export function ggufRope({ ropeScaling, headDim, ropeTheta }: ModelConfig): readonly GgufTensor[] {
+export function ggufRope(config: ModelConfig): readonly GgufTensor[] {
+  const { ropeScaling, headDim, ropeTheta } = writable(config);
   if (ropeScaling.type !== "llama3") return [];
   const plain = ropeFrequencies(headDim, ropeTheta, { type: "default" }), factors = ropeFrequencies(headDim, ropeTheta, ropeScaling).map((f, i) => plain[i] / f);
   return [{ name: "rope_freqs.weight", type: "F32", shape: [factors.length], bytes: bytesOfArray(factors) }];

@@ -1,11 +1,16 @@
-/** @adjoint/models: Llama-family models, tokenizers and generation. */
+/** @adjoint/models: Llama-family models and GPT-2, tokenizers and generation. */
 export * from "./tokenizer/index.ts";
 export { resolveModel } from "./hub.ts";
 export type { DownloadProgress, ResolveModelOptions } from "./hub.ts";
-export { type ConfigJson, type ModelConfig, type ModelType, modelTypes, parseConfig } from "./config.ts";
+export { architectures, type ConfigJson, type ModelConfig, type ModelType, modelTypes, parseConfig, type SharedConfig } from "./config.ts";
+export type { LlamaConfig } from "./llama-config.ts";
+export type { Gpt2Config } from "./gpt2-config.ts";
 export { knownConfig, knownModels } from "./known.ts";
 export type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
-export { LlamaForCausalLM, parameterShapes } from "./llama.ts";
+export { LlamaForCausalLM } from "./llama.ts";
+export { GPT2LMHeadModel } from "./gpt2.ts";
+export type { ModuleShape } from "./layout.ts";
+export { buildModel, embeddingName, moduleShapes, parameterShapes } from "./family.ts";
 export { KVCache } from "./kv-cache.ts";
 export { type LoadModelOptions, type LoadProgress, type ModelDType, type QuantizeWeights, initModel, loadModel, loadWeights, modelFrom } from "./load.ts";
 export { fromGgufName, ggufConfig, toGgufName } from "./gguf.ts";

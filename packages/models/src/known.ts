@@ -29,9 +29,12 @@ const qwen3: Family = {
   "Qwen3-8B": [36, 4096, 12288, 32, 8, 151936, head128], "Qwen3-14B": [40, 5120, 17408, 40, 8, 151936, head128], "Qwen3-32B": [64, 5120, 25600, 64, 8, 151936, head128],
 };
 
-const configs: ReadonlyMap<string, ConfigJson> = new Map(Object.entries({ llama, mistral, qwen2, qwen3 }).flatMap(([model_type, family]) => Object.entries(family).map(([name, [layers, width, mlp, heads, kvHeads, vocabulary, more]]) => [name, {
+const gemma: Family = { "gemma-2b": [18, 2048, 16384, 8, 1, 256000, { head_dim: 256 }], "gemma-7b": [28, 3072, 24576, 16, 16, 256000, { head_dim: 256 }] };
+const gpt2: Readonly<Record<string, readonly [layers: number, width: number, heads: number]>> = { "gpt2": [12, 768, 12], "gpt2-medium": [24, 1024, 16], "gpt2-large": [36, 1280, 20], "gpt2-xl": [48, 1600, 25] };
+
+const configs: ReadonlyMap<string, ConfigJson> = new Map<string, ConfigJson>([...Object.entries({ llama, mistral, qwen2, qwen3, gemma }).flatMap(([model_type, family]) => Object.entries(family).map(([name, [layers, width, mlp, heads, kvHeads, vocabulary, more]]) => [name, {
   model_type, vocab_size: vocabulary, hidden_size: width, intermediate_size: mlp, num_hidden_layers: layers, num_attention_heads: heads, num_key_value_heads: kvHeads, torch_dtype: "bfloat16", ...more,
-}] as const)));
+}] as const)), ...Object.entries(gpt2).map(([name, [n_layer, n_embd, n_head]]) => [name, { model_type: "gpt2", vocab_size: 50257, n_positions: 1024, n_embd, n_layer, n_head }] as const)]);
 
 /** Names that `knownConfig` takes. */
 export const knownModels: readonly string[] = [...configs.keys()];

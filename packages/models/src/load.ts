@@ -6,13 +6,14 @@ import { dequantize, type FormatName, quantize, quantizedOf, quantizedWeight } f
 import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, place, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
+import { buildModel, canonicalName, moduleShapes, parameterShapes } from "./family.ts";
 import { ggufConfig, ggufWeights } from "./gguf.ts";
 import { type ResolveModelOptions, resolveModel } from "./hub.ts";
-import { LlamaForCausalLM, parameterShapes } from "./llama.ts";
+import type { ModuleShape } from "./layout.ts";
 import { type ModelFiles, type Origin, filesOrigin, folderOrigin, isModelFiles } from "./origin.ts";
 import { tokenizerFrom } from "./tokenizer/load.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
-import { isCodes, tensorWeights, type Weight, type WeightFile } from "./weights.ts";
+import { isCodes, renamed, tensorWeights, type Weight, type WeightFile } from "./weights.ts";
 
 /** Element type of the parameters in memory; "auto" keeps each as it is stored. */
 export type ModelDType = "f32" | "f16" | "bf16" | "auto";
@@ -66,7 +67,7 @@ export async function loadModel(source: string | URL | ModelFiles, options: Load
     if (device.sync) for (const s of q === null ? [t] : q.stores) if (s instanceof Store) place(s, device);
     tensors.set(name, t);
   });
-  return new LlamaForCausalLM(config, (name) => tensors.get(name)!, tokenizer);
+  return buildModel(config, (name) => tensors.get(name)!, tokenizer);
 }
 
 /** A model's weights on the host, as `loadModel` would hold them: for writing them elsewhere. Errors as loadModel. */
@@ -94,7 +95,7 @@ async function read(source: string | URL | ModelFiles, options: LoadModelOptions
     }
   }
   const origin = isModelFiles(source) ? filesOrigin(source) : folderOrigin(await resolveModel(source, transfer));
-  const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = tensorWeights(await origin.weights());
+  const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = renamed(tensorWeights(await origin.weights()), (name) => canonicalName(config, name));
   try {
     await readWeights(config, file, readOptions, keep);
     return { config, tokenizer: await tokenizerOf(origin, tokenizer) };
@@ -125,24 +126,24 @@ async function tokenizerOf(origin: Origin | null, own: boolean | "auto" | Tokeni
 
 /** A model over arrays, or codes of linear weights, by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
 export function modelFrom(config: ModelConfig, arrays: ReadonlyMap<string, Weight>, tokenizer: Tokenizer | null = null): CausalLM {
-  const stores = new Map([...arrays].map(([name, w]) => [name, tensorOf(name, w)]));
+  const stores = new Map([...arrays].map(([given, w]) => { const name = canonicalName(config, given); return [name, tensorOf(name, w)] as const; }));
   check(config, new Map([...stores].map(([name, { shape }]) => [name, shape])), "the given arrays", true);
-  return new LlamaForCausalLM(config, (name) => stores.get(name)!, tokenizer);
+  return buildModel(config, (name) => stores.get(name)!, tokenizer);
 }
 
 /**
  * A model with random parameters: normal with standard deviation `initializer_range` (0.02), projections that write into the residual
- * stream divided by √(2 · layers) (Radford et al. 2019), norms 1, biases 0. Drawn on the host: equal on every machine.
+ * stream divided by √(2 · layers) (Radford et al. 2019), norms the identity, biases 0. Drawn on the host: equal on every machine.
  * @example const model = initModel({ model_type: "llama", vocab_size: 2048, hidden_size: 192, intermediate_size: 512, num_hidden_layers: 6, num_attention_heads: 6 }, 42);
  */
 export function initModel(json: ConfigJson, seed: number, options: { readonly tokenizer?: Tokenizer | null; readonly dtype?: "f32" | "f16" | "bf16" } = {}): CausalLM {
-  const config = parseConfig(json), std = config.initializerRange, deep = std / Math.sqrt(2 * config.numHiddenLayers), { dtype = "f32" } = options;
+  const config = parseConfig(json), std = config.initializerRange, deep = std / Math.sqrt(2 * config.numHiddenLayers), { dtype = "f32" } = options, one = config.modelType !== "gpt2" && config.normUnitOffset ? 0 : 1;
   const make = (name: string, shape: readonly number[]): Store => {
-    const s = name.endsWith(".bias") ? constant(0)(name, shape) : shape.length === 1 ? constant(1)(name, shape) : normal(seed, /\.(o_proj|down_proj)\.weight$/.test(name) ? deep : std)(name, shape);
+    const s = name.endsWith(".bias") ? constant(0)(name, shape) : shape.length === 1 ? constant(one)(name, shape) : normal(seed, /\.(o_proj|down_proj|c_proj)\.weight$/.test(name) ? deep : std)(name, shape);
     return dtype === "f32" ? s : new Store({ dtype, shape, data: convertArray(s.cell.host!.data, "f32", dtype) }, name);
   };
   const stores = new Map([...parameterShapes(config)].map(([name, shape]) => [name, make(name, shape)]));
-  return new LlamaForCausalLM(config, (name) => stores.get(name)!, options.tokenizer ?? null);
+  return buildModel(config, (name) => stores.get(name)!, options.tokenizer ?? null);
 }
 
 async function readConfig(origin: Origin): Promise<ConfigJson> {
@@ -159,13 +160,14 @@ async function readWeights(config: ModelConfig, file: WeightFile, { dtype, stric
   const wanted = parameterShapes(config), known = new Map<string, readonly number[]>();
   for (const [name, shape] of file.shapes) known.set(name, shape ?? wanted.get(name) ?? []);
   check(config, known, file.label, strict);
-  const linear = (name: string): boolean => wanted.get(name)?.length === 2 && name !== "model.embed_tokens.weight", skip = how === undefined || how === false ? [] : (how.skip ?? ["lm_head"]);
+  const kinds = new Map<string, ModuleShape["kind"]>(moduleShapes(config).flatMap(({ path, kind }) => [[`${path}.weight`, kind] as const, ...(kind === "norm" ? [[`${path}.bias`, kind] as const] : [])])), skip = how === undefined || how === false ? [] : (how.skip ?? ["lm_head"]);
+  if (how && [...kinds.values()].includes("conv1d")) throw new ConfigError(`loadModel: ${config.modelType} has Conv1D layers, whose weights ([in, out]) are not held as codes`, { op: "loadModel", key: "quantize", value: how.format, fix: "leave quantize out" });
   for (const name of skip) if (![...wanted.keys(), "lm_head.weight"].some((weight) => isModule(weight, name))) throw new ConfigError(`loadModel: skip names ${name}, and the model has no such layer`, { op: "loadModel", key: "skip", value: name, fix: "use the last part of a path, such as lm_head" });
   let done = 0;
   for (const [name, want] of wanted) {
     const w = await file.read(name);
     if (!sameShape(w.shape, want)) throw new FormatError(`${file.label}: tensor "${name}": expected ${show(want)} by config.json, found ${show(w.shape)}`, { op: "loadModel", file: file.label, key: name, shapes: [want, w.shape], fix: "take config.json and weights of one model" });
-    keep(name, settled(name, w, linear(name), skip, { dtype, how, upcast, file: file.label }));
+    keep(name, settled(name, w, kinds.get(name), skip, { dtype, how, upcast, file: file.label }));
     onWeight?.({ name, done: ++done, all: wanted.size });
   }
 }
@@ -174,26 +176,26 @@ async function readWeights(config: ModelConfig, file: WeightFile, { dtype, stric
 const isModule = (weight: string, name: string): boolean => { const path = weight.replace(/\.(weight|bias)$/, ""); return path === name || path.endsWith(`.${name}`); };
 
 /** One weight as it will lie in memory. */
-function settled(name: string, w: Weight, linear: boolean, skip: readonly string[], { dtype, how, upcast, file }: Pick<ReadOptions, "dtype" | "how" | "upcast"> & { readonly file: string }): Weight {
+function settled(name: string, w: Weight, kind: string | undefined, skip: readonly string[], { dtype, how, upcast, file }: Pick<ReadOptions, "dtype" | "how" | "upcast"> & { readonly file: string }): Weight {
   if (isCodes(w)) {
     if (how !== false && how !== undefined) throw new ConfigError(`${file}: ${name} is ${w.format.name} already`, { op: "loadModel", file, key: "quantize", value: how.format, fix: "leave quantize out to use it as it is, or load the unquantized model" });
-    if (how === undefined && linear) return w;
-    return settled(name, { dtype: "f32", shape: w.shape, data: dequantize(w) }, linear, skip, { dtype: dtype === "auto" ? (w.dtype === "bf16" ? "bf16" : w.dtype === "f32" && how === false ? "f32" : "f16") : dtype, how: undefined, upcast, file });
+    if (how === undefined && kind === "linear") return w;
+    return settled(name, { dtype: "f32", shape: w.shape, data: dequantize(w) }, kind, skip, { dtype: dtype === "auto" ? (w.dtype === "bf16" ? "bf16" : w.dtype === "f32" && how === false ? "f32" : "f16") : dtype, how: undefined, upcast, file });
   }
   if (!isFloat(w.dtype)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}, and parameters are floats`, { file, key: name, value: w.dtype, fix: "use the unquantized model, or one that bitsandbytes wrote" });
-  if (how && linear && !skip.some((s) => isModule(name, s))) {
+  if (how && kind === "linear" && !skip.some((s) => isModule(name, s))) {
     const { format, block = format === "int8" ? "row" : undefined, doubleQuant = false } = how, { data, shape } = w.dtype === "f32" ? w : converted(w, "f32");
     if (!(data instanceof Float32Array)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}`, { file, key: name, value: w.dtype });
     return quantize(data, shape, { format, doubleQuant, dtype: w.dtype, name, file, ...(block === undefined ? {} : { block: block === "row" ? shape[1] : block }) });
   }
-  const raised = upcast === "all" || (upcast === "norms" && w.shape.length === 1 && name.endsWith("norm.weight"));
+  const raised = upcast === "all" || (upcast === "norms" && kind === "norm");
   const want = raised ? "f32" : dtype === "auto" ? (w.dtype === "f64" ? "f32" : w.dtype) : dtype;
   return w.dtype === want ? w : converted(w, want);
 }
 const converted = ({ data, dtype, shape }: HostArray, to: DType): HostArray => ({ dtype: to, shape, data: convertArray(data, dtype, to) });
 
 /** Buffers that older versions of transformers saved and nobody needs; and the head of a tied model, which is the embedding. */
-const superfluous = (name: string, c: ModelConfig): boolean => /\.rotary_emb\.inv_freq$/.test(name) || (c.tieWordEmbeddings && name === "lm_head.weight");
+const superfluous = (name: string, c: ModelConfig): boolean => /\.rotary_emb\.inv_freq$/.test(name) || (c.modelType === "gpt2" && /\.attn\.(bias|masked_bias)$/.test(name)) || (c.tieWordEmbeddings && name === "lm_head.weight");
 
 function check(config: ModelConfig, found: ReadonlyMap<string, readonly number[]>, file: string, strict: boolean): void {
   const wanted = parameterShapes(config), missing: string[] = [], bad: { name: string; want: readonly number[]; got: readonly number[] }[] = [];

@@ -3,7 +3,8 @@ import { ggufParts, type ShardOptions, modelFiles, writeDirectoryAtomic, writeFi
 import { bitsandbytesConfig, bitsandbytesTensors, quantizedOf } from "@adjoint/quant";
 import { ConfigError, type HostArray, type Tensor } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
-import type { ConfigJson } from "./config.ts";
+import { architectures, type ConfigJson } from "./config.ts";
+import { embeddingName } from "./family.ts";
 import { ggufMetadata, ggufRope, ggufTensor } from "./gguf.ts";
 import { isCodes, type Weight } from "./weights.ts";
 
@@ -18,7 +19,6 @@ export interface SaveModelOptions extends ShardOptions {
 }
 
 const torch = { f64: "float64", f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
-const classes = { llama: "LlamaForCausalLM", mistral: "MistralForCausalLM", qwen2: "Qwen2ForCausalLM", qwen3: "Qwen3ForCausalLM" } as const;
 const GGUF_FILE = "model.gguf";
 
 /**
@@ -65,17 +65,17 @@ export async function hostWeights(weights: Readonly<Record<string, Tensor>>): Pr
 
 /** The config as it came, with the class name, the element type of the weights, and what bitsandbytes must know of codes. */
 function configOf({ config }: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>): ConfigJson {
-  const embedding = weights.get("model.embed_tokens.weight"), dtype = embedding?.dtype;
-  if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16" && dtype !== "f64") throw new ConfigError("the model holds no embedding", { op: "saveModel", key: "model.embed_tokens.weight" });
-  const { torch_dtype: _old, quantization_config: _before, ...json } = config.json, quantization = quantizationOf(weights, dtype === "f64" ? "float32" : torch[dtype]);
-  return { ...json, architectures: json["architectures"] ?? [classes[config.modelType]], dtype: torch[dtype], ...(quantization === null ? {} : { quantization_config: quantization }) };
+  const name = embeddingName(config), dtype = weights.get(name)?.dtype;
+  if (dtype !== "f32" && dtype !== "f16" && dtype !== "bf16" && dtype !== "f64") throw new ConfigError("the model holds no embedding", { op: "saveModel", key: name });
+  const { torch_dtype: _old, quantization_config: _before, ...json } = config.json, quantization = quantizationOf(weights, name, dtype === "f64" ? "float32" : torch[dtype]);
+  return { ...json, architectures: json["architectures"] ?? [architectures[config.modelType]], dtype: torch[dtype], ...(quantization === null ? {} : { quantization_config: quantization }) };
 }
-function quantizationOf(weights: ReadonlyMap<string, Weight>, computeDtype: "float32" | "float16" | "bfloat16"): ConfigJson | null {
+function quantizationOf(weights: ReadonlyMap<string, Weight>, embedding: string, computeDtype: "float32" | "float16" | "bfloat16"): ConfigJson | null {
   const codes = [...weights].flatMap(([name, w]) => (isCodes(w) ? [{ name, w }] : [])), [first] = codes, format = first?.w.format.name;
   if (first === undefined) return null;
   if (format !== "nf4" && format !== "fp4" && format !== "int8") throw new ConfigError(`${first.name} is ${String(format)}, which bitsandbytes has no file for`, { op: "saveModel", key: first.name, value: format, fix: 'quantize to nf4, fp4 or int8, or save with format "gguf" (q8_0, q4_0, mxfp4)' });
   const other = codes.find(({ w }) => w.format.name !== format);
   if (other !== undefined) throw new ConfigError(`${first.name} is ${format} and ${other.name} is ${other.w.format.name}: a folder holds one kind of codes`, { op: "saveModel", key: other.name, value: other.w.format.name, fix: "quantize all layers alike" });
-  const plain = new Set([...weights].filter(([name, w]) => !isCodes(w) && w.shape.length === 2 && name !== "model.embed_tokens.weight").map(([name]) => name.replace(/\.weight$/, "")));
+  const plain = new Set([...weights].filter(([name, w]) => !isCodes(w) && w.shape.length === 2 && name !== embedding).map(([name]) => name.replace(/\.weight$/, "")));
   return bitsandbytesConfig({ format, doubleQuant: first.w.scales.nested !== undefined, computeDtype, skip: ["lm_head", ...[...plain].filter((path) => path !== "lm_head")] });
 }

@@ -17,6 +17,12 @@ export interface WeightFile {
   close(): Promise<void>;
 }
 
+/** The same file with its tensors under other names. */
+export function renamed(file: WeightFile, name: (theirs: string) => string): WeightFile {
+  const theirs = new Map([...file.shapes.keys()].map((key) => [name(key), key]));
+  return { ...file, shapes: new Map([...file.shapes].map(([key, shape]) => [name(key), shape])), read: (ours) => file.read(theirs.get(ours) ?? ours) };
+}
+
 /** Safetensors: plain tensors, and the 4-bit and 8-bit weights that bitsandbytes wrote, with the tensors that belong to them. */
 export function tensorWeights(file: SafetensorsFile): WeightFile {
   const made = bitsandbytesWeights(file.entries.keys()), beside = new Set([...made.values()].flatMap((keys) => keys.slice(1)));

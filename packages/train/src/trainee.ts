@@ -1,7 +1,7 @@
 /** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
 import { type Content, modelFiles, node, openModelFolder, openSafetensors, type SafetensorsFile } from "@adjoint/io";
 import { adapterFiles, factorKey, type Tuned } from "@adjoint/lora";
-import type { CausalLM } from "@adjoint/models";
+import { architectures, type CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { ConfigError, convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
 import type { Batch } from "./data/tensors.ts";
@@ -38,8 +38,8 @@ const rounded = (arrays: ReadonlyMap<string, HostArray>, dtype: "f32" | "f16" | 
   new Map([...arrays].map(([name, a]) => [name, a.dtype === dtype ? a : { dtype, shape: a.shape, data: convertArray(a.data, a.dtype, dtype) }]));
 /** The model's config with the dtype of its file and the class that transformers looks for. */
 function configFor(model: CausalLM, dtype: "f32" | "f16" | "bf16"): Readonly<Record<string, unknown>> {
-  const { torch_dtype: _, ...json } = model.config.json, { modelType } = model.config;
-  return { ...json, architectures: json["architectures"] ?? [`${modelType[0].toUpperCase()}${modelType.slice(1)}ForCausalLM`], dtype: torchNames[dtype] };
+  const { torch_dtype: _, ...json } = model.config.json;
+  return { ...json, architectures: json["architectures"] ?? [architectures[model.config.modelType]], dtype: torchNames[dtype] };
 }
 
 /** Replaces all stores, or none. */

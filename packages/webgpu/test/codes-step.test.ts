@@ -1,7 +1,7 @@
 /** QLoRA on the GPU: a step over a base in codes is one submit that makes nothing and moves less; in the long form its losses are the reference's. */
 import { gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
-import { LlamaForCausalLM, parameterShapes, parseConfig } from "@adjoint/models";
+import { buildModel, parameterShapes, parseConfig } from "@adjoint/models";
 import { adamw } from "@adjoint/optim";
 import { quantize, quantizedWeight } from "@adjoint/quant";
 import { type Backend, compile, createReference, fromHost, hostNormal, memory, setDevice, store, type Tensor } from "@adjoint/tensor";
@@ -17,7 +17,7 @@ const none = await webgpu({ backend: "null" }).catch(() => null);
 function stepOf(device: Backend, width: number, codes: boolean): () => Tensor {
   setDevice(device);
   const config = parseConfig({ model_type: "llama", vocab_size: 64, hidden_size: width, intermediate_size: 2 * width, num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 4 }), shapes = parameterShapes(config);
-  const model = new LlamaForCausalLM(config, (name) => {
+  const model = buildModel(config, (name) => {
     const shape = shapes.get(name)!, h = hostNormal(1, name, shape, { std: 0.1 });
     return codes && name.includes("proj") ? quantizedWeight(quantize(Float32Array.from(h.data), shape, { format: "nf4", doubleQuant: true }), name) : store(fromHost(h), name);
   });

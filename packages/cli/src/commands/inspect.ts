@@ -61,7 +61,7 @@ async function model(path: string): Promise<Answer> {
     const head = [
       `${path}: ${c.modelType}, ${millions(parameters)} parameters, ${bytes(size)}, ${[...new Set(lines.map((t) => t.dtype))].join(", ")}${codes.size === 0 ? "" : `, ${codes.size} layers as codes of bitsandbytes`}`,
       `  layers ${c.numHiddenLayers}, width ${c.hiddenSize}, mlp ${c.intermediateSize}, heads ${c.numAttentionHeads} (${c.numKeyValueHeads} key-value) of ${c.headDim}`,
-      `  vocabulary ${count(c.vocabSize)}, ${c.tieWordEmbeddings ? "tied" : "untied"} embeddings, ${count(c.maxPositionEmbeddings)} positions, rope ${c.ropeScaling.type} theta ${c.ropeTheta}`,
+      `  vocabulary ${count(c.vocabSize)}, ${c.tieWordEmbeddings ? "tied" : "untied"} embeddings, ${count(c.maxPositionEmbeddings)} ${c.modelType === "gpt2" ? "learned positions" : `positions, rope ${c.ropeScaling.type} theta ${c.ropeTheta}`}`,
     ];
     return { text: `${head.join("\n")}\n${tensorText(lines)}\n`, json: { kind: "model", folder: path, model_type: c.modelType, parameters, bytes: size, config: c.json, tensors: lines } };
   } finally { await file.close(); }

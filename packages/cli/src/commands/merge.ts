@@ -1,7 +1,7 @@
 /** `adjoint merge`: writes a model whose weights hold the adapter. */
 import { writeDirectoryAtomic } from "@adjoint/io";
 import { requantize, type RequantizeError } from "@adjoint/lora";
-import { hostWeights, savedFiles, type Weight } from "@adjoint/models";
+import { embeddingName, hostWeights, savedFiles, type Weight } from "@adjoint/models";
 import { dequantize, quantizedOf } from "@adjoint/quant";
 import { ConfigError, convertArray, type DType, type HostArray, isFloat } from "@adjoint/tensor";
 import { baseOptions, defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
@@ -48,7 +48,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   for (const [name, sum] of merged) if (!arrays.has(name)) arrays.set(name, await sum.host());        // a head that was tied
   progress.clear();
   const files = await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path)), apart = untied && model.config.tieWordEmbeddings;
-  if (apart && !arrays.has("lm_head.weight")) arrays.set("lm_head.weight", await model.parameters()["model.embed_tokens.weight"].host());
+  if (apart && !arrays.has("lm_head.weight")) arrays.set("lm_head.weight", await model.parameters()[embeddingName(model.config)].host());
   const config = { ...model.config, ...(apart ? { tieWordEmbeddings: false } : {}), json: { ...model.config.json, ...(apart ? { tie_word_embeddings: false } : {}) } };
   const gguf = [...arrays.values()].some((w) => "codes" in w && !["nf4", "fp4", "int8"].includes(w.format.name));
   await writeDirectoryAtomic(output, { ...savedFiles({ config }, arrays, gguf ? "gguf" : "safetensors", output), ...files });

@@ -1,7 +1,7 @@
 /** What a training step holds while it runs, from the plan that would run: the model is recorded without its weights, and nothing is computed. */
 import { checkpoint, gradients } from "@adjoint/autograd";
 import { type Attachment, loraConfig, type LoraOptions, parametersOf, planLora, type Shapes, Tuned } from "@adjoint/lora";
-import { type CausalLM, LlamaForCausalLM, type ModelConfig, parameterShapes } from "@adjoint/models";
+import { buildModel, type CausalLM, type ModelConfig, parameterShapes } from "@adjoint/models";
 import { rowsPerChunk } from "@adjoint/nn";
 import { accesses, type Backend, bytesOf, DeviceError, getDevice, hostArray, internal, type PlanSpec, planOf, setDevice, Store } from "@adjoint/tensor";
 import { collate } from "../data/sample.ts";
@@ -78,7 +78,7 @@ function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules
 
 function recorded(config: ModelConfig, { batch, seq, checkpointing, adapter, dtype }: StepShape): PlanSpec {
   const shapes = parameterShapes(config);
-  const model = new LlamaForCausalLM(config, (name) => new Store({ dtype, shape: shapes.get(name) ?? [], data: hostArray(dtype, 0) }, name));
+  const model = buildModel(config, (name) => new Store({ dtype, shape: shapes.get(name) ?? [], data: hostArray(dtype, 0) }, name));
   const trainee: Trainee = adapter === null ? fullTrainee(model) : adapterTrainee(hollow(model, adapter));
   const ids = Array.from({ length: seq }, () => 0), rows = toTensors(collate(Array.from({ length: batch }, () => ({ ids, labels: ids })), 0, 0));
   const { total, count } = trainee.lossSum(rows, { train: false, ...(checkpointing ? { checkpoint } : {}) });

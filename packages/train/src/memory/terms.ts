@@ -7,7 +7,7 @@
  * and what a step needs besides: activations, logits, workspace (arena.ts).
  */
 import { describeTargets, type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
-import { type ModelConfig, parameterShapes } from "@adjoint/models";
+import { type ModelConfig, moduleShapes, parameterShapes } from "@adjoint/models";
 import { optimizerNames } from "@adjoint/optim";
 import { blockOf, type FormatName, formatOf } from "@adjoint/quant";
 import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
@@ -70,17 +70,10 @@ export function quantizedBytes(elements: number, name: FormatName, block?: numbe
 
 /** The paths of a config's modules, as `describeTargets` wants them. */
 export function modulesOf(config: ModelConfig): readonly ModuleInfo[] {
-  const infos: ModuleInfo[] = [], shapes = parameterShapes(config);
-  const linear = (path: string, [out, inn]: readonly number[], head = false): void => { infos.push({ path, kind: "linear", inFeatures: inn, outFeatures: out, isOutputHead: head }); };
-  for (const [name, shape] of shapes) {
-    const path = name.replace(/\.(weight|bias)$/, "");
-    if (!name.endsWith(".weight")) continue;
-    if (path === "model.embed_tokens") infos.push({ path, kind: "embedding", inFeatures: shape[0], outFeatures: shape[1] });
-    else if (shape.length === 2) linear(path, shape, path === "lm_head");
-    else infos.push({ path, kind: "other" });
-  }
-  if (config.tieWordEmbeddings) linear("lm_head", [config.vocabSize, config.hiddenSize], true);
-  return infos;
+  return moduleShapes(config).map(({ path, kind, weight: [rows, columns], isOutputHead }) => {
+    if (kind === "norm") return { path, kind: "other" };
+    return kind === "linear" ? { path, kind, inFeatures: columns, outFeatures: rows, isOutputHead } : { path, kind, inFeatures: rows, outFeatures: columns };
+  });
 }
 
 type StateRule = (shapes: readonly (readonly number[])[]) => number;
@@ -108,11 +101,13 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   const state = stateRule(optimizer);
   if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
   const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
-  const isCode = (name: string, shape: readonly number[]): boolean => method === "qlora" && shape.length === 2 && name !== "model.embed_tokens.weight" && !skip.some((s) => isSkipped(name, s));
+  const conv = modules.find((m) => m.kind === "conv1d");
+  if (method === "qlora" && conv) throw new ConfigError(`memory: ${conv.path} is a Conv1D layer, and those are not held as codes`, { key: "method", value: method, fix: "use lora" });
+  const linears = new Set(modules.filter((m) => m.kind === "linear").map((m) => `${m.path}.weight`)), isCode = (name: string): boolean => method === "qlora" && linears.has(name) && !skip.some((s) => isSkipped(name, s));
   let parameters = 0, quantized = 0, codes = 0;
   for (const [name, shape] of shapes) {
     parameters += sizeOf(shape);
-    if (isCode(name, shape)) { quantized += sizeOf(shape); codes += quantizedBytes(sizeOf(shape), format, block, doubleQuant); }
+    if (isCode(name)) { quantized += sizeOf(shape); codes += quantizedBytes(sizeOf(shape), format, block, doubleQuant); }
   }
   const weights = codes + (parameters - quantized) * b;
   const table = method === "full" ? null : describeTargets({ r: rank, targetModules: targets }, modules, config.modelType);
@@ -120,7 +115,7 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   const trains = table === null ? [...shapes.values()] : adapted.flatMap(({ r, inn, out }) => [[r, inn], [out, r]]);
   const trainable = trains.reduce((n, s) => n + sizeOf(s), 0), half = method === "full" && dtype !== "f32";
   return {
-    parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), linears: modules.filter((m) => m.kind === "linear").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
+    parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
     weights, adapter: method === "full" ? 0 : 4 * trainable, gradients: (half ? b : 4) * trainable, optimizer: state(trains) + (half && masterWeights ? 4 * trainable : 0),
     bytesPerCode: quantized === 0 ? 0 : codes / quantized,
   };
