@@ -2,6 +2,7 @@
 import type { Context, ModuleAdapter } from "@adjoint/nn";
 import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
 import { type Quantized, quantizedOf } from "@adjoint/quant";
+import { AdaptedModel } from "./adapted-model.ts";
 import { type AdapterTree, Attached, type Attachment, storesOf, tensorsOf, treeOf } from "./attachments.ts";
 import { bakeScale } from "./bake.ts";
 import type { LoraConfig } from "./config.ts";
@@ -9,37 +10,6 @@ import { parametersOf } from "./modules.ts";
 import { writeAdapterDirectory } from "./peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
 import type { TargetTable } from "./targets.ts";
-
-/** One method of a model that takes a context as its last argument. */
-type Takes<Name extends string, I, C, O> = Readonly<Record<Name, (input: I, context?: C) => O>>;
-type Field<M, Name extends string> = M extends Readonly<Record<Name, infer V>> ? V : undefined;
-
-/** A tuned model over a base that has some method. */
-interface On<B> {
-  readonly base: B;
-  readonly loraConfig: LoraConfig;
-  context<C extends Context>(context?: C): C;
-}
-
-/** The context of a loss: with an adapter that drops, it must say whether this is training. */
-function decided<C extends Context>(tuned: On<unknown>, context?: C): C {
-  const { loraDropout } = tuned.loraConfig;
-  if (loraDropout > 0 && context?.train === undefined) {
-    throw new ConfigError(`lora_dropout = ${loraDropout}, and the call does not say whether it trains`, {
-      key: "lora_dropout",
-      value: loraDropout,
-      fix: "pass { train: true, key } while training and { train: false } while evaluating",
-    });
-  }
-  return tuned.context(context);
-}
-
-/** A field of a model that may have it. */
-function fieldOf<M, Name extends string>(model: M, name: Name): Field<M, Name>;
-function fieldOf(model: object, name: string): unknown {
-  const value: unknown = Reflect.get(model, name);
-  return value;
-}
 
 /** A weight as it lies in memory: numbers, or codes. */
 type Held = HostArray | Quantized;
@@ -55,8 +25,8 @@ export interface TunedParts<M> {
 }
 
 /** A frozen base and one adapter. `base` itself never changes unless `merge` is called; the adapter is on by being passed along, not by a flag. */
-export class Tuned<M> {
-  readonly base: M;
+export class Tuned<M> extends AdaptedModel<M> {
+  override readonly base: M;
   readonly loraConfig: LoraConfig;
   readonly targets: TargetTable;
   /** what trains; paths are the names in adapter_model.safetensors */
@@ -67,6 +37,7 @@ export class Tuned<M> {
   #original: ReadonlyMap<string, Held> | "not kept" | null = null;
 
   constructor(parts: TunedParts<M>) {
+    super();
     this.base = parts.base;
     this.loraConfig = parts.config;
     this.targets = parts.table;
@@ -93,14 +64,18 @@ export class Tuned<M> {
     }, null);
   }
 
+  override get dropout(): number {
+    return this.loraConfig.loraDropout;
+  }
+
   /** Whether the base weights hold the adapter now. */
   get merged(): boolean {
     return this.#original !== null;
   }
 
   /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when a merged adapter is to be left out */
-  context<C extends Context>(context?: C): C;
-  context(context: Context = {}): Context {
+  override context<C extends Context>(context?: C): C;
+  override context(context: Context = {}): Context {
     if (this.merged) {
       if (context.adapter === null) throw new ConfigError("the adapter is merged into the base weights, so it cannot be left out", { key: "adapter", value: null, fix: "await tuned.unmerge() first" });
       return { ...context, adapter: context.adapter ?? null };
@@ -108,54 +83,12 @@ export class Tuned<M> {
     return context.adapter === undefined ? { ...context, adapter: this.moduleAdapter } : context;
   }
 
-  // Everything below is the base's own method with the adapter on, so that a tuned model is a model.
-
-  forward<I, C extends Context, O>(this: On<Takes<"forward", I, C, O>>, input: I, context?: C): O {
-    return this.base.forward(input, this.context(context));
-  }
-  /** Scores of the next token. */
-  logits<I, C extends Context, O>(this: On<Takes<"logits", I, C, O>>, input: I, context?: C): O {
-    return this.base.logits(input, this.context(context));
-  }
-  /** What the output head reads. */
-  hidden<I, C extends Context, O>(this: On<Takes<"hidden", I, C, O>>, input: I, context?: C): O {
-    return this.base.hidden(input, this.context(context));
-  }
-  /** The output head. */
-  head<I, C extends Context, O>(this: On<Takes<"head", I, C, O>>, input: I, context?: C): O {
-    return this.base.head(input, this.context(context));
-  }
-  /** Mean loss of a batch. @throws ConfigError when the adapter drops and the context does not say whether this is training */
-  loss<B, C extends Context, O>(this: On<Takes<"loss", B, C, O>>, batch: B, context?: C): O {
-    return this.base.loss(batch, decided(this, context));
-  }
-  /** Summed loss of a batch and the number of predicted tokens; errors as `loss`. */
-  lossSum<B, C extends Context, O>(this: On<Takes<"lossSum", B, C, O>>, batch: B, context?: C): O {
-    return this.base.lossSum(batch, decided(this, context));
-  }
-  modules<O>(this: On<{ readonly modules: () => O }>): O {
-    return this.base.modules();
-  }
-  /** The base's weights, as they lie in memory. */
-  weights<O>(this: On<{ readonly weights: () => O }>): O {
-    return this.base.weights();
-  }
-  /** The base's parameters; the adapter's are `adapter`. */
-  parameters<O>(this: On<{ readonly parameters: () => O }>): O {
-    return this.base.parameters();
-  }
-  get config(): Field<M, "config"> {
-    return fieldOf(this.base, "config");
-  }
-  get tokenizer(): Field<M, "tokenizer"> {
-    return fieldOf(this.base, "tokenizer");
-  }
-
   /** Rank, scale, share of parameters, the table of modules, and warnings. */
   summary(): string {
     const { config, table, weights } = this.#parts;
     const baseParameters = [...new Set(weights.map((w) => w.store))].reduce((n, w) => n + w.size, 0);
-    const name = config.scaling === "rslora" ? "rsLoRA" : config.scaling === "lora" ? "LoRA" : "LoRA (own scale)";
+    const plain = config.scaling === "rslora" ? "rsLoRA" : config.scaling === "lora" ? "LoRA" : "LoRA (own scale)";
+    const name = !config.useDora ? plain : config.scaling === "lora" ? "DoRA" : `DoRA over ${plain}`;
     const share = ((100 * table.parameters) / baseParameters).toPrecision(3);
     const linear = table.targets.filter((t) => t.kind !== "embedding").length;
     const head = `${name}: ${linear} of ${linear + table.notAdapted.length} linear layers, ${table.parameters.toLocaleString("en-US")} of ${baseParameters.toLocaleString("en-US")} parameters train (${share} %)`;
@@ -165,12 +98,12 @@ export class Tuned<M> {
   /**
    * What merging would put in place of the base's parameters, by name: W + ΔW for low-rank updates, in the parameter's dtype (one rounding; f32 for
    * a weight of codes); the base is left alone.
-   * A weight that two modules share is refused, unless the caller writes them apart (`untied`, with tie_word_embeddings: false).
+   * A weight that two modules share is refused, unless the caller writes them apart (`untied`, with tie_word_embeddings: false). `which` takes a part of the attachments.
    */
-  mergedWeights(options: { readonly untied?: boolean } = {}): ReadonlyMap<string, Tensor> {
+  mergedWeights(options: { readonly untied?: boolean; readonly which?: (attachment: Attachment) => boolean } = {}): ReadonlyMap<string, Tensor> {
     if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
     const held = new Map<object, Record<string, Tensor>>(), out = new Map<string, Tensor>();
-    for (const a of this.#parts.attachments) {
+    for (const a of options.which === undefined ? this.#parts.attachments : this.#parts.attachments.filter(options.which)) {
       const before = held.get(a.module) ?? { ...parametersOf(a.module) }, after = a.method.merged(tensorsOf(a), a.site, before);
       if ("weight" in after && options.untied !== true) refuseTied(this.#parts, a);
       held.set(a.module, { ...before, ...after });
@@ -189,8 +122,41 @@ export class Tuned<M> {
    * @throws ConfigError for tied weights, for codes unless allowed, for a second merge, and when a sum is not finite
    */
   async merge({ allowRequantize = false, keep = true }: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
+    const { next, original, errors } = await this.#sums(this.mergedWeights(), allowRequantize);
+    this.#replace(next);
+    this.#original = keep ? original : "not kept";
+    mergedInto(this.base).push(this);
+    return errors;
+  }
+
+  /**
+   * Adds attachments into the base's parameters for good and leaves the adapter on, so that the caller must start their tensors anew (`mergeAndReinit`
+   * does both). All or nothing. Weights held as codes are decoded, added to and quantized again; what that lost is returned, a line a weight.
+   * @throws ConfigError for tied weights, while an adapter is merged, and when a sum is not finite
+   */
+  async absorb(which: (attachment: Attachment) => boolean = () => true): Promise<readonly RequantizeError[]> {
+    if (mergedInto(this.base).length > 0) throw new ConfigError("an adapter is merged into this base: taking it out would undo what is added now", { op: "absorb", fix: "unmerge it first" });
+    const { next, errors } = await this.#sums(this.mergedWeights({ which }), true);
+    this.#replace(next);
+    return errors;
+  }
+
+  /** Puts the base weights back, bit for bit. @throws ConfigError when it is not merged, merged without keeping them, or another adapter was merged later */
+  async unmerge(): Promise<void> {
+    const kept = this.#original, stack = mergedInto(this.base), fail = (problem: string, fix: string): ConfigError => new ConfigError(problem, { op: "unmerge", fix });
+    if (kept === null) throw fail("the adapter is not merged", "call merge first");
+    if (kept === "not kept") throw fail("the weights before the merge were not kept", "load the base again, or merge with { keep: true }");
+    if (stack[stack.length - 1] !== this) throw fail("another adapter was merged into this base later", "unmerge that one first");
+    await Promise.all([...kept.keys()].map(async (name) => { const p = this.#parameter(name); if (quantizedOf(p) === null) await p.host(); })); // what still waits on the device ends first
+    this.#replace(kept);
+    this.#original = null;
+    stack.pop();
+  }
+
+  /** Sums on the host as they will be held, what they replace, and what quantizing them again lost. */
+  async #sums(merged: ReadonlyMap<string, Tensor>, allowRequantize: boolean): Promise<{ readonly next: Map<string, Held>; readonly original: Map<string, Held>; readonly errors: RequantizeError[] }> {
     const next = new Map<string, Held>(), original = new Map<string, Held>(), errors: RequantizeError[] = [];
-    for (const [name, sum] of this.mergedWeights()) {
+    for (const [name, sum] of merged) {
       const old = this.#parameter(name), codes = quantizedOf(old);
       if (codes !== null && !allowRequantize) {
         throw new ConfigError(`${name} is held as ${codes.format.name}: merging would quantize it again, which rounds away part of what was learned`, {
@@ -211,22 +177,7 @@ export class Tuned<M> {
       next.set(name, quantized);
       errors.push(error);
     }
-    this.#replace(next);
-    this.#original = keep ? original : "not kept";
-    mergedInto(this.base).push(this);
-    return errors;
-  }
-
-  /** Puts the base weights back, bit for bit. @throws ConfigError when it is not merged, merged without keeping them, or another adapter was merged later */
-  async unmerge(): Promise<void> {
-    const kept = this.#original, stack = mergedInto(this.base), fail = (problem: string, fix: string): ConfigError => new ConfigError(problem, { op: "unmerge", fix });
-    if (kept === null) throw fail("the adapter is not merged", "call merge first");
-    if (kept === "not kept") throw fail("the weights before the merge were not kept", "load the base again, or merge with { keep: true }");
-    if (stack[stack.length - 1] !== this) throw fail("another adapter was merged into this base later", "unmerge that one first");
-    await Promise.all([...kept.keys()].map(async (name) => { const p = this.#parameter(name); if (quantizedOf(p) === null) await p.host(); })); // what still waits on the device ends first
-    this.#replace(kept);
-    this.#original = null;
-    stack.pop();
+    return { next, original, errors };
   }
 
   /** The parameter of an adapted module by its full name. */
