@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { openModelFolder, saveSafetensors } from "@adjoint/io";
-import { ConfigError, createReference, type HostArray, scope, setDevice, type Tensor, tensor } from "@adjoint/tensor";
+import { ConfigError, createReference, type HostArray, planOf, scope, setDevice, type Tensor, tensor } from "@adjoint/tensor";
 import { wasmSync } from "@adjoint/wasm";
 import { type CausalLM, initModel, loadModel, parseConfig, saveModel, Session } from "@adjoint/models";
 import { fixture, golden } from "@adjoint/testing/fixtures";
@@ -67,6 +67,10 @@ describe("GPT-2", () => {
     expect((await spread("attn.c_proj.weight")) / (0.02 / 4)).toBeCloseTo(1, 1);
     expect((await spread("mlp.c_fc.weight")) / 0.02).toBeCloseTo(1, 1);
     expect([await spread("ln_1.weight"), await spread("ln_1.bias"), await spread("attn.c_attn.bias")]).toEqual([1, 0, 0]);
+  });
+  it("a layer is at most 10 kernels", () => {
+    const kernels = (layers: number): number => planOf([initModel({ ...tinyGpt2, n_layer: layers }, 7).loss(rowsOf([[1, 2, 3, 4]]))]).spec.kernels.length;
+    expect(kernels(3) - kernels(2)).toBeLessThanOrEqual(10);
   });
   it("packed rows and rows alone have the same loss", async () => {
     const model = initModel(tinyGpt2, 7), a = [3, 1, 4, 1, 5], b = [9, 2, 6];

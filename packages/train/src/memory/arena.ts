@@ -76,12 +76,15 @@ function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules
   return new Tuned({ base: model, config, table, attachments, weights: [] });
 }
 
+/** Whether the model itself drops values while training: then more of them are kept. */
+const drops = (c: ModelConfig): boolean => (c.modelType === "gpt2" ? c.embdPdrop + c.residPdrop + c.attnPdrop : c.attentionDropout) > 0;
+
 function recorded(config: ModelConfig, { batch, seq, checkpointing, adapter, dtype }: StepShape): PlanSpec {
   const shapes = parameterShapes(config);
   const model = buildModel(config, (name) => new Store({ dtype, shape: shapes.get(name) ?? [], data: hostArray(dtype, 0) }, name));
   const trainee: Trainee = adapter === null ? fullTrainee(model) : adapterTrainee(hollow(model, adapter));
   const ids = Array.from({ length: seq }, () => 0), rows = toTensors(collate(Array.from({ length: batch }, () => ({ ids, labels: ids })), 0, 0));
-  const { total, count } = trainee.lossSum(rows, { train: false, ...(checkpointing ? { checkpoint } : {}) });
+  const { total, count } = trainee.lossSum(rows, { ...(drops(config) ? { train: true, key: { seed: 0, stream: "dropout" } } : { train: false }), ...(checkpointing ? { checkpoint } : {}) });
   const loss = total.div(count.maximum(1)), grads = Object.values(gradients(loss, trainee.trainable)).filter((g) => g !== null);
   return planOf([loss, ...grads]).spec;
 }
