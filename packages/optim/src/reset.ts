@@ -1,5 +1,5 @@
 /** Forgetting an optimizer's moments, all or in part: what ReLoRA does when it starts a cycle. */
-import { type Store, hostUniform } from "@adjoint/tensor";
+import { type Store, hostUniform, quantile } from "@adjoint/tensor";
 import { decodedState } from "./blockwise.ts";
 import { fraction, knownKeys, oneOf } from "./check.ts";
 import { zeroCode } from "./dynamic-map.ts";
@@ -21,12 +21,6 @@ export interface ResetOptions {
 /** What never is forgotten: copies of parameters, the scales of codes, and the step of a halt. */
 const lasting = (name: string): boolean => name === "master" || name === "halted" || name.startsWith("absmax");
 
-/** The q-quantile of |x|, between neighbours by proportion (torch.quantile). */
-function quantile(x: ArrayLike<number>, q: number): number {
-  const sorted = Float64Array.from(x, Math.abs).sort(), at = q * (sorted.length - 1), low = Math.floor(at);
-  return sorted[low] + (at - low) * (sorted[Math.min(low + 1, sorted.length - 1)] - sorted[low]);
-}
-
 /**
  * Sets moments to zero; counts of updates stay, and so do parameters (ReLoRA's reset: Lialin et al. 2023). Take it between steps.
  * 8-bit states are judged by what they decode to. Errors: ConfigError for a ratio outside [0, 1).
@@ -42,7 +36,7 @@ export async function resetState<T>(optimizer: BoundOptimizer<T>, options: Reset
   }
   async function forget(s: Store, x: ArrayLike<number>, name: string): Promise<void> {
     const host = await s.host(), data = host.data.slice(), zero = s.dtype === "u8" ? zeroCode(name === "state2" ? "unsigned" : "signed") : 0;
-    const limit = mode === "magnitude" ? quantile(x, ratio) : 0;
+    const limit = mode === "magnitude" ? quantile(Float64Array.from(x, Math.abs), ratio) : 0;
     const chance = mode === "random" ? hostUniform(seed, `pruning/${s.name}`, s.shape, { step: optimizer.counter.value }).data : null;
     for (let i = 0; i < data.length; i++) if (chance !== null ? chance[i] <= ratio : mode === "zero" || Math.abs(x[i]) <= limit) data[i] = zero;
     s.set({ dtype: s.dtype, shape: s.shape, data });

@@ -5,6 +5,8 @@ import {
   cholesky, ConfigError, eigSymmetric, hostOf, identityMatrix, kthvalue, lowRank, type Matrix, matrixOf, pinv, product, qr, quantile,
   ShapeError, scaleColumns, scaleRows, solve, svd, svdLowrank, sylvester, transposed, truncate,
 } from "../src/index.ts";
+import { diagonalise } from "../src/linalg/bidiagonal.ts";
+import { Sweeps } from "../src/linalg/rotations.ts";
 
 const numRuns = Number(process.env.ADJOINT_RUNS ?? 16) * 2, EPSILON = 2 ** -52;
 const sixteenths = fc.integer({ min: -32, max: 32 }).map((k) => k / 16);
@@ -113,16 +115,53 @@ describe("svd", () => {
       same(svd(product(qr(filledWith(a.rows)).q, a)).s);
     }, 12);
   });
-  test("values of graded triangles keep their digits", () => { // zeros inside, tiny values, growing and falling diagonals
+  test("bidiagonal matrices of every kind, with zeros anywhere: U diag(d) Vᵀ = B", () => {
+    const entry = fc.tuple(fc.constantFrom(-2, -1, 0, 1, 1, 3), fc.constantFrom(0, 0, 0, -20, -60)).map(([x, by]) => x * 2 ** by);
+    law(fc.tuple(fc.array(entry, { minLength: 1, maxLength: 7 }), fc.array(entry, { minLength: 6, maxLength: 6 })), ([across, above]) => {
+      const n = across.length, d = Float64Array.from(across), e = Float64Array.from(above.slice(0, n - 1)), u = identityMatrix(n), v = identityMatrix(n);
+      const b = matrixOf(across.map((x, i) => across.map((_, j) => (j === i ? x : j === i + 1 ? above[i] : 0))));
+      diagonalise({ d, e, u, v });
+      expect([...e]).toEqual([...e].fill(0));
+      orthonormal(u);
+      near(product(scaleColumns(u, d), v, { transposeB: true }), b, biggest(b));
+    }, 4 * numRuns);
+  });
+  test("sweeps run from the larger end, so that graded matrices take half as many, from either side", () => {
+    const n = 60, sweeps = (f: (i: number) => number): number => diagonalise({ d: Float64Array.from({ length: n }, (_, i) => f(i)), e: Float64Array.from({ length: n - 1 }, (_, i) => -0.4 * f(i)), u: identityMatrix(n), v: identityMatrix(n) });
+    for (const f of [(i: number) => 0.9 ** i, (i: number) => 0.9 ** (n - i)]) expect(sweeps(f)).toBeLessThan(1.5 * n);
+    expect(sweeps((i) => 1 + i % 2)).toBeLessThan(3 * n);
+  });
+  test("values of triangles keep their digits", () => {
     for (const d of [[1, 2 ** -20, 2 ** -40], [2 ** -40, 2 ** -20, 1], [1, 0, 1], [0, 0, 3], [2 ** -30, 1, 0]]) {
-      const a = matrixOf([[d[0], d[0] / 2, 0], [0, d[1], d[1] / 4], [0, 0, d[2]]]), { s } = svd(a);
-      near(lowRank(svd(a)), a, s[0]);
-      const determinant = Math.abs(d[0] * d[1] * d[2]);
+      const { s } = svd(matrixOf([[d[0], d[0] / 2, 0], [0, d[1], d[1] / 4], [0, 0, d[2]]])), determinant = d[0] * d[1] * d[2];
       expect(Math.abs(s[0] * s[1] * s[2] - determinant)).toBeLessThanOrEqual(1e-3 * determinant + 1e-30 * Number(determinant === 0));
     }
   });
 });
 const filledWith = (n: number): Matrix => ({ rows: n, cols: n, data: Float64Array.from({ length: n * n }, (_, i) => ((i + 1) ** 3 % 251 - 125) / 16) }); // of full rank
+
+describe("rotations", () => {
+  test("written down and applied later, more than the list holds, forwards and backwards", () => {
+    for (const rows of [3, 5]) {
+      const n = 3, x = new Float64Array(rows * n).map((_, i) => i % 5 - 2), y = x.slice(), sweeps = new Sweeps(x, n);
+      for (let k = 0; k < 99; k++) {
+        const step = k % 2 === 0 ? 1 : -1, first = step > 0 ? 0 : n - 1;
+        sweeps.begin(first, step, 2);
+        for (let i = 0; i < 2; i++) {
+          const c = Math.cos(k + i), s = Math.sin(k + i), from = first + step * i;
+          sweeps.push(c, s);
+          for (let row = 0; row < rows; row++) {
+            const p = y[row * n + from], q = y[row * n + from + step];
+            y[row * n + from] = c * p + s * q;
+            y[row * n + from + step] = c * q - s * p;
+          }
+        }
+      }
+      sweeps.flush();
+      near({ rows, cols: n, data: x }, { rows, cols: n, data: y }, 4);
+    }
+  });
+});
 
 describe("svdLowrank", () => {
   test("is exact where the rank is at most rank + oversample", () => {

@@ -105,15 +105,17 @@ function smaller(f: number, g: number, h: number): number {
  * B is singular to rounding, which keeps tiny values accurate and splits off zeros (Demmel & Kahan 1990). A sweep runs from the end
  * with the larger entry, so graded matrices converge from either side: from below it is the same sweep of J Bᵀ J.
  * An entry of e is zero when it is below rounding beside its neighbours in d, or beside 1/16 of the largest of all.
+ * Returns how many sweeps it took: about two a value where nothing is graded, fewer where it is.
  */
-export function diagonalise({ d, e, u, v }: Bidiagonal): void {
+export function diagonalise({ d, e, u, v }: Bidiagonal): number {
   const n = d.length, sweepsU = new Sweeps(u.data, n), sweepsV = new Sweeps(v.data, n), right: Rotation = { c: 1, s: 0, r: 0 }, left: Rotation = { c: 1, s: 0, r: 0 };
   let most = 0, hi = n - 1;
   for (let i = 0; i < n; i++) most = Math.max(most, Math.abs(d[i]), i + 1 < n ? Math.abs(e[i]) : 0);
   const negligible = (i: number): boolean => Math.abs(e[i]) <= EPSILON * Math.max(Math.abs(d[i]) + Math.abs(d[i + 1]), most / 16);
-  for (let remaining = 40 * n + 40; hi > 0; remaining--) {
+  let count = 0;
+  while (hi > 0) {
     if (negligible(hi - 1)) { e[--hi] = 0; continue; }
-    if (remaining <= 0) throw new AdjointError("svd: the QR iteration did not converge", { op: "svd", fix: "report the matrix; no known one does this" });
+    if (count++ > 40 * n) throw new AdjointError("svd: the QR iteration did not converge", { op: "svd", fix: "report the matrix; no known one does this" });
     let lo = hi - 1;
     while (lo > 0 && !negligible(lo - 1)) lo--;
     if (lo > 0) e[lo - 1] = 0;
@@ -121,6 +123,7 @@ export function diagonalise({ d, e, u, v }: Bidiagonal): void {
   }
   sweepsU.flush();
   sweepsV.flush();
+  return count;
 
   function sweep(lo: number, hi: number): void {
     const up = Math.abs(d[lo]) < Math.abs(d[hi]), step = up ? -1 : 1, first = up ? hi : lo, count = hi - lo;

@@ -70,10 +70,9 @@ function tridiagonalise(n: number, a: Float64Array): { d: Float64Array; e: Float
 function diagonalise(d: Float64Array, e: Float64Array, v: Matrix): void {
   const n = d.length, sweeps = new Sweeps(v.data, n), g: Rotation = { c: 1, s: 0, r: 0 }, most = Math.max(largest(d), largest(e));
   const negligible = (i: number): boolean => Math.abs(e[i]) <= EPSILON * Math.max(Math.abs(d[i]) + Math.abs(d[i + 1]), most / 16);
-  let hi = n - 1;
-  for (let remaining = 40 * n + 40; hi > 0; remaining--) {
+  for (let hi = n - 1, count = 0; hi > 0;) {
     if (negligible(hi - 1)) { e[--hi] = 0; continue; }
-    if (remaining <= 0) throw new AdjointError("eigSymmetric: the QR iteration did not converge", { op: "eigSymmetric", fix: "report the matrix; no known one does this" });
+    if (count++ > 40 * n) throw new AdjointError("eigSymmetric: the QR iteration did not converge", { op: "eigSymmetric", fix: "report the matrix; no known one does this" });
     let lo = hi - 1;
     while (lo > 0 && !negligible(lo - 1)) lo--;
     if (lo > 0) e[lo - 1] = 0;

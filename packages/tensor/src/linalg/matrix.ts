@@ -25,7 +25,7 @@ export function matrixOf(x: HostArray | readonly (readonly number[])[]): Matrix 
   return { rows: x.shape[0], cols: x.shape[1], data: new Float64Array(convertArray(x.data, x.dtype, "f64")) };
 }
 
-/** The host array [rows, cols] of a matrix, each number rounded once to `dtype` (default f32). @example tensor(hostOf(q)) */
+/** The host array [rows, cols] of a matrix, each number rounded once to `dtype` (default f32). @example fromHost(hostOf(q)) */
 export function hostOf(a: Matrix, dtype: DType = "f32"): HostArray {
   return { dtype, shape: [a.rows, a.cols], data: convertArray(a.data, "f64", dtype) };
 }
