@@ -5,7 +5,7 @@ import type { Target } from "./targets.ts";
 
 /** One adapted module: its target (path, kind, rank, scale) and sizes. */
 export interface Site extends Target {
-  /** columns of A: in features, rows of an embedding, channels / groups · kernel of a convolution */
+  /** columns of A: in features, rows of an embedding, channels · kernel of a convolution */
   readonly inFeatures: number;
   /** rows of B: out features, width of an embedding, out channels */
   readonly outFeatures: number;
@@ -49,6 +49,8 @@ export interface AdapterMethod {
   constants?(site: Site, frozen: Parameters): Factors;
   /** initial values that follow from the frozen weight (DoRA's magnitude), for roles of `shapes`; they replace those of `init` in a new adapter */
   start?(p: Factors, site: Site, frozen: Parameters): Factors;
+  /** what of `forward` follows from tensors alone and not from x (DoRA's m / n): `Tuned.frozen` computes it once and passes it on */
+  settled?(p: Factors, site: Site, frozen: Parameters): Factors;
   /** the module's output with the adapter */
   forward(p: Factors, site: Site, use: Application): Tensor;
   /** a parameter of a module that is used by the weight (LSTM), with the adapter; null or left out: forward does it all */

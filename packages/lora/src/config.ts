@@ -25,7 +25,19 @@ export interface LoraConfig {
   readonly scaling: Scaling;
   /** true: A uniform in 1/sqrt(in), B zero. "gaussian": A normal with deviation 1/r, B zero. false: both random (tests). */
   readonly initLoraWeights: boolean | "gaussian";
+  /** DoRA: the rows of W + s B A keep their direction, and a trained vector has their lengths */
+  readonly useDora: boolean;
   readonly fanInFanOut: boolean;
+  /** base biases that train beside: none, all, or those of the adapted layers */
+  readonly bias: "none" | "all" | "lora_only";
+  /** modules that train in full beside the adapter, by name or end of path; null: none */
+  readonly modulesToSave: readonly string[] | null;
+  /** rows of the input embedding that train, or embedding name -> rows */
+  readonly trainableTokenIndices: readonly number[] | Readonly<Record<string, readonly number[]>> | null;
+  /** parameters adapted as matrices whatever their module does with them, such as "mlp.experts.gate_up_proj" */
+  readonly targetParameters: readonly string[] | null;
+  /** what adapts or replaces one of two layers that share a weight does so for both */
+  readonly ensureWeightTying: boolean;
   readonly taskType: string | null;
   readonly baseModelNameOrPath: string | null;
   readonly revision: string | null;
@@ -49,7 +61,13 @@ export const defaultConfig: LoraConfig = {
   useRslora: false,
   scaling: "lora",
   initLoraWeights: true,
+  useDora: false,
   fanInFanOut: false,
+  bias: "none",
+  modulesToSave: null,
+  trainableTokenIndices: null,
+  targetParameters: null,
+  ensureWeightTying: false,
   taskType: null,
   baseModelNameOrPath: null,
   revision: null,
@@ -73,6 +91,8 @@ interface Rule {
 
 const namesRule: Rule = { accepts: (v) => v === null || isText(v) || isTexts(v), wants: "a list of module names, a regular expression, or null" };
 const textRule: Rule = { accepts: (v) => v === null || isText(v), wants: "a text or null" };
+const listRule: Rule = { accepts: (v) => v === null || isTexts(v), wants: "a list of names, or null" };
+const isRows = (v: unknown): boolean => Array.isArray(v) && v.every(isIndex) && new Set(v).size === v.length;
 const flagRule: Rule = { accepts: (v) => typeof v === "boolean", wants: "true or false" };
 
 const rules: { readonly [K in keyof LoraConfig]: Rule } = {
@@ -88,7 +108,13 @@ const rules: { readonly [K in keyof LoraConfig]: Rule } = {
   useRslora: flagRule,
   scaling: { accepts: (v) => v === "lora" || v === "rslora" || typeof v === "function", wants: '"lora", "rslora" or a function (alpha, r) => scale' },
   initLoraWeights: { accepts: (v) => typeof v === "boolean" || v === "gaussian", wants: 'true, false or "gaussian"' },
+  useDora: flagRule,
   fanInFanOut: flagRule,
+  bias: { accepts: (v) => v === "none" || v === "all" || v === "lora_only", wants: '"none", "all" or "lora_only"' },
+  modulesToSave: listRule,
+  trainableTokenIndices: { accepts: (v) => v === null || isRows(v) || (isRecord(v) && Object.values(v).every(isRows)), wants: "a list of different token ids, an object from names of embeddings to such lists, or null" },
+  targetParameters: listRule,
+  ensureWeightTying: flagRule,
   taskType: { accepts: (v) => v === null || (isText(v) && taskTypes.includes(v)), wants: `null or one of ${taskTypes.join(", ")}` },
   baseModelNameOrPath: textRule,
   revision: textRule,
@@ -126,6 +152,14 @@ function checkTogether(c: LoraConfig, name: (key: string) => string, file?: stri
     refuse(name(a), c[isKey(a) ? a : "r"], `cannot stand beside ${name(b)}`, fix, file);
   if (text && c.layersToTransform !== null) contradiction("layersToTransform", "targetModules", `write ${name("targetModules")} as a list, or put the layers into its expression`);
   if (text && c.layersPattern !== null) contradiction("layersPattern", "targetModules", `write ${name("targetModules")} as a list, or put the layers into its expression`);
+  if (c.targetParameters !== null && c.targetParameters.length > 0) {
+    if (c.loraDropout > 0) contradiction("loraDropout", "targetParameters", "use 0: what is added to a parameter has no input of its own to drop");
+    if (c.fanInFanOut) contradiction("fanInFanOut", "targetParameters", "use false: a parameter is adapted as it is stored");
+  }
+  const rows = c.trainableTokenIndices;
+  if (rows !== null && !Array.isArray(rows)) {
+    for (const at of Object.keys(rows)) if (c.modulesToSave?.includes(at) === true) refuse(name("trainableTokenIndices"), at, `is also in ${name("modulesToSave")}, which trains all of it`, "name it in one of the two", file);
+  }
   if (pattern && !layers) refuse(name("layersPattern"), c.layersPattern, `does nothing without ${name("layersToTransform")}`, `add ${name("layersToTransform")}, or remove it`, file);
 }
 
@@ -191,6 +225,7 @@ export function readLoraConfig(text: string, file = "adapter_config.json"): Read
   }
   // PEFT writes null for an empty pattern in some versions
   for (const key of ["rankPattern", "alphaPattern"]) if (given[key] === null) given[key] = {};
+  if (given["ensureWeightTying"] === null) given["ensureWeightTying"] = false;
   const scaling = given["useRslora"] === true ? "rslora" : "lora";
   return { config: build({ ...given, scaling }, snakeCase, file), warnings };
 }
@@ -210,6 +245,8 @@ export function writeLoraConfig(c: LoraConfig): string {
     alpha_pattern: c.alphaPattern,
     auto_mapping: c.autoMapping,
     base_model_name_or_path: c.baseModelNameOrPath,
+    bias: c.bias,
+    ensure_weight_tying: c.ensureWeightTying,
     exclude_modules: sorted(c.excludeModules),
     fan_in_fan_out: c.fanInFanOut,
     inference_mode: true,
@@ -218,11 +255,15 @@ export function writeLoraConfig(c: LoraConfig): string {
     layers_to_transform: c.layersToTransform,
     lora_alpha: c.loraAlpha,
     lora_dropout: c.loraDropout,
+    modules_to_save: sorted(c.modulesToSave),
     r: c.r,
     rank_pattern: c.rankPattern,
     revision: c.revision,
     target_modules: sorted(c.targetModules),
+    target_parameters: c.targetParameters,
+    trainable_token_indices: c.trainableTokenIndices,
     task_type: c.taskType,
+    use_dora: c.useDora,
     use_rslora: c.scaling === "rslora",
   };
   return JSON.stringify(Object.fromEntries(Object.entries(json).sort(([a], [b]) => (a < b ? -1 : 1))), null, 2);

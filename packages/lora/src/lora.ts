@@ -37,8 +37,8 @@ export function planLora(model: object, config: LoraConfig, modelType: string | 
   if (!infos.some((m) => m.kind !== "other")) {
     throw new ConfigError("the model has no linear layer and no embedding to adapt", { op: "lora", fix: "pass a model built from Linear and Embedding of @adjoint/nn" });
   }
-  const table = describeTargets(config, infos, modelType), modules = adaptableModules(model), method = methodOf(config);
-  return { table, chosen: table.targets.flatMap((site) => { const module = modules.get(site.path); return module === undefined ? [] : [{ site, module, method }]; }) };
+  const table = describeTargets(config, infos, modelType), modules = adaptableModules(model);
+  return { table, chosen: table.targets.flatMap((site) => { const module = modules.get(site.path); return module === undefined ? [] : [{ site, module, method: methodOf(config, site.kind) }]; }) };
 }
 
 /** Factors are f32 whatever the base holds, and f64 beside an f64 base. */

@@ -38,6 +38,12 @@ export function parseKey(key: string): ParsedKey {
   const isEmbedding = (name: string): boolean => name === "lora_embedding_A" || name === "lora_embedding_B";
   if (at(-1) === "weight" && isFactor(at(-2))) return factor(n - 2, null);
   if (at(-1) === "weight" && isFactor(at(-3))) return factor(n - 3, at(-2));
+  const whole = (end: number, name: string, adapterName: string | null): ParsedKey => (end > 0 ? { kind: "factor", canonical: `${PREFIX}${parts.slice(0, end).join(".")}.${name}`, adapterName } : { kind: "unknown" });
+  for (const [i, name] of [[-1, null], [-2, at(-1)], [-3, at(-2)]] as const) {
+    if (at(i) === named.magnitude && (i > -3 || at(-1) === "weight")) return whole(n + i, named.magnitude, name === "weight" ? null : name);
+  }
+  if (at(-1) === "bias" && at(-2) === "lora_B") return whole(n - 2, named.biasB, null);
+  if (at(-1) === "bias" && at(-3) === "lora_B") return whole(n - 3, named.biasB, at(-2));
   if (isEmbedding(at(-1))) return factor(n - 1, null);
   if (isEmbedding(at(-2))) return factor(n - 2, at(-1));
   if (at(-1) === "weight" && at(-2) === "base_layer" && n > 2) return { kind: "base", path: parts.slice(0, -2).join(".") };

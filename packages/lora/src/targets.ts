@@ -186,7 +186,7 @@ function target(c: LoraConfig, m: ModuleInfo, matchedBy: string, r: number, alph
     });
   }
   const found: Site = { path: m.path, kind: m.kind, r, alpha, scale, parameters: 0, matchedBy, inFeatures: m.inFeatures ?? 0, outFeatures: m.outFeatures ?? 0 };
-  return { ...found, parameters: Object.values(methodOf(c).shapes(found, c)).reduce((n, shape) => n + sizeOf(shape), 0) };
+  return { ...found, parameters: Object.values(methodOf(c, m.kind).shapes(found, c)).reduce((n, shape) => n + sizeOf(shape), 0) };
 }
 
 /**

@@ -92,7 +92,7 @@ describe("adapter_config.json", () => {
       expect(error.details).toMatchObject({ file: "dir/adapter_config.json", key, value });
       expect(error.details.fix, key).toBeTruthy();
     }
-    expect(caught(() => loraConfig(JSON.parse('{"useDora": true}'))).message).toContain("DoRA");
+    expect(caught(() => loraConfig(JSON.parse('{"useQalora": true}'))).message).toContain("QALoRA");
   });
 
   it("refuses initialisations that change the base, and says what to do", () => {

@@ -143,7 +143,7 @@ describe("names of tensors", () => {
   });
 
   it("does not take other names for factors", () => {
-    for (const key of ["lora_A.weight", "q.lora_A", "q.lora_magnitude_vector", "q.lora_A.bias", "q.weight", "q.lora_E", "vera_A", "q.lora_A.weight.x"]) expect(parseKey(key).kind, key).toBe("unknown");
+    for (const key of ["lora_A.weight", "q.lora_A", "q.lora_A.bias", "q.weight", "q.lora_E", "vera_A", "q.lora_A.weight.x"]) expect(parseKey(key).kind, key).toBe("unknown");
     expect(parseKey("base_model.model.lm_head.base_layer.weight")).toEqual({ kind: "base", path: "lm_head" });
   });
 });

@@ -1,0 +1,58 @@
+/**
+ * DoRA: the rows of V = W + s B A keep their direction, and a trained vector m has their lengths.
+ *
+ * y = c ∘ (V x) + bias with c = m / n, n_j = ‖V_j‖ and no gradient through n (section 4.3 of the paper). V is never formed:
+ * n² = rowsum(W²) + 2 s rowsum((W Aᵀ) ∘ B) + s² rowsum((B (A Aᵀ)) ∘ B), whose first term is kept beside the factors. With g' = c ∘ g:
+ * dm = Σ g ∘ (V x) / n, dB = s g'ᵀ H, dA = s (g' B)ᵀ x, dx = g' W + s g' B A. Liu et al. 2024 (arXiv 2402.09353).
+ *
+ * Beside LoRA that is one product W Aᵀ of r rows a step, two of size r, a sum over (out, r), and one pass over y. A dropped input makes it dearer:
+ * then W x~ is a product of its own, as in PEFT, and so is its gradient.
+ */
+import { type HostArray, type Shape, stopGradient, type Tensor } from "@adjoint/tensor";
+import type { AdapterMethod, Factors, Site } from "./adapter.ts";
+import { type Layer, widened, zerosOf } from "./layer.ts";
+
+/** Smallest n²: a row of zeros stays one. */
+const TINY = 1e-30;
+const length = (squares: Tensor): Tensor => squares.maximum(TINY).sqrt();
+/** Σ over the second axis of a matrix: [out]. */
+const rowSums = (x: Tensor): Tensor => x.sum(1).reshape([x.shape[0]]);
+const flat = (x: Tensor): Tensor => x.reshape([x.shape[0], x.size / x.shape[0]]);
+
+/** V with rows of length m: c ∘ V in the layout of V. */
+export function withMagnitude(layer: Layer, V: Tensor, m: Tensor, site: Site): Tensor {
+  const n = stopGradient(length(rowSums(layer.rows(V, site).square())));
+  return V.mul(m.reshape([site.outFeatures]).div(n).reshape(layer.perOutput(site).weight));
+}
+
+/** DoRA on a kind of layer. */
+export function doraOn(layer: Layer): AdapterMethod {
+  const magnitude = (site: Site): Shape => layer.perOutput(site).output;
+
+  /** n, in the shape in which it multiplies outputs */
+  function norm(p: Factors, site: Site, weight: Tensor): Tensor {
+    const A = stopGradient(flat(p.A)), B = stopGradient(flat(p.B)).T, s = site.scale;
+    const AW = A.matmul(layer.rows(weight, site).T), AAB = A.matmul(A.T).matmul(B); // (r, out)
+    const cross = AW.mul(2 * s).add(AAB.mul(s * s)).mul(B).sum(0).reshape([site.outFeatures]);
+    return length(p.squares.add(cross)).reshape(magnitude(site));
+  }
+  const factor = (p: Factors, site: Site, weight: Tensor): Tensor => p.factor ?? p.magnitude.div(norm(p, site, weight));
+
+  return {
+    name: "dora",
+    shapes: (site, config) => ({ ...layer.shapes(site, config), magnitude: magnitude(site) }),
+    init: (site, config, seed): Readonly<Record<string, HostArray>> => ({ ...layer.init(site, config, seed), magnitude: zerosOf(magnitude(site)) }),
+    constants: (site, { weight }) => ({ squares: rowSums(layer.rows(widened(weight), site).square()) }),
+    start: (p, site, { weight }) => ({ magnitude: norm(p, site, weight) }),
+    settled: (p, site, { weight }) => ({ factor: factor(p, site, weight) }),
+    forward(p, site, use) {
+      const c = factor(p, site, use.frozen.weight), { bias } = use.frozen, { y } = use, part = layer.part(p, site, use);
+      const Wx = use.key !== null ? layer.product(site, use) : bias === undefined ? y : y.sub(widened(bias).reshape(magnitude(site)));
+      return y.add(part).add(c.sub(1).mul(Wx.add(part))); // c (W x + s B A x) + bias, and exactly y while c is 1 and B is 0
+    },
+    merged: (p, site, { weight }) => {
+      const d = layer.delta(p, site);
+      return { weight: withMagnitude(layer, (weight.dtype === d.dtype ? weight : weight.cast(d.dtype)).add(d), p.magnitude, site) };
+    },
+  };
+}
