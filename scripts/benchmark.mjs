@@ -1,5 +1,5 @@
 /**
- * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- predict`, `-- findings`, `-- qlora`, `-- quant`, `-- codecs`, `-- codebooks`, `-- optimizers`, `-- updates`, `-- pictures` and `-- gpu`: see
+ * `npm run benchmark -- speed [--rounds 3 ...]` `-- memory`, `-- predict`, `-- findings`, `-- qlora`, `-- quant`, `-- codecs`, `-- codebooks`, `-- optimizers`, `-- updates`, `-- adapters`, `-- pictures` and `-- gpu`: see
  * benchmarks/README.md. Bundles the benchmark (Node 20 runs no TypeScript) and installs what nothing else needs: the rivals for
  * `speed` and `gpu`, from benchmarks/rivals, and what draws for `pictures`, from benchmarks/pictures.
  */
@@ -10,7 +10,7 @@ import { node, npmCli, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const folder = join(root, "benchmarks"), rivals = join(folder, "rivals"), pictures = join(folder, "pictures"), out = join(root, ".cache", "benchmarks");
-const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], predict: ["memory/predict.ts"], qlora: ["findings/qlora.ts"], quant: ["quant/main.ts"], codecs: ["quant/codecs.ts"], codebooks: ["quant/codebooks.ts"], updates: ["updates/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
+const kinds = { speed: ["speed/main.ts", "speed/adjoint.ts"], memory: ["memory/main.ts"], findings: ["findings/main.ts"], gpu: ["gpu/main.ts", "gpu/adjoint.ts"], predict: ["memory/predict.ts"], qlora: ["findings/qlora.ts"], quant: ["quant/main.ts"], codecs: ["quant/codecs.ts"], codebooks: ["quant/codebooks.ts"], updates: ["updates/main.ts"], adapters: ["adapters/main.ts"], pictures: ["pictures/main.ts"], optimizers: ["findings/optimizers.ts"] };
 
 /** npm installs a folder's packages from their own lock file, once. */
 async function installFrom(place, what, without) {

@@ -106,6 +106,7 @@ export const rows = [
   { line: "finetune --load-in-4bit: checkpoints hold no base, runs go on, adapters merge three ways", test: ["packages/cli/test/quantized", "finetune --load-in-4bit"] },
   { line: "adjoint memory: the specification's worked numbers; the arena of a step, planned without weights", test: ["packages/train/test/memory"] },
   { line: "Predicted memory of full, LoRA and QLoRA runs is within 10 % of what they hold", command: ["scripts/benchmark.mjs", "predict"], expect: "predict: within 10 % in 5 of 5 cases", slow: true },
+  { line: "QLoRA holds at most half of LoRA's bytes where weights dominate (318 M parameters)", command: ["scripts/benchmark.mjs", "predict", "--large"], expect: "at most 0.5 wanted", slow: true },
   { line: "E7: QLoRA's memory, time and loss beside LoRA's; errors and bits per byte of nf4, fp4, int4, int8 by block size", command: ["scripts/benchmark.mjs", "qlora"], expect: "bits per byte of the bundled model", slow: true, look: true },
 
   // 9: train
