@@ -5,10 +5,11 @@ import { ConfigError, FormatError, getDevice, type HostArray } from "@adjoint/te
 import type { DataSet } from "./data/dataset.ts";
 import type { Training } from "./loop.ts";
 import type { StepMetrics } from "./metrics.ts";
+import type { Routine, RoutineState } from "./routine.ts";
 import { type Recipe, compactRecipe, defaultRecipe } from "./recipe.ts";
 
 export const CHECKPOINT_FORMAT = 1;
-const STATE = "trainer_state.json", OPTIMIZER = "optimizer.safetensors", SCHEDULER = "scheduler.json", RANDOM = "rng.json", DATA = "data.json";
+const STATE = "trainer_state.json", OPTIMIZER = "optimizer.safetensors", SCHEDULER = "scheduler.json", RANDOM = "rng.json", DATA = "data.json", METHOD = "method.json", METHOD_TENSORS = "method.safetensors";
 
 /** Keys that do not change a run's numbers: they may differ when it goes on. */
 const free: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>([
@@ -44,6 +45,36 @@ export interface CheckpointOptions {
 
 const json = (value: unknown): string => `${JSON.stringify(value, null, 2)}\n`;
 
+/** What the routines remember: numbers in method.json, tensors in method.safetensors as `routine.name`. */
+async function methodFiles(routines: readonly Routine[]): Promise<Record<string, Content>> {
+  const states = await Promise.all(routines.map(async (r) => [r.name, await r.state()] as const));
+  const arrays = new Map(states.flatMap(([name, { arrays: own = {} }]) => Object.entries(own).map(([key, array]) => [`${name}.${key}`, array] as const)));
+  return { ...(states.length === 0 ? {} : { [METHOD]: json(Object.fromEntries(states.map(([name, { values }]) => [name, values]))) }), ...(arrays.size === 0 ? {} : { [METHOD_TENSORS]: safetensorsParts(arrays) }) };
+}
+
+/** What `methodFiles` wrote. @throws FormatError when a routine's part is missing */
+async function readMethods(routines: readonly Routine[], folder: string): Promise<ReadonlyMap<Routine, RoutineState>> {
+  const found = new Map<Routine, RoutineState>(), { join } = node().path;
+  if (routines.length === 0) return found;
+  const values = await readJson(folder, METHOD), tensors = (await namesIn(folder)).includes(METHOD_TENSORS) ? await readArrays(join(folder, METHOD_TENSORS)) : {};
+  for (const routine of routines) {
+    const own = values[routine.name], prefix = `${routine.name}.`;
+    if (!isRecord(own)) throw new FormatError(`${join(folder, METHOD)}: there is nothing of ${routine.name}`, { file: join(folder, METHOD), key: routine.name, fix: "resume with the options that the checkpoint was made with" });
+    found.set(routine, { values: Object.fromEntries(Object.entries(own).map(([k, v]) => [k, Number(v)])), arrays: Object.fromEntries(Object.entries(tensors).filter(([k]) => k.startsWith(prefix)).map(([k, a]) => [k.slice(prefix.length), a])) });
+  }
+  return found;
+}
+
+async function readArrays(file: string): Promise<Record<string, HostArray>> {
+  const saved = await openSafetensors(file), arrays: Record<string, HostArray> = {};
+  try {
+    for (const name of saved.entries.keys()) arrays[name] = await saved.read(name);
+  } finally {
+    await saved.close();
+  }
+  return arrays;
+}
+
 /** The files of a checkpoint, taken between steps. */
 async function checkpointFiles(training: Training, { recipe, history = [] }: CheckpointOptions): Promise<Record<string, Content>> {
   const { options, step, optimizer, stepsPerEpoch } = training, { data, seed = 42, shuffle = true, batchSize = 8, accumulation = 1 } = options;
@@ -54,7 +85,8 @@ async function checkpointFiles(training: Training, { recipe, history = [] }: Che
     log_history: history.map((m) => ({ step: m.step, epoch: m.epoch, loss: m.loss, grad_norm: m.grad_norm, learning_rate: m.learning_rate })),
   };
   return {
-    ...(await training.trainee.files()),
+    ...(await (training.trainee.checkpoint ?? training.trainee.files)()),
+    ...(await methodFiles(training.trainee.routines ?? [])),
     [OPTIMIZER]: safetensorsParts(await optimizer.state()),
     [SCHEDULER]: json({ type: recipe.lr_scheduler_type, learning_rate: recipe.learning_rate, steps: options.steps, last_step: step, last_learning_rate: step === 0 ? null : options.learningRate(step - 1), ...(isPlateau(options.learningRate) ? { state: options.learningRate.state() } : {}) }),
     [RANDOM]: json({ algorithm: "threefry2x32-20", seed, streams: { "data-order": "epoch", dropout: "micro-batch" }, dropout_step: step * accumulation }),
@@ -134,15 +166,11 @@ export async function loadCheckpoint(training: Training, recipe: Recipe, info: C
   if (state["max_steps"] !== training.options.steps) throw new ConfigError(`${folder}: the run was to take ${String(state["max_steps"])} steps, now ${training.options.steps}`, { file: folder, key: "max_steps", value: training.options.steps, fix: "keep max_steps, epochs and data as they were: the learning rate's course depends on them" });
   const data = await readJson(folder, DATA);
   if (data["sha256"] !== dataHash(training.options.data)) throw new ConfigError(`${folder}: the training data has changed since the checkpoint was made`, { file: folder, key: "dataset_name", value: training.options.data.name, fix: "resume with the same data, tokenizer and max_length" });
-  const saved = await openSafetensors(join(folder, OPTIMIZER)), arrays: Record<string, HostArray> = {};
-  try {
-    for (const name of saved.entries.keys()) arrays[name] = await saved.read(name);
-  } finally {
-    await saved.close();
-  }
+  const routines = training.trainee.routines ?? [], methods = await readMethods(routines, folder), arrays = await readArrays(join(folder, OPTIMIZER));
   const { learningRate } = training.options, scheduler = isPlateau(learningRate) ? (await readJson(folder, SCHEDULER))["state"] : null;
   await training.trainee.load(folder);
   training.optimizer.load(arrays);
+  for (const [routine, own] of methods) routine.load(own, step);
   if (isPlateau(learningRate)) learningRate.load(scheduler);
   training.step = step;
   const seen = state["num_input_tokens_seen"];

@@ -7,6 +7,7 @@ import { CURVATURE_EVERY, sampleCurvature } from "./curvature.ts";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
 import { type Batch, toTensors } from "./data/tensors.ts";
+import type { Gradients } from "./routine.ts";
 import type { Trainee } from "./trainee.ts";
 
 export interface TrainingOptions {
@@ -34,6 +35,10 @@ export interface TrainingOptions {
 const report = (loss: Tensor, norm: Tensor, skipped: Tensor, count: Tensor): Tensor =>
   concat([loss, norm, skipped, count].map((t) => t.cast("f32").reshape([1])));
 
+/** The sum of two gradients of the same parameters. */
+const sumOf = (a: Gradients, b: Gradients): Gradients =>
+  Object.fromEntries([...new Set([...Object.keys(a), ...Object.keys(b)])].map((path) => { const x = a[path] ?? null, y = b[path] ?? null; return [path, x === null ? y : y === null ? x : x.add(y)]; }));
+
 /** A training run in memory: where it stands, and what moves it. */
 export class Training {
   readonly trainee: Trainee;
@@ -43,6 +48,8 @@ export class Training {
   step = 0;
   /** predicted tokens so far */
   tokensSeen = 0;
+  /** what routines said after steps; whoever reads them empties the list */
+  readonly notes: string[] = [];
   /** first micro-batch of the step, then ticking: the step word of the dropout masks */
   readonly #micro: Counter = counter(0, "micro");
   readonly #sums: Accumulator<Readonly<Record<string, Store>>> | null;
@@ -69,15 +76,20 @@ export class Training {
       this.#micro.tick();
       return sum;
     };
+    /** The step of the optimizer, then what looks at its gradients. A method's own term of the loss has its gradient once a step. */
+    const update = (loss: Tensor, gradient: Gradients, count: Tensor): Tensor => {
+      const { gradNorm, skipped } = this.optimizer.step(gradient);
+      for (const routine of trainee.routines ?? []) routine.observe?.(gradient, skipped);
+      return report(loss, gradNorm, skipped, count);
+    };
     const { curvature } = options;
     this.#curvature = curvature === undefined ? null : compile((batch: Batch) => {
       sampleCurvature(this.optimizer, trainee, batch, { train: false, ...(gradientCheckpointing ? { checkpoint } : {}) }, { seed, stream: "curvature", step: live(this.#micro, (n) => n, "u32") }, curvature.beta2);
     });
     this.#whole = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);
-      const loss = total.div(count.maximum(1));
-      const { gradNorm, skipped } = this.optimizer.step(gradients(loss, trainee.trainable));
-      return report(loss, gradNorm, skipped, count);
+      const loss = total.div(count.maximum(1)), penalty = trainee.penalty?.() ?? null;
+      return update(loss, gradients(penalty === null ? loss : loss.add(penalty.cast(loss.dtype)), trainee.trainable), count);
     });
     this.#add = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);
@@ -86,9 +98,8 @@ export class Training {
     });
     this.#finish = compile(() => {
       if (!this.#sums) throw new ConfigError("nothing was accumulated", { op: "Training" });
-      const { gradients: mean, loss, count } = this.#sums.finish();
-      const { gradNorm, skipped } = this.optimizer.step(mean);
-      return report(loss, gradNorm, skipped, count);
+      const { gradients: mean, loss, count } = this.#sums.finish(), penalty = trainee.penalty?.() ?? null;
+      return update(loss, penalty === null ? mean : sumOf(mean, gradients(penalty, trainee.trainable)), count);
     });
   }
 
@@ -129,6 +140,10 @@ export class Training {
     const tokens = group.reduce((n, b) => n + b.predicted, 0), rate = learningRate(this.step);
     this.step++;
     this.tokensSeen += tokens;
+    for (const routine of this.trainee.routines ?? []) {
+      const note = await routine.between({ step: this.step, steps: this.options.steps, optimizer: this.optimizer });
+      if (note !== null) this.notes.push(note);
+    }
     return {
       step: this.step, epoch: this.step / this.stepsPerEpoch, loss, grad_norm: norm, learning_rate: rate,
       tokens_per_second: tokens / Math.max(1e-6, (performance.now() - begun) / 1000), tokens, tokens_seen: this.tokensSeen,

@@ -58,6 +58,12 @@ export interface Recipe {
   readonly rank_pattern: Readonly<Record<string, string>>;
   readonly alpha_pattern: Readonly<Record<string, string>>;
   readonly init_lora_weights: boolean;
+  readonly relora: number | null;
+  readonly relora_cycle: number | null;
+  readonly relora_warmup: number;
+  readonly relora_reset: string;
+  readonly relora_reset_ratio: number | null;
+  readonly relora_train_rest: boolean;
   readonly output_dir: string | null;
   readonly overwrite_output_dir: boolean;
   readonly logging_steps: number;
@@ -152,6 +158,12 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   rank_pattern: { kind: "map", group: "adapter", help: "rank by module: expression=rank,.." },
   alpha_pattern: { kind: "map", group: "adapter", help: "alpha by module: expression=alpha,.." },
   init_lora_weights: { kind: "flag", group: "adapter", help: "B starts at zero, so that training starts at the base model" },
+  relora: { kind: "integer", nullable: true, min: 1, group: "adapter", help: "ReLoRA: steps between merges of the adapter into the base; null: never" },
+  relora_cycle: { kind: "integer", nullable: true, min: 1, group: "adapter", aliases: ["cycle_length"], help: "ReLoRA: steps between resets of the factors' moments; null: as relora" },
+  relora_warmup: { kind: "integer", min: 0, group: "adapter", aliases: ["restart_warmup_steps"], help: "ReLoRA: steps in which the rate grows back after a restart (relora_cosine_restarts)" },
+  relora_reset: { kind: "text", choices: ["zero", "random", "magnitude", "none"], group: "adapter", help: "ReLoRA: what of the moments is forgotten" },
+  relora_reset_ratio: { kind: "number", nullable: true, above: 0, below: 1, group: "adapter", help: "ReLoRA: share that random and magnitude forget" },
+  relora_train_rest: { kind: "flag", group: "adapter", help: "ReLoRA: embeddings, norms and head train in full beside the factors" },
   output_dir: { kind: "text", nullable: true, group: "run", aliases: ["out", "output"], help: "folder of adapter, metrics, checkpoints and report" },
   overwrite_output_dir: { kind: "flag", group: "run", aliases: ["overwrite"], help: "replace an earlier run in output_dir" },
   logging_steps: { kind: "integer", min: 0, group: "run", help: "where there is no terminal: a line each so many steps; 0: each 10 %" },
@@ -178,6 +190,7 @@ export const defaultRecipe: Recipe = {
   learning_rate_pattern: {}, weight_decay_pattern: {}, loraplus_lr_ratio: null, loraplus_lr_embedding: 1e-6,
   adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
   use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
+  relora: null, relora_cycle: null, relora_warmup: 0, relora_reset: "zero", relora_reset_ratio: null, relora_train_rest: false,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
   save_dtype: "float32", sample_prompt: null, sample_max_new_tokens: 40, device: "auto", threads: 0, wide: true,
 };

@@ -177,6 +177,7 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       history.push(metrics);
       await writeMetrics(folder, metrics);
       yield { type: "step", metrics, steps };
+      for (const text of training.notes.splice(0)) yield { type: "note", text };
       const { step } = metrics, last = step === steps;
       const told = estimator.step(metrics, { steps, elapsed: since(begun), tokensLeft: (steps - step) * tokensOfStep, otherSeconds });
       if (told !== null) yield { type: "estimate", estimate: (estimate = told) };
@@ -201,8 +202,8 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
 
 /** Writes the trained adapter, or the trained model. */
 async function saveOutput({ trainee, recipe, folder, modelFiles = {} }: RunOptions): Promise<string> {
-  const output = node().path.join(folder, trainee.kind === "adapter" ? "adapter" : "model");
-  if (trainee.kind === "adapter") await writeDirectoryAtomic(output, await trainee.files(), { replaceAll: true });
+  const output = node().path.join(folder, trainee.output);
+  if (trainee.output === "adapter") await writeDirectoryAtomic(output, await trainee.files(), { replaceAll: true });
   else await saveFull(trainee, output, recipe.save_dtype, modelFiles);
   return output;
 }

@@ -1,12 +1,14 @@
 /** From a recipe to values: schedule, optimizer, adapter options, numbers of steps. */
-import { compilePattern, type LoraOptions } from "@adjoint/lora";
+import { compilePattern, type LoraOptions, type Tuned } from "@adjoint/lora";
 import { aboutOptimizer, type Group, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
-import type { LoadModelOptions } from "@adjoint/models";
+import type { CausalLM, LoadModelOptions } from "@adjoint/models";
 import { isFormatName } from "@adjoint/quant";
 import { ConfigError } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
 import type { TrainingOptions } from "./loop.ts";
 import { defaultRecipe, type Recipe } from "./recipe.ts";
+import { type ReloraOptions, reloraTrainee, restOf } from "./relora.ts";
+import { adapterTrainee, type Trainee } from "./trainee.ts";
 
 /** Optimizer steps of a recipe on this data. */
 export function stepsOf(recipe: Recipe, data: DataSet): number {
@@ -24,9 +26,35 @@ export function warmupOf({ warmup_steps: given, warmup_ratio }: Recipe, steps: n
 /** Optimizers whose momentum may follow a schedule: SGD's momentum, β₁ of Adam. */
 const cycled: ReadonlySet<string> = new Set(["sgd", "adam", "adamw", "amsgrad", "adamw_hf"]);
 
+/** ReLoRA's restarts as keys of its schedules. @throws ConfigError for a growth that the schedule does not have */
+function restartsOf({ relora, relora_cycle: cycle, relora_warmup: growth, lr_scheduler_type: name }: Recipe): Readonly<Record<string, string>> {
+  const every = cycle ?? relora;
+  if (growth > 0 && name !== "relora_cosine_restarts") throw new ConfigError(`relora_warmup = ${growth}: ${name} does not restart`, { key: "relora_warmup", value: growth, fix: "set lr_scheduler_type: relora_cosine_restarts, or remove it" });
+  if (every === null) return {};
+  return name === "relora_cosine_restarts" ? { restart_every: String(every), restart_warmup_steps: String(growth) } : name === "relora_cosine" ? { cycle_length: String(every) } : {};
+}
+
+/** A recipe's ReLoRA; null where it asks for none. @throws ConfigError for keys that have no meaning */
+export function reloraOptions(recipe: Recipe): Omit<ReloraOptions, "full"> | null {
+  const { relora: every, relora_cycle: cycle, relora_reset: reset, relora_reset_ratio: ratio, seed } = recipe;
+  const bad = (key: keyof Recipe, problem: string, fix: string): ConfigError => new ConfigError(problem, { key, value: recipe[key], fix });
+  if (every === null) {
+    for (const key of ["relora_cycle", "relora_warmup", "relora_reset", "relora_reset_ratio", "relora_train_rest"] as const) if (recipe[key] !== defaultRecipe[key]) throw bad(key, `${key} goes with relora`, "set relora to the steps between merges, or remove it");
+    return null;
+  }
+  if (!recipe.use_peft) throw bad("relora", "ReLoRA trains an adapter, and all weights train", "set use_peft: true");
+  return { every, seed, ...(cycle === null ? {} : { cycle }), ...(reset === "zero" || reset === "random" || reset === "magnitude" || reset === "none" ? { reset } : {}), ...(ratio === null ? {} : { ratio }) };
+}
+
+/** What a recipe trains of a model with an adapter. @throws ConfigError for keys that have no meaning together */
+export function traineeOf(recipe: Recipe, tuned: Tuned<CausalLM>): Trainee {
+  const relora = reloraOptions(recipe);
+  return relora === null ? adapterTrainee(tuned) : reloraTrainee(tuned, { ...relora, full: recipe.relora_train_rest ? restOf(tuned) : [] });
+}
+
 /** The learning rate of each step, and the momentum that goes with it: under one_cycle with cycle_momentum. */
 function courseOf(recipe: Recipe, steps: number): { readonly rate: Schedule; readonly momentum: Schedule | null } {
-  const { lr_scheduler_type: name, learning_rate: peak, eval_steps } = recipe, warmup = warmupOf(recipe, steps), { cycleMomentum = false, baseMomentum = 0.85, maxMomentum = 0.95, ...more } = scheduleOptions(name, recipe.lr_scheduler_kwargs);
+  const { lr_scheduler_type: name, learning_rate: peak, eval_steps } = recipe, warmup = warmupOf(recipe, steps), { cycleMomentum = false, baseMomentum = 0.85, maxMomentum = 0.95, ...more } = scheduleOptions(name, { ...restartsOf(recipe), ...recipe.lr_scheduler_kwargs });
   if (name === "reduce_lr_on_plateau") {
     if (warmup > 0) throw new ConfigError(`${name}: a warm-up of ${warmup} steps has no place in it`, { key: "warmup_steps", value: warmup, fix: "set warmup_steps and warmup_ratio to 0" });
     if (eval_steps === 0) throw new ConfigError(`${name} looks at evaluations, and there are none while training`, { key: "eval_steps", value: 0, fix: "set eval_steps, for instance to a tenth of the steps" });

@@ -5,6 +5,7 @@ import { architectures, type CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { ConfigError, convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
 import type { Batch } from "./data/tensors.ts";
+import type { Routine } from "./routine.ts";
 
 /** A model, what of it trains, and how that goes into files. */
 export interface Trainee {
@@ -18,13 +19,22 @@ export interface Trainee {
   logits(batch: Batch, context?: Context): Tensor;
   /** the scale of the adapter whose lora_B has this path; null where all weights train */
   readonly scaling: ((path: string) => number) | null;
+  /** a term of the loss beside the data's (AdaLoRA's orthogonality), recorded once a step; null or left out: none */
+  readonly penalty?: () => Tensor | null;
+  /** what happens around the steps */
+  readonly routines?: readonly Routine[];
+  /** what `files` are */
+  readonly output: "adapter" | "model";
   /** the weights as files of a folder that PEFT or transformers can read; a full model's may be rounded to a smaller dtype */
   files(dtype?: "f32" | "f16" | "bf16"): Promise<Readonly<Record<string, Content>>>;
-  /** takes up what `files` wrote, strictly and without rounding */
+  /** the files of a checkpoint, where they are others: everything that `load` needs to go on bit for bit */
+  checkpoint?(): Promise<Readonly<Record<string, Content>>>;
+  /** takes up what `checkpoint` (or else `files`) wrote, strictly and without rounding */
   load(folder: string): Promise<void>;
 }
 
-async function snapshot(stores: Readonly<Record<string, Store>>): Promise<Map<string, HostArray>> {
+/** Stores as they are, on the host. */
+export async function snapshot(stores: Readonly<Record<string, Store>>): Promise<Map<string, HostArray>> {
   const arrays = new Map<string, HostArray>();
   for (const [name, s] of Object.entries(stores)) {
     const { dtype, shape, data } = await s.host();
@@ -38,12 +48,12 @@ const rounded = (arrays: ReadonlyMap<string, HostArray>, dtype: "f32" | "f16" | 
   new Map([...arrays].map(([name, a]) => [name, a.dtype === dtype ? a : { dtype, shape: a.shape, data: convertArray(a.data, a.dtype, dtype) }]));
 /** The model's config with the dtype of its file and the class that transformers looks for. */
 function configFor(model: CausalLM, dtype: "f32" | "f16" | "bf16"): Readonly<Record<string, unknown>> {
-  const { torch_dtype: _, ...json } = model.config.json;
+  const { torch_dtype: _, quantization_config: _codes, ...json } = model.config.json;
   return { ...json, architectures: json["architectures"] ?? [architectures[model.config.modelType]], dtype: torchNames[dtype] };
 }
 
-/** Replaces all stores, or none. */
-async function restore(stores: Readonly<Record<string, Store>>, file: SafetensorsFile): Promise<void> {
+/** Reads numbers for all of these stores and closes the file; what it returns puts them in place. @throws FormatError for missing names and other shapes */
+export async function readStores(stores: Readonly<Record<string, Store>>, file: SafetensorsFile): Promise<() => void> {
   try {
     const names = Object.keys(stores), found: HostArray[] = [];
     const missing = names.filter((name) => !file.entries.has(name));
@@ -53,11 +63,16 @@ async function restore(stores: Readonly<Record<string, Store>>, file: Safetensor
       if (!sameShape(h.shape, s.shape)) throw new FormatError(`${file.label}: ${name} has shape [${h.shape.join(", ")}], here it is [${s.shape.join(", ")}]`, { file: file.label, key: name, shapes: [h.shape, s.shape], fix: "resume with the model and the options that the checkpoint was made with" });
       found.push({ dtype: s.dtype, shape: s.shape, data: h.dtype === s.dtype ? h.data : convertArray(h.data, h.dtype, s.dtype) });
     }
-    names.forEach((name, i) => { stores[name].set(found[i]); });
+    return () => { names.forEach((name, i) => { stores[name].set(found[i]); }); };
   } finally {
     await file.close();
   }
 }
+const inFolder = (folder: string, name: string): Promise<SafetensorsFile> => openSafetensors(node().path.join(folder, name));
+
+/** config.json and weights of a model's folder. */
+export const modelFolder = (model: CausalLM, arrays: ReadonlyMap<string, HostArray>, dtype: "f32" | "f16" | "bf16"): Readonly<Record<string, Content>> =>
+  ({ "config.json": `${JSON.stringify(configFor(model, dtype), null, 2)}\n`, ...modelFiles(rounded(arrays, dtype)) });
 
 /** Where the rows of a packed batch begin and end. */
 const layoutOf = ({ positionIds, segmentIds }: Pick<Batch, "positionIds" | "segmentIds">): Pick<Batch, "positionIds" | "segmentIds"> => ({ ...(positionIds ? { positionIds } : {}), ...(segmentIds ? { segmentIds } : {}) });
@@ -68,18 +83,26 @@ function scalingOf(tuned: Tuned<CausalLM>): (path: string) => number {
   return (path) => scales.get(path) ?? 1;
 }
 
+/** What a model with an adapter computes, for any trainee of it. */
+export const throughAdapter = (tuned: Tuned<CausalLM>): Pick<Trainee, "lossSum" | "logits" | "scaling" | "penalty"> => ({
+  lossSum: (batch, context = {}) => tuned.base.lossSum(batch, tuned.context(context)),
+  logits: ({ inputIds, labels: _, ...layout }, context = {}) => tuned.base.logits(inputIds, { ...tuned.context(context), ...layoutOf(layout) }),
+  scaling: scalingOf(tuned),
+  penalty: () => tuned.penalty(),
+});
+
 /** Trains the factors of an adapter; its files are PEFT's. */
-export function adapterTrainee(tuned: Tuned<CausalLM>): Trainee {
+export function adapterTrainee(tuned: Tuned<CausalLM>, routines: readonly Routine[] = []): Trainee {
   const trainable = Object.fromEntries(tuned.tensors());
   return {
     kind: "adapter",
+    output: "adapter",
     model: tuned.base,
     trainable,
-    lossSum: (batch, context = {}) => tuned.base.lossSum(batch, tuned.context(context)),
-    logits: ({ inputIds, labels: _, ...layout }, context = {}) => tuned.base.logits(inputIds, { ...tuned.context(context), ...layoutOf(layout) }),
-    scaling: scalingOf(tuned),
+    routines,
+    ...throughAdapter(tuned),
     files: async () => adapterFiles(tuned.fileConfig(), await tuned.snapshot()),
-    load: async (folder) => restore(trainable, await openSafetensors(node().path.join(folder, "adapter_model.safetensors"))),
+    load: async (folder) => { (await readStores(trainable, await inFolder(folder, "adapter_model.safetensors")))(); },
   };
 }
 
@@ -89,12 +112,13 @@ export function fullTrainee(model: CausalLM): Trainee {
   if (codes !== undefined) throw new ConfigError(`${codes} is held as codes, which do not train`, { key: "use_peft", value: codes, fix: "train an adapter, or load the model with quantize: false" });
   return {
     kind: "full",
+    output: "model",
     model,
     trainable,
     lossSum: (batch, context) => model.lossSum(batch, context),
     logits: ({ inputIds, labels: _, ...layout }, context) => model.logits(inputIds, { ...context, ...layoutOf(layout) }),
     scaling: null,
-    files: async (dtype = "f32") => ({ "config.json": `${JSON.stringify(configFor(model, dtype), null, 2)}\n`, ...modelFiles(rounded(await snapshot(trainable), dtype)) }),
-    load: async (folder) => restore(trainable, await openModelFolder(folder)),
+    files: async (dtype = "f32") => modelFolder(model, await snapshot(trainable), dtype),
+    load: async (folder) => { (await readStores(trainable, await openModelFolder(folder)))(); },
   };
 }

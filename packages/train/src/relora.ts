@@ -1,0 +1,137 @@
+/** ReLoRA in a run: merges at fixed steps, moments that are forgotten with them, and a base that goes into checkpoints because it changes (arXiv 2307.05695). */
+import { type Content, node, openSafetensors, type SafetensorsFile, safetensorsParts } from "@adjoint/io";
+import { adapterFiles, isTarget, mergeAndReinit, parametersOf, refreshConstants, type Tuned } from "@adjoint/lora";
+import { type CausalLM, hostWeights } from "@adjoint/models";
+import { resetState, type ResetOptions } from "@adjoint/optim";
+import { bitsandbytesTensors, bitsandbytesWeights, dequantize, type Quantized, quantizedOf, readBitsandbytes } from "@adjoint/quant";
+import { ConfigError, FormatError, type HostArray, Store, type Tensor } from "@adjoint/tensor";
+import type { Between, Routine } from "./routine.ts";
+import { modelFolder, readStores, throughAdapter, type Trainee } from "./trainee.ts";
+
+/** Options of ReLoRA in a run. */
+export interface ReloraOptions {
+  /** optimizer steps between merges: after steps R + 1, 2 R + 1, ..., so that the step at which a jagged schedule restarts from 0 is the last of its cycle */
+  readonly every: number;
+  /** optimizer steps between resets of the factors' moments; default: as `every` */
+  readonly cycle?: number;
+  /** what of the moments is forgotten; "none": nothing (default "zero") */
+  readonly reset?: ResetOptions["mode"] | "none";
+  /** share that is forgotten by "random" and "magnitude" */
+  readonly ratio?: number;
+  readonly seed?: number;
+  /** parameters of the base that train in full beside the factors, by path: embeddings, norms, head */
+  readonly full?: readonly string[];
+}
+
+const BASE = "base.safetensors", ADAPTER = "adapter_model.safetensors";
+/** Whether something that comes each R steps comes after this one. */
+const due = (step: number, every: number): boolean => step > every && (step - 1) % every === 0;
+
+/** Parameters of the base that no target owns and that can train: what the paper trains in full beside the factors. */
+export function restOf(tuned: Tuned<CausalLM>): readonly string[] {
+  const owned = new Set(tuned.attachments.filter(isTarget(tuned)).flatMap((a) => Object.values(parametersOf(a.module))));
+  return Object.entries(tuned.base.parameters()).filter(([, p]) => !owned.has(p)).map(([name]) => name);
+}
+
+/** Merges and resets, as a routine. Its state is how often each has happened. */
+export function relora(tuned: Tuned<CausalLM>, options: ReloraOptions): Routine {
+  const { every, cycle = every, reset = "zero", ratio, seed = 0 } = options;
+  for (const [key, n] of Object.entries({ relora: every, relora_cycle: cycle })) if (!(Number.isInteger(n) && n > 0)) throw new ConfigError(`${key} = ${n}`, { key, value: n, fix: "give a number of steps of at least 1" });
+  if ((reset === "random" || reset === "magnitude") !== (ratio !== undefined)) throw new ConfigError(`relora_reset = ${reset} ${ratio === undefined ? "needs" : "has no"} relora_reset_ratio`, { key: "relora_reset_ratio", value: ratio, fix: ratio === undefined ? "give the share that is forgotten, such as 0.9" : "remove it" });
+  const counts = { merges: 0, resets: 0 };
+  const merge = async (): Promise<string> => {
+    const errors = await mergeAndReinit(tuned, { seed, count: ++counts.merges }), mean = errors.reduce((n, e) => n + e.ofDelta, 0) / Math.max(1, errors.length);
+    return `merge ${counts.merges} into the base${errors.length === 0 ? "" : `; quantizing it again lost ${(100 * mean).toFixed(0)} % of the update`}`;
+  };
+  const forget = async ({ optimizer }: Between): Promise<string> => {
+    if (reset !== "none") await resetState(optimizer, { mode: reset, seed, ...(ratio === undefined ? {} : { ratio }) });
+    counts.resets++;
+    return reset === "zero" ? "moments set to zero" : `${(100 * (ratio ?? 0)).toPrecision(3)} % of the moments set to zero`;
+  };
+  return {
+    name: "relora",
+    between: async (at) => {
+      const said = [...(due(at.step, every) ? [await merge()] : []), ...(reset !== "none" && due(at.step, cycle) ? [await forget(at)] : [])];
+      return said.length === 0 ? null : `step ${at.step}: ${said.join(", ")}`;
+    },
+    state: () => Promise.resolve({ values: { ...counts } }),
+    load: ({ values: { merges, resets } }) => {
+      for (const n of [merges, resets]) if (!(Number.isInteger(n) && n >= 0)) throw new FormatError(`method.json: relora holds ${String(n)} instead of a count`, { file: "method.json", key: "relora", value: n, fix: "use another checkpoint" });
+      counts.merges = merges;
+      counts.resets = resets;
+    },
+  };
+}
+
+/** The base's parameters that merges change, as they are held. */
+function changed(tuned: Tuned<CausalLM>): Readonly<Record<string, Tensor>> {
+  const all = tuned.base.weights();
+  return Object.fromEntries([...tuned.mergedWeights({ which: isTarget(tuned) }).keys()].map((name) => [name, all[name]]));
+}
+
+/** Safetensors of numbers and of codes as bitsandbytes writes them. */
+async function heldFile(weights: Readonly<Record<string, Tensor>>): Promise<readonly Uint8Array[]> {
+  const arrays = new Map<string, HostArray>();
+  for (const [name, w] of await hostWeights(weights)) {
+    if ("codes" in w) for (const [key, array] of Object.entries(bitsandbytesTensors(name, w))) arrays.set(key, array);
+    else arrays.set(name, { ...w, data: w.data.slice() });
+  }
+  return safetensorsParts(arrays);
+}
+
+/** Codes of a file for the weights that are held so; what it returns puts them in place. */
+async function readCodes(weights: Readonly<Record<string, Tensor>>, file: SafetensorsFile): Promise<() => void> {
+  try {
+    const made = bitsandbytesWeights(file.entries.keys()), found: [string, Quantized][] = [];
+    for (const name of Object.keys(weights)) {
+      if (!made.has(name)) throw new FormatError(`${file.label}: ${name} is missing`, { file: file.label, key: name, fix: "resume with the model and the options that the checkpoint was made with" });
+      found.push([name, await readBitsandbytes(file, name)]);
+    }
+    return () => { for (const [name, q] of found) quantizedOf(weights[name])?.set(q); };
+  } finally {
+    await file.close();
+  }
+}
+
+/**
+ * Trains an adapter that is merged into its base again and again. Its files are a model's folder, the last factors added in: an adapter alone would
+ * belong to a base that nobody has. A checkpoint holds the adapter and, in base.safetensors, the base that it belongs to.
+ * @throws ConfigError before anything trains: for tied weights, for codes that no checkpoint can hold, for parameters that are not there
+ */
+export function reloraTrainee(tuned: Tuned<CausalLM>, options: ReloraOptions): Trainee {
+  const { base } = tuned, weights = base.weights(), parameters = base.parameters(), merged = changed(tuned);
+  for (const [name, w] of Object.entries(merged)) {
+    const format = quantizedOf(w)?.format.name;
+    if (format !== undefined && !["nf4", "fp4", "int8"].includes(format)) throw new ConfigError(`relora: ${name} is held as ${format}, which checkpoints cannot keep`, { key: "bnb_4bit_quant_type", value: format, fix: "use nf4, fp4 or int8" });
+  }
+  const full: Record<string, Store> = {}, factors = Object.fromEntries(tuned.tensors());
+  for (const name of options.full ?? []) {
+    if (!(parameters[name] instanceof Store) || name in merged) throw new ConfigError(`relora: ${name} is no parameter that trains in full beside the factors`, { key: "relora_train_rest", value: name, fix: `one of ${restOf(tuned).slice(0, 4).join(", ")}, ...` });
+    full[name] = parameters[name];
+  }
+  const numbers: Record<string, Store> = { ...full }, codes: Record<string, Tensor> = {};
+  for (const [name, w] of Object.entries(merged)) if (w instanceof Store) numbers[name] = w; else codes[name] = w;
+  return {
+    kind: "adapter",
+    output: "model",
+    model: base,
+    trainable: { ...factors, ...full },
+    routines: [relora(tuned, options)],
+    ...throughAdapter(tuned),
+    files: async (dtype = "f32") => {
+      const arrays = new Map<string, HostArray>(), sums = tuned.mergedWeights();
+      for (const [name, w] of await hostWeights(weights)) {
+        const sum = await sums.get(name)?.host(), own = sum ?? ("codes" in w ? { dtype: "f32" as const, shape: w.shape, data: dequantize(w) } : w);
+        arrays.set(name, { ...own, data: own.data.slice() });
+      }
+      return modelFolder(base, arrays, dtype);
+    },
+    checkpoint: async (): Promise<Record<string, Content>> => ({ ...adapterFiles(tuned.fileConfig(), await tuned.snapshot()), [BASE]: await heldFile({ ...numbers, ...codes }) }),
+    load: async (folder) => {
+      const at = (name: string): Promise<SafetensorsFile> => openSafetensors(node().path.join(folder, name));
+      const puts = [await readStores(factors, await at(ADAPTER)), await readStores(numbers, await at(BASE)), await readCodes(codes, await at(BASE))];
+      for (const put of puts) put();
+      refreshConstants(tuned.attachments);
+    },
+  };
+}

@@ -1,0 +1,81 @@
+/** ReLoRA in a run: merges and resets where the reference has them, resume bit for bit with a base that changes, and what comes out. */
+import { readdirSync, readFileSync } from "node:fs";
+import { join } from "node:path";
+import { lora } from "@adjoint/lora";
+import { loadModel, type LoadModelOptions } from "@adjoint/models";
+import { quantizedOf } from "@adjoint/quant";
+import { ConfigError } from "@adjoint/tensor";
+import { fixture, golden } from "@adjoint/testing/fixtures";
+import { describe, expect, test } from "vitest";
+import { evaluate, idsData, idsRows, latestCheckpoint, loadCheckpoint, loraOptions, mergeRecipe, readCheckpoint, type Recipe, restOf, run, type RunResult, saveCheckpoint, scheduleOf, type Trainee, traineeOf, Training, trainingOptions } from "../src/index.ts";
+import { bits, temporary } from "./support.ts";
+
+const rows = golden("llama/tiny")["rows"] ?? JSON.parse(readFileSync(fixture("llama/tiny/ids.json"), "utf8"));
+const base: Partial<Recipe> = { per_device_train_batch_size: 2, max_steps: 6, learning_rate: 2e-2, lora_r: 2, seed: 7, relora: 2, lora_target_modules: ["q_proj", "down_proj"], lr_scheduler_type: "relora_cosine_restarts" };
+const traineeFor = async (recipe: Recipe, load: LoadModelOptions = {}): Promise<Trainee> => {
+  const model = await loadModel(fixture("llama/tiny"), { tokenizer: false, ...load });
+  return traineeOf(recipe, lora(model, { ...loraOptions(recipe, null), seed: recipe.seed }));
+};
+const start = async (recipe: Recipe, load?: LoadModelOptions): Promise<Training> => new Training(await traineeFor(recipe, load), trainingOptions(recipe, idsRows(rows, "rows")));
+const held = async (t: Training): Promise<Record<string, string>> => {
+  const weights = await Promise.all(Object.entries(t.trainee.model.weights()).map(async ([name, w]) => { const q = await quantizedOf(w)?.host(); return [name, q === undefined ? await w.host() : { dtype: "u8" as const, shape: [q.codes.length], data: q.codes }] as const; }));
+  return bits([...weights, ...(await Promise.all(Object.entries(t.trainee.trainable).map(async ([name, s]) => [name, await s.host()] as const))), ...Object.entries(await t.optimizer.state())]);
+};
+
+describe("ReLoRA", () => {
+  test("merges after steps R + 1, 2 R + 1, as the reference does, at the step whose rate is 0", async () => {
+    const recipe = mergeRecipe(base, { relora_warmup: 1, relora_reset: "magnitude", relora_reset_ratio: 0.5 }), t = await start(recipe), notes: string[] = [], rate = scheduleOf(recipe, 6);
+    while (t.step < 6) { await t.next(); notes.push(...t.notes.splice(0)); }
+    expect(notes).toEqual(["step 3: merge 1 into the base, 50.0 % of the moments set to zero", "step 5: merge 2 into the base, 50.0 % of the moments set to zero"]);
+    expect([rate(2), rate(4)]).toEqual([0, 0]);
+    expect(rate(3)).toBeGreaterThan(0);
+  });
+
+  const cases: [string, Partial<Recipe>, LoadModelOptions][] = [
+    ["with moments that are pruned at random", { relora_reset: "random", relora_reset_ratio: 0.9, lora_dropout: 0.25 }, {}],
+    ["with everything else trained in full", { relora_train_rest: true, gradient_accumulation_steps: 2, per_device_train_batch_size: 1 }, {}],
+    ["over codes, which are quantized again", { relora_cycle: 4, max_steps: 8 }, { quantize: { format: "nf4", block: 32 } }],
+  ];
+  for (const [name, changes, load] of cases) {
+    test(`goes on bit for bit ${name}`, async () => {
+      const recipe = mergeRecipe(base, changes), whole = await start(recipe, load), first = await start(recipe, load), folder = temporary();
+      for await (const _ of whole.run());
+      for (let i = 0; i < 4; i++) await first.next();
+      await saveCheckpoint(first, { folder, recipe });
+      const files = readdirSync(join(folder, "checkpoint-4"));
+      expect(files).toEqual(expect.arrayContaining(["base.safetensors", "adapter_model.safetensors", "method.json"]));
+      const second = await start(recipe, load);
+      await loadCheckpoint(second, recipe, await readCheckpoint(await latestCheckpoint(folder)));
+      for await (const _ of second.run());
+      expect(await held(second)).toEqual(await held(whole));
+      expect(JSON.parse(readFileSync(join(folder, "checkpoint-4", "method.json"), "utf8"))).toMatchObject({ relora: { merges: 1 } });
+    });
+  }
+
+  test("writes a model that holds all of it, and trains what it is told to", async () => {
+    const recipe = mergeRecipe(base, { relora_train_rest: true }), trainee = await traineeFor(recipe), folder = temporary(), data = idsRows(rows, "rows");
+    expect(Object.keys(trainee.trainable)).toEqual(expect.arrayContaining(["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.self_attn.k_proj.weight", "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]));
+    expect(restOf(lora(trainee.model, { targetModules: ["q_proj"] }))).toContain("model.layers.0.self_attn.k_proj.weight");
+    let result: RunResult | null = null;
+    for (const going = run({ command: "finetune", recipe, trainee, data, measured: [{ name: "rows", role: "new", data: await idsData(fixture("llama/tiny/ids.json")) }], folder, sample: null }); result === null;) {
+      const next = await going.next();
+      if (next.done === true) result = next.value;
+    }
+    expect(result.output).toBe(join(folder, "model"));
+    const model = await loadModel(join(folder, "model"), { tokenizer: false });
+    expect((await evaluate(model, await idsData(fixture("llama/tiny/ids.json")))).loss).toBeCloseTo(result.comparisons[0].after.loss, 4);
+    expect(result.comparisons[0].after.loss).toBeLessThan(result.comparisons[0].before?.loss ?? 0);
+  });
+
+  test("refuses by name what has no meaning", async () => {
+    const fails = async (changes: Partial<Recipe>, key: string): Promise<void> => {
+      const error: unknown = await start(mergeRecipe(base, changes)).then(() => null, (e: unknown) => e);
+      expect(error).toBeInstanceOf(ConfigError);
+      if (error instanceof ConfigError) expect(error.message).toContain(key);
+    };
+    await fails({ relora: null, relora_cycle: 3 }, "relora_cycle goes with relora");
+    await fails({ relora_warmup: 1, lr_scheduler_type: "cosine" }, "cosine does not restart");
+    await fails({ relora_reset: "random" }, "needs relora_reset_ratio");
+    await fails({ max_steps: 5 }, "restartEvery");
+  });
+});
