@@ -30,10 +30,11 @@ const small = (width: number): Case => ({
   width, tasks: [{ name: "frozen", options: null }, rank(8), { name: "dora r=8", options: { ...all, r: 8, useDora: true } }],
   limits: [{ what: "LoRA, r = 8, over the frozen model", over: ["lora r=8", "frozen"], most: 1.15 }, { what: "DoRA over LoRA", over: ["dora r=8", "lora r=8"], most: 1.5 }],
 });
-const sets: readonly Case[] = [small(256), small(512), {
+const ranks: Case = {
   width: 1024, tasks: [4, 16, 64, 256].map(rank),
-  limits: [{ what: "rank 256 over rank 16, beside the products'", over: ["lora r=256", "lora r=16"] as const, most: 1.1, flops: true }, { what: "rank 64 over rank 4", over: ["lora r=64", "lora r=4"], most: 1.2 }],
-}].filter((s) => flags.tasks === "" || flags.tasks.split(",").includes(String(s.width)));
+  limits: [{ what: "rank 256 over rank 16, beside the products'", over: ["lora r=256", "lora r=16"], most: 1.1, flops: true }, { what: "rank 64 over rank 4", over: ["lora r=64", "lora r=4"], most: 1.2 }],
+};
+const sets: readonly Case[] = [small(256), small(512), ranks].filter((s) => flags.tasks === "" || flags.tasks.split(",").includes(String(s.width)));
 
 const median = (xs: readonly number[]): number => [...xs].sort((a, b) => a - b)[xs.length >> 1];
 const productFlops = ({ kernels }: PlanSpec): number => kernels.reduce((n, k) => n + (k.kind === "contract" ? operationsOf(k) : 0), 0);
