@@ -68,7 +68,7 @@ function settle(a: Float64Array, k: number, m: number, n: number, u: Float64Arra
 }
 
 /** y ← tau (a - u wᵀ) v on rows from `from` and columns from it too; four rows at a time. */
-function times(a: Float64Array, from: number, m: number, n: number, u: Float64Array, w: Float64Array, v: Float64Array, tau: number, y: Float64Array): void {
+export function times(a: Float64Array, from: number, m: number, n: number, u: Float64Array, w: Float64Array, v: Float64Array, tau: number, y: Float64Array): void {
   let wv = 0, i = from;
   for (let j = from; j < n; j++) wv += w[j] * v[j];
   for (; i + 4 <= m; i += 4) {

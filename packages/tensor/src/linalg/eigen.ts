@@ -1,5 +1,6 @@
 /** Eigenvalues and eigenvectors of symmetric matrices, by a tridiagonal form and implicit QR. */
 import { AdjointError, ConfigError } from "../errors.ts";
+import { times } from "./bidiagonal.ts";
 import { largest, type Matrix, square, zeroMatrix } from "./matrix.ts";
 import { accumulate, reflect } from "./reflectors.ts";
 import { length, rotate, type Rotation, Sweeps } from "./rotations.ts";
@@ -44,7 +45,7 @@ export function eigSymmetric(a: Matrix): Eigen {
 /** A = V T Vᵀ with T tridiagonal: diagonal d, and e beside it. */
 function tridiagonalise(n: number, a: Float64Array): { d: Float64Array; e: Float64Array; v: Matrix } {
   const steps = Math.max(0, n - 1), d = new Float64Array(n), e = new Float64Array(steps), reflections = zeroMatrix(n, steps), tau = new Float64Array(steps);
-  const x = new Float64Array(n), y = new Float64Array(n);
+  const x = new Float64Array(n), y = new Float64Array(n), none = new Float64Array(n);
   for (let k = 0; k < steps; k++) {
     d[k] = a[k * n + k];
     for (let i = k + 1; i < n; i++) x[i] = a[i * n + k];
@@ -53,17 +54,18 @@ function tridiagonalise(n: number, a: Float64Array): { d: Float64Array; e: Float
     tau[k] = t;
     for (let i = k + 1; i < n; i++) reflections.data[i * steps + k] = x[i];
     let xy = 0;
-    for (let i = k + 1; i < n; i++) {
-      let sum = 0;
-      for (let j = k + 1, p = i * n + k + 1; j < n; j++, p++) sum += a[p] * x[j];
-      y[i] = t * sum;
-      xy += x[i] * y[i];
-    }
+    times(a, k + 1, n, n, none, none, x, t, y);
+    for (let i = k + 1; i < n; i++) xy += x[i] * y[i];
     for (let i = k + 1; i < n; i++) y[i] -= t * xy / 2 * x[i];
-    for (let i = k + 1; i < n; i++) for (let j = k + 1, p = i * n + k + 1, xi = x[i], yi = y[i]; j < n; j++, p++) a[p] -= xi * y[j] + yi * x[j];
+    for (let i = k + 1; i < n; i++) subtractBoth(a, i * n, k + 1, n, x, y, x[i], y[i]);
   }
   if (n > 0) d[n - 1] = a[n * n - 1];
   return { d, e, v: n === 0 ? zeroMatrix(0, 0) : steps === 0 ? accumulate(zeroMatrix(1, 0), tau, 1) : accumulate(reflections, tau, n, 1) };
+}
+
+/** a[row + j] -= xi·y[j] + yi·x[j] for j in [from, n). */
+function subtractBoth(a: Float64Array, row: number, from: number, n: number, x: Float64Array, y: Float64Array, xi: number, yi: number): void {
+  for (let j = from, p = row + from; j < n; j++, p++) a[p] -= xi * y[j] + yi * x[j];
 }
 
 /** Makes e zero in place, v following; zero is what rounding beside its neighbours, or beside 1/16 of the largest entry, could have made. */

@@ -30,15 +30,20 @@ export function solve(a: Matrix, b: Matrix): Matrix {
     for (let i = p + 1; i < n; i++) {
       const f = lu[i * n + p] /= lu[p * n + p];
       if (f === 0) continue;
-      for (let j = p + 1; j < n; j++) lu[i * n + j] -= f * lu[p * n + j];
-      for (let j = 0; j < k; j++) y[i * k + j] -= f * y[p * k + j];
+      subtract(lu, i * n + p + 1, f, lu, p * n + p + 1, n - p - 1);
+      subtract(y, i * k, f, y, p * k, k);
     }
   }
   for (let i = n - 1; i >= 0; i--) {
-    for (let p = i + 1; p < n; p++) for (let j = 0, f = lu[i * n + p]; j < k; j++) y[i * k + j] -= f * y[p * k + j];
+    for (let p = i + 1; p < n; p++) subtract(y, i * k, lu[i * n + p], y, p * k, k);
     for (let j = 0; j < k; j++) y[i * k + j] /= lu[i * n + i];
   }
   return x;
+}
+
+/** x[i ..] -= f·y[j ..], `count` numbers. */
+function subtract(x: Float64Array, i: number, f: number, y: Float64Array, j: number, count: number): void {
+  for (const end = i + count; i < end; i++, j++) x[i] -= f * y[j];
 }
 
 function swap(data: Float64Array, cols: number, i: number, j: number): void {
