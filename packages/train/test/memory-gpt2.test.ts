@@ -1,4 +1,5 @@
 import { describe, expect, test } from "vitest";
+import { lora } from "@adjoint/lora";
 import { initModel, parseConfig } from "@adjoint/models";
 import { setDevice } from "@adjoint/tensor";
 import { fullTrainee, idsRows, mergeRecipe, modulesOf, predictMemory, staticTerms, stepBytes, Training, trainingOptions } from "@adjoint/train";
@@ -19,6 +20,11 @@ describe("the memory of other families", () => {
     const config = gpt2(3), model = initModel(config.json, 1);
     expect(staticTerms(config, { method: "full" }).parameters).toBe(Object.values(model.parameters()).reduce((n, p) => n + p.size, 0));
     expect(() => staticTerms(config, { method: "qlora" })).toThrow("Conv1D");
+    for (const targets of ["all-linear", ["c_attn", "wte", "wpe"]]) {
+      const tuned = lora(model, { r: 4, targetModules: targets, seed: 1 }), step = { batch: 1, seq: 8, checkpointing: false, adapter: { r: 4, targetModules: targets }, dtype: "f32" } as const;
+      expect(staticTerms(config, { method: "lora", rank: 4, targets }).trainable).toBe([...tuned.tensors()].reduce((n, [, t]) => n + t.size, 0));
+      expect(stepBytes(config, step).arena).toBeGreaterThan(0);
+    }
   });
   test("a full training of GPT-2 that runs, with its dropout, holds what was predicted, within 10 %", async () => {
     const device = setDevice(await wasm({ threads: 1 })), config = gpt2(6), batch = 2, seq = 32;
