@@ -5,7 +5,8 @@
  * that hangs over the edge reads a row of zeros. Then y = P Wᵀ is one product, whatever kernel, stride, dilation and padding. The other way, a sum over
  * kernel offsets of strided slices times matrices, needs no P but a kernel for each offset forward and a padded copy for each backward, and reads and
  * writes y as often; P costs (kernel / stride) times the memory of x and lives for one product: the backward pass makes it again.
- * The gradient of x is itself such a product, over windows of the gradient of y (`transposed`), so nothing is scattered.
+ * The gradient of x is itself such a product, over windows of the gradient of y (`transposed`), so nothing is scattered. Where a group has one channel
+ * (depthwise kernels) there is no matrix to multiply by, and the sum over kernel offsets is one pointwise formula of views.
  */
 import { ConfigError, type DType, ShapeError, type Shape, type Store, type Tensor, after, bitOr, concat, current, gather, internal, iotaOp, type IotaAttrs, pad, record, scalar, show, sizeOf, where, withGradient } from "@adjoint/tensor";
 import { adapted, type Context } from "./context.ts";
@@ -88,16 +89,33 @@ function windows(x: Tensor, { out, kernel, stride, dilation, offset, groups: G }
   return gather(table, ids.reshape([-1])).reshape([G, N, out[0] * out[1], kernel[0] * kernel[1] * D]);
 }
 
+/** What each element of the kernel sees of x, [N, C, ...out] each: views of x with zeros around it. */
+function taps(x: Tensor, { out, kernel, stride, dilation, offset }: Windows): Tensor[] {
+  const [N, C, ...size] = x.shape, starts = kernel.map((k, i) => Array.from({ length: k }, (_, j) => j * dilation[i] - offset[i]));
+  const from = starts.map((at) => Math.min(0, ...at)), padded = size.reduce((y, d, i) => pad(y, 2 + i, -from[i], Math.max(0, Math.max(...starts[i]) + out[i] * stride[i] - d)), x);
+  const along = (y: Tensor, i: number, start: number): Tensor => {
+    const part = y.slice(2 + i, start - from[i], start - from[i] + out[i] * stride[i]);
+    return stride[i] === 1 ? part : part.reshape([...part.shape.slice(0, 2 + i), out[i], stride[i], ...part.shape.slice(3 + i)]).slice(3 + i, 0, 1).reshape(part.shape.map((d, a) => (a === 2 + i ? out[i] : d)));
+  };
+  return starts[0].flatMap((top) => starts[1].map((left) => along(along(padded, 0, top), 1, left).reshape([N, C, ...out])));
+}
+/** Kernels of one channel and at most this many elements are sums of views. */
+const MAX_TAPS = 64;
+
 /** y[n, o] = Σ over elements k and channels c of x at window · W[o, c, k]; weight [O, C / groups, KH, KW]; differentiable as often as wanted. */
 function correlate(x: Tensor, weight: Tensor, over: Windows): Tensor {
-  const { out, groups: G } = over, [N] = x.shape, [O, D, ...kernel] = weight.shape, K = sizeOf(kernel), L = sizeOf(out);
+  const { out, groups: G } = over, [N] = x.shape, [O, D, ...kernel] = weight.shape, K = sizeOf(kernel), L = sizeOf(out), M = O / G, byGroup = [N, G, M, ...out];
+  const views = D === 1 && K <= MAX_TAPS ? internal(() => taps(x, over).map((t) => t.unsqueeze(2))) : null;
   const product = internal(() => {
-    const w = weight.reshape([G, O / G, D, K]).permute([0, 1, 3, 2]).reshape([G, 1, O / G, K * D]), y = w.matmul(windows(x, over).T);
+    if (views) return views.map((t, k) => t.mul(wide(weight).reshape([G, M, K, 1]).slice(2, k, k + 1))).reduce((a, b) => a.add(b)).reshape([N, O, ...out]);
+    const w = weight.reshape([G, M, D, K]).permute([0, 1, 3, 2]).reshape([G, 1, M, K * D]), y = w.matmul(windows(x, over).T);
     return (G === 1 ? y : y.permute([1, 0, 2, 3])).reshape([N, O, ...out]);
   });
   return withGradient(product, [x, weight], (g) => {
-    const p = windows(after(x, g, 0), over).reshape([G, N * L, K * D]), byChannel = g.reshape([N, G, O / G, L]).permute([1, 2, 0, 3]).reshape([G, O / G, N * L]);
-    return [transposed(g, weight, over, x.shape.slice(2)), byChannel.matmul(p).reshape([O, K, D]).permute([0, 2, 1]).reshape(weight.shape)];
+    const dx = transposed(g, weight, over, x.shape.slice(2));
+    if (views && M === 1) return [dx, concat(views.map((t) => t.mul(g.reshape(byGroup)).sum([0, 3, 4]).reshape([O, 1])), 1).reshape(weight.shape)];
+    const p = windows(after(x, g, 0), over).reshape([G, N * L, K * D]), byChannel = g.reshape([N, G, M, L]).permute([1, 2, 0, 3]).reshape([G, M, N * L]);
+    return [dx, byChannel.matmul(p).reshape([O, K, D]).permute([0, 2, 1]).reshape(weight.shape)];
   });
 }
 

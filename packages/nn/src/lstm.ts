@@ -30,16 +30,15 @@ function cell(a: Tensor, before: Tensor): Cell {
  * All steps of one direction: a holds x W_ihᵀ + b_ih + b_hh for every step, weight is W_hh [4H, H]. h_1 ... h_T and then the last c, joined along the time axis.
  *
  * The gradient is written out (backpropagation through time), since that of T slices would be T padded sums: one product a step, and dW_hh is one product
- * over all steps.
+ * over all steps but the first.
  */
 function recurrence(a: Tensor, weight: Tensor, h0: Tensor, c0: Tensor, time: number, reverse: boolean): Tensor {
   const T = a.shape[time], H = h0.shape[1], B = h0.shape[0], order = Array.from({ length: T }, (_, n) => (reverse ? T - 1 - n : n));
   const at = (x: Tensor, t: number): Tensor => x.slice(time, t, t + 1).reshape([B, x.shape[2]]), join = (xs: readonly Tensor[]): Tensor => concat(xs.map((x) => x.unsqueeze(time)), time);
-  const cells = new Array<Cell>(T), past = new Array<Tensor>(T);              // by position in x
+  const cells = new Array<Cell>(T);                                           // by position in x
   const all = internal(() => {
     let h = h0, c = c0;
     for (const t of order) {
-      past[t] = h;
       cells[t] = cell(at(a, t).add(h.matmul(weight.T)), c);
       ({ h, c } = cells[t]);
     }
@@ -55,8 +54,9 @@ function recurrence(a: Tensor, weight: Tensor, h0: Tensor, c0: Tensor, time: num
       dc = dc.mul(s.f);
       dh = da[t].matmul(weight);
     }
-    const dA = join(da);
-    return [dA, dA.reshape([T * B, 4 * H]).T.matmul(join(past).reshape([T * B, H])), dh, dc];
+    // dW_hh = Σ daᵀ h over the h before each step: h0, then what `all` holds
+    const dA = join(da), flat = (x: Tensor, from: number): Tensor => x.slice(time, from, from + T - 1).reshape([(T - 1) * B, x.shape[2]]), first = da[order[0]].T.matmul(h0);
+    return [dA, T === 1 ? first : first.add(flat(dA, reverse ? 0 : 1).T.matmul(flat(all, reverse ? 1 : 0))), dh, dc];
   });
 }
 

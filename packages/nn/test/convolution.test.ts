@@ -103,6 +103,10 @@ describe("the plan", () => {
     expect(low.filter((k) => k === "gather")).toHaveLength(1);
     expect(low.filter((k) => k === "contract")).toHaveLength(3);
   });
+  it("of a depthwise kernel reads padded x in place: one formula, no windows", () => {
+    expect(kinds(convolve(zeros(2, 4, 9), zeros(4, 1, 4), null, { groups: 4 }))).toEqual(["map"]);
+    expect(kinds(convolve(zeros(2, 4, 9), zeros(4, 1, 4), zeros(4), { groups: 4, padding: [[3, 0]] }))).toEqual(["map", "map", "map"]);
+  });
   it("of a backward pass scatters nothing, and a frozen weight costs no gradient", () => {
     const x = store(tensor(new Float32Array(2 * 4 * 9 * 8), { shape: [2, 4, 9, 8] })), w = store(tensor(new Float32Array(8 * 4 * 9), { shape: [8, 4, 3, 3] })), loss = (): Tensor => convolve(x, w, null, { stride: 2, padding: 1 }).square().sum();
     const both = gradients(loss(), { x, w }), frozen = gradients(loss(), { x });
@@ -131,11 +135,11 @@ describe("Conv1d and Conv2d", () => {
     expect(await layer.forward(x, { adapter: null }).data()).toEqual(await convolve(x, w, null, layer.geometry).data());
   });
   it("computes half-precision weights in f32", async () => {
-    const w = f32(draw(3, [4, 2, 3])), x = f32(draw(4, [2, 2, 6])), options = { padding: 1 }, b = f32(draw(5, [4])), want = await convolve(x, w, b, options).data();
-    for (const dtype of ["f16", "bf16"] as const) {
+    for (const [D, groups] of [[2, 1], [1, 2]]) for (const dtype of ["f16", "bf16"] as const) {
+      const w = f32(draw(3, [4, D, 3])), x = f32(draw(4, [2, 2, 6])), options = { padding: 1, groups }, b = f32(draw(5, [4])), want = convolve(x, w, b, options);
       const y = new Conv1d(store(await w.cast(dtype).host()), store(await b.cast(dtype).host()), options).forward(x);
       expect(y.dtype).toBe("f32");
-      close(await y.data(), want, 1e-6);
+      close(await y.data(), await want.data(), 1e-6);
     }
   });
   it("says what does not fit, and how to mend it", () => {
