@@ -9,6 +9,10 @@ export interface Site extends Target {
   readonly inFeatures: number;
   /** rows of B: out features, width of an embedding, out channels */
   readonly outFeatures: number;
+  /** of a convolution: channels and kernel that A reads, [C, k] or [C, kh, kw] */
+  readonly window?: readonly number[];
+  /** of a convolution: how many groups its channels fall into */
+  readonly groups?: number;
 }
 
 /** What a tensor of an adapter is for: A (down projection), B (up projection), magnitude, ... */
@@ -41,6 +45,8 @@ export interface AdapterMethod {
   readonly name: string;
   /** what trains at a site */
   shapes(site: Site, config: LoraConfig): Shapes;
+  /** what stands beside it, never trains, and is in the file all the same (MiCA's B); `init` has numbers for it too */
+  fixed?(site: Site, config: LoraConfig): Shapes;
   /** initial numbers of these, drawn on the host, the same everywhere */
   init(site: Site, config: LoraConfig, seed: number): Readonly<Record<Role, HostArray>>;
   /** the name of a tensor in PEFT's file; `factorKey` when left out */
@@ -57,6 +63,8 @@ export interface AdapterMethod {
   weight?(p: Factors, site: Site, name: string, weight: Tensor): Tensor;
   /** what merging puts in place of the module's parameters (weight, bias), in their layout and at least f32; only what changes */
   merged(p: Factors, site: Site, frozen: Parameters): Parameters;
+  /** what PEFT's file holds besides the tensors that train, by name: copies of them in a tied layer, or of the base */
+  echoes?(site: Site): Readonly<Record<string, (p: Factors, frozen: Parameters) => Tensor>>;
   /** a term of the loss, such as AdaLoRA's orthogonality */
   penalty?(p: Factors, site: Site): Tensor;
 }

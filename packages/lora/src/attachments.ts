@@ -2,6 +2,7 @@
 import { type Context, type ModuleAdapter, within } from "@adjoint/nn";
 import { ConfigError, type Key, Store, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod, Factors, Role, Site } from "./adapter.ts";
+import type { LoraConfig } from "./config.ts";
 import { parametersOf } from "./modules.ts";
 import { factorKey } from "./peft-keys.ts";
 
@@ -47,6 +48,10 @@ export function treeOf(stores: ReadonlyMap<string, Store>): AdapterTree {
 export const storesOf = (attachments: readonly Attachment[]): ReadonlyMap<string, Store> =>
   new Map(attachments.flatMap((a) => Object.entries(a.factors).map(([role, s]) => [keyOf(a, role), s] as const)));
 
+/** What does not train and is in the file all the same, by name. */
+export const fixedStoresOf = (attachments: readonly Attachment[], config: LoraConfig): ReadonlyMap<string, Store> =>
+  new Map(attachments.flatMap((a) => Object.keys(a.method.fixed?.(a.site, config) ?? {}).flatMap((role) => (a.beside?.[role] === undefined ? [] : [[keyOf(a, role), a.beside[role]] as const]))));
+
 /** Applies attachments to the modules they belong to; any other module keeps its output. */
 export class Attached implements ModuleAdapter {
   /** the trainable tensors, in sight: compiled steps tell adapters among their arguments apart by them */
@@ -72,7 +77,7 @@ export class Attached implements ModuleAdapter {
   }
   /** Dropout of an adapter's input; ids of an embedding and weights cannot be dropped. */
   #drop({ path, kind }: Site, context: Context): { readonly key: Key | null; readonly dropout: number } {
-    const dropout = kind === "embedding" || kind === "other" ? 0 : this.#dropout;
+    const dropout = kind === "embedding" || kind === "lstm" || kind === "other" ? 0 : this.#dropout;
     if (context.train !== true || dropout === 0) return { key: null, dropout };
     const { key } = within(context, `lora/${path}`);
     if (key !== undefined) return { key, dropout };

@@ -15,13 +15,8 @@ const unset = (what: string): RefusedKey => ({ neutral: [null, false, {}], what,
 export const refusedKeys: Readonly<Record<string, RefusedKey>> = {
   alora_invocation_tokens: unset("activated LoRA (aLoRA)"),
   arrow_config: unset("Arrow routing"),
-  corda_config: unset("CorDA initialisation"),
-  eva_config: unset("EVA initialisation"),
   kasa_config: unset("KaSA"),
   layer_replication: { neutral: [null, []], what: "layer replication", fix: "write the deeper base model to disk first" },
-  loftq_config: unset("LoftQ initialisation"),
-  lora_bias: { neutral: [false], what: "a bias on B", fix: "use false" },
-  lora_ga_config: unset("LoRA-GA initialisation"),
   megatron_config: unset("Megatron layers"),
   monteclora_config: unset("MonteCLoRA"),
   use_bdlora: unset("block-diagonal LoRA"),
@@ -31,18 +26,6 @@ export const refusedKeys: Readonly<Record<string, RefusedKey>> = {
 
 /** Keys that mean nothing while a refused key is neutral; any value passes, and the default is written. */
 export const inertKeys: readonly string[] = ["megatron_core", "qalora_group_size", "runtime_config", "peft_version"];
-
-/** Values of init_lora_weights other than true, false and "gaussian", and what a file that names one should do. */
-export const refusedInits: Readonly<Record<string, "base" | "plain">> = {
-  pissa: "base",
-  olora: "base",
-  loftq: "base",
-  corda: "base",
-  lora_ga: "base",
-  eva: "plain",
-  orthogonal: "plain",
-  mica: "plain",
-};
 
 /** Everything that PEFT 0.21 writes, in its order of names, with neutral values. */
 export const fileDefaults: { readonly [key: string]: JsonValue } = {

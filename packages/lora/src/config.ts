@@ -1,7 +1,9 @@
 /** `LoraConfig` and its file `adapter_config.json`: defaults, strict reading, reproducible writing. */
 import { isRecord, parseJsonObject } from "@adjoint/io";
 import { ConfigError } from "@adjoint/tensor";
-import { fileDefaults, inertKeys, type JsonValue, refusedInits, refusedKeys, taskTypes } from "./config-keys.ts";
+import { fileDefaults, inertKeys, type JsonValue, refusedKeys, taskTypes } from "./config-keys.ts";
+import { type CordaConfig, type EvaConfig, isPart, type LoftqConfig, type LoraGaConfig, partDefaults, type PartKey, partOf, partRules } from "./initial/configs.ts";
+import { type InitLoraWeights, initWants, isInitLoraWeights, keepsOrigin } from "./initial/names.ts";
 import { nearest } from "./nearest.ts";
 import type { Scaling } from "./scaling.ts";
 
@@ -23,10 +25,20 @@ export interface LoraConfig {
   readonly useRslora: boolean;
   /** the rule behind s; files hold only `lora` and `rslora` */
   readonly scaling: Scaling;
-  /** true: A uniform in 1/sqrt(in), B zero. "gaussian": A normal with deviation 1/r, B zero. false: both random (tests). */
-  readonly initLoraWeights: boolean | "gaussian";
+  /** true: A uniform in 1/sqrt(in), B zero. "gaussian": A normal with deviation 1/r, B zero. false: both random (tests). Others look at the model: `createLora` */
+  readonly initLoraWeights: InitLoraWeights;
+  /** of "eva"; null for any other */
+  readonly evaConfig: EvaConfig | null;
+  /** of "corda" */
+  readonly cordaConfig: CordaConfig | null;
+  /** of "lora_ga" */
+  readonly loraGaConfig: LoraGaConfig | null;
+  /** of "loftq" */
+  readonly loftqConfig: LoftqConfig | null;
   /** DoRA: the rows of W + s B A keep their direction, and a trained vector has their lengths */
   readonly useDora: boolean;
+  /** a bias on B, times s; for layers, with initLoraWeights true or false */
+  readonly loraBias: boolean;
   readonly fanInFanOut: boolean;
   /** base biases that train beside: none, all, or those of the adapted layers */
   readonly bias: "none" | "all" | "lora_only";
@@ -46,7 +58,7 @@ export interface LoraConfig {
 }
 
 /** What a caller may leave out. */
-export type LoraOptions = Partial<LoraConfig>;
+export type LoraOptions = Partial<Omit<LoraConfig, PartKey>> & { readonly [P in PartKey]?: Partial<NonNullable<LoraConfig[P]>> | null };
 
 export const defaultConfig: LoraConfig = {
   r: 8,
@@ -61,7 +73,12 @@ export const defaultConfig: LoraConfig = {
   useRslora: false,
   scaling: "lora",
   initLoraWeights: true,
+  evaConfig: null,
+  cordaConfig: null,
+  loraGaConfig: null,
+  loftqConfig: null,
   useDora: false,
+  loraBias: false,
   fanInFanOut: false,
   bias: "none",
   modulesToSave: null,
@@ -93,6 +110,7 @@ const namesRule: Rule = { accepts: (v) => v === null || isText(v) || isTexts(v),
 const textRule: Rule = { accepts: (v) => v === null || isText(v), wants: "a text or null" };
 const listRule: Rule = { accepts: (v) => v === null || isTexts(v), wants: "a list of names, or null" };
 const isRows = (v: unknown): boolean => Array.isArray(v) && v.every(isIndex) && new Set(v).size === v.length;
+const partRule: Rule = { accepts: (v) => v === null || isRecord(v), wants: "an object of its options, or null" };
 const flagRule: Rule = { accepts: (v) => typeof v === "boolean", wants: "true or false" };
 
 const rules: { readonly [K in keyof LoraConfig]: Rule } = {
@@ -107,8 +125,13 @@ const rules: { readonly [K in keyof LoraConfig]: Rule } = {
   alphaPattern: { accepts: (v) => isRecord(v) && Object.values(v).every(isAlpha), wants: "an object from expressions to numbers above 0" },
   useRslora: flagRule,
   scaling: { accepts: (v) => v === "lora" || v === "rslora" || typeof v === "function", wants: '"lora", "rslora" or a function (alpha, r) => scale' },
-  initLoraWeights: { accepts: (v) => typeof v === "boolean" || v === "gaussian", wants: 'true, false or "gaussian"' },
+  initLoraWeights: { accepts: isInitLoraWeights, wants: initWants },
+  evaConfig: partRule,
+  cordaConfig: partRule,
+  loraGaConfig: partRule,
+  loftqConfig: partRule,
   useDora: flagRule,
+  loraBias: flagRule,
   fanInFanOut: flagRule,
   bias: { accepts: (v) => v === "none" || v === "all" || v === "lora_only", wants: '"none", "all" or "lora_only"' },
   modulesToSave: listRule,
@@ -131,17 +154,29 @@ function refuse(key: string, value: unknown, problem: string, fix: string, file?
   throw new ConfigError(`${where}${key} = ${show(value)} ${problem}`, { ...(file === undefined ? {} : { file }), key, value, fix });
 }
 
-function checkInit(value: unknown, key: string, file?: string): void {
-  if (!isText(value) || value === "gaussian") return;
-  const kind = refusedInits[value.startsWith("pissa_niter_") ? "pissa" : value];
-  if (kind === undefined) return;
-  const fix =
-    file === undefined
-      ? 'use true, false or "gaussian"'
-      : kind === "plain"
-        ? "set it to true: this initialisation leaves the base model as it is, so the file's factors are complete"
-        : "convert the adapter to plain LoRA in PEFT (save_pretrained with path_initial_model_for_weight_conversion): it belongs to a changed base model";
-  refuse(key, value, "is not implemented", fix, file);
+/** The options of one initialisation with what was left out. */
+function completed(part: PartKey, given: Readonly<Record<string, unknown>>, name: (key: string) => string, file?: string): Readonly<Record<string, unknown>> {
+  const own: Record<string, unknown> = { ...partDefaults[part] };
+  for (const [key, value] of Object.entries(given)) {
+    if (value === undefined) continue;
+    const known = file === undefined ? key : camelCase(key), rule = partRules[part][known], at = `${name(part)}.${key}`;
+    if (rule === undefined) refuse(at, value, "is not an option", `options: ${Object.keys(partRules[part]).map(name).join(", ")}`, file);
+    if (!rule.accepts(value)) refuse(at, value, "is not valid", `use ${rule.wants}`, file);
+    own[known] = value;
+  }
+  return own;
+}
+
+/** Options of initialisations: those of the chosen one are filled in; others are refused in options, and dropped from files, where PEFT leaves them and ignores them. */
+function checkParts(config: Record<string, unknown>, name: (key: string) => string, file?: string): void {
+  const rule = config["initLoraWeights"], own = typeof rule === "string" ? partOf[rule] : undefined;
+  for (const part of Object.keys(partDefaults).filter(isPart)) {
+    const given = config[part];
+    if (isRecord(given) && Object.keys(given).length > 0 && (part === own || file === undefined)) {
+      if (part !== own) refuse(name(part), given, `does nothing with ${name("initLoraWeights")} = ${show(rule)}`, "leave it out, or choose its initialisation", file);
+      config[part] = completed(part, given, name, file);
+    } else config[part] = part === own ? partDefaults[part] : null;
+  }
 }
 
 function checkTogether(c: LoraConfig, name: (key: string) => string, file?: string): void {
@@ -160,6 +195,9 @@ function checkTogether(c: LoraConfig, name: (key: string) => string, file?: stri
   if (rows !== null && !Array.isArray(rows)) {
     for (const at of Object.keys(rows)) if (c.modulesToSave?.includes(at) === true) refuse(name("trainableTokenIndices"), at, `is also in ${name("modulesToSave")}, which trains all of it`, "name it in one of the two", file);
   }
+  if (c.useDora && (keepsOrigin(c.initLoraWeights) || c.initLoraWeights === "mica")) contradiction("useDora", "initLoraWeights", 'use DoRA with true, "gaussian", "orthogonal", "eva" or "loftq"');
+  if (c.loraBias && c.useDora) contradiction("loraBias", "useDora", `set ${name("loraBias")} to false`);
+  if (c.loraBias && !(typeof c.initLoraWeights === "boolean")) contradiction("loraBias", "initLoraWeights", `set ${name("initLoraWeights")} to true or false, or ${name("loraBias")} to false`);
   if (pattern && !layers) refuse(name("layersPattern"), c.layersPattern, `does nothing without ${name("layersToTransform")}`, `add ${name("layersToTransform")}, or remove it`, file);
 }
 
@@ -167,10 +205,10 @@ function build(given: Readonly<Record<string, unknown>>, name: (key: string) => 
   const config: Record<string, unknown> = { ...defaultConfig };
   for (const [key, value] of Object.entries(given)) {
     if (value === undefined || !isKey(key)) continue;
-    if (key === "initLoraWeights") checkInit(value, name(key), file);
     if (!rules[key].accepts(value)) refuse(name(key), value, "is not valid", `use ${rules[key].wants}`, file);
     config[key] = value;
   }
+  checkParts(config, name, file);
   const made = { ...defaultConfig, ...config };
   checkTogether(made, name, file);
   return made;
@@ -230,6 +268,8 @@ export function readLoraConfig(text: string, file = "adapter_config.json"): Read
   return { config: build({ ...given, scaling }, snakeCase, file), warnings };
 }
 
+/** Options of an initialisation as files name them. */
+const part = (v: LoraConfig[PartKey]): JsonValue => (v === null ? null : Object.fromEntries(Object.entries(v).map(([key, value]: [string, JsonValue]) => [snakeCase(key), value])));
 const sorted = (v: readonly string[] | string | null): JsonValue => (Array.isArray(v) ? [...new Set<string>(v)].sort() : v === null || isText(v) ? v : null);
 
 /**
@@ -246,15 +286,19 @@ export function writeLoraConfig(c: LoraConfig): string {
     auto_mapping: c.autoMapping,
     base_model_name_or_path: c.baseModelNameOrPath,
     bias: c.bias,
+    corda_config: part(c.cordaConfig),
     ensure_weight_tying: c.ensureWeightTying,
+    eva_config: part(c.evaConfig),
     exclude_modules: sorted(c.excludeModules),
     fan_in_fan_out: c.fanInFanOut,
     inference_mode: true,
     init_lora_weights: c.initLoraWeights,
     layers_pattern: c.layersPattern,
     layers_to_transform: c.layersToTransform,
+    loftq_config: part(c.loftqConfig) ?? {},
     lora_alpha: c.loraAlpha,
     lora_dropout: c.loraDropout,
+    lora_ga_config: part(c.loraGaConfig),
     modules_to_save: sorted(c.modulesToSave),
     r: c.r,
     rank_pattern: c.rankPattern,
@@ -263,6 +307,7 @@ export function writeLoraConfig(c: LoraConfig): string {
     target_parameters: c.targetParameters,
     trainable_token_indices: c.trainableTokenIndices,
     task_type: c.taskType,
+    lora_bias: c.loraBias,
     use_dora: c.useDora,
     use_rslora: c.scaling === "rslora",
   };

@@ -1,11 +1,15 @@
 /** `lora(model, options)`: an adapter beside a frozen model, new or from PEFT's files. */
-import { assign, ConfigError, convertArray, flatten, FormatError, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
-import type { Factors, Role } from "./adapter.ts";
+import { assign, ConfigError, convertArray, flatten, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
+import type { Factors, Role, Site } from "./adapter.ts";
 import { type Attachment, keyOf } from "./attachments.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
+import { needsNumbers } from "./initial/names.ts";
+import { firstFactors } from "./initial/restore.ts";
+import type { KeyMapping } from "./key-mapping.ts";
 import { methodOf } from "./methods.ts";
-import { type Adaptable, adaptableModules, moduleInfos, parametersOf } from "./modules.ts";
-import { type AdapterDirectory, expectedTensors, type LoadedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./peft.ts";
+import { adaptableModules, moduleInfos, moduleOf, parametersOf } from "./modules.ts";
+import { type AdapterDirectory, echoedNames, expectedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./peft.ts";
+import { checkCopies } from "./saved-along.ts";
 import { describeTargets, type TargetTable } from "./targets.ts";
 import { Tuned } from "./tuned.ts";
 
@@ -18,7 +22,7 @@ export interface NewLoraOptions extends LoraOptions {
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
 /** model_type of a model that carries its config, in either spelling. */
-function modelTypeOf(model: object): string | null {
+export function modelTypeOf(model: object): string | null {
   const config: unknown = "config" in model ? model.config : null;
   if (typeof config !== "object" || config === null) return null;
   const named: unknown = "modelType" in config ? config.modelType : "model_type" in config ? config.model_type : null;
@@ -28,17 +32,27 @@ function modelTypeOf(model: object): string | null {
 /** Modules that a config chooses, each with its method, before any tensor exists. */
 export interface Plan {
   readonly table: TargetTable;
-  readonly chosen: readonly Pick<Attachment, "site" | "module" | "method">[];
+  readonly chosen: readonly Chosen[];
+}
+
+/** One method on one module. `shares`: it has no tensors of its own, but all of those of another attachment, which comes earlier. */
+export interface Chosen extends Pick<Attachment, "site" | "module" | "method"> {
+  readonly shares?: { readonly path: string; readonly method: string };
 }
 
 /** What an adapter of this config would sit on. @throws ConfigError when nothing matches or something matches that cannot be adapted */
-export function planLora(model: object, config: LoraConfig, modelType: string | null = modelTypeOf(model)): Plan {
+export function planLora(model: object, config: LoraConfig, modelType: string | null = modelTypeOf(model), origin: "new" | "file" = "new"): Plan {
   const infos = moduleInfos(model);
   if (!infos.some((m) => m.kind !== "other")) {
     throw new ConfigError("the model has no linear layer and no embedding to adapt", { op: "lora", fix: "pass a model built from Linear and Embedding of @adjoint/nn" });
   }
-  const table = describeTargets(config, infos, modelType), modules = adaptableModules(model);
-  return { table, chosen: table.targets.flatMap((site) => { const module = modules.get(site.path); return module === undefined ? [] : [{ site, module, method: methodOf(config, site.kind) }]; }) };
+  const table = describeTargets(config, infos, modelType, origin), modules = adaptableModules(model);
+  const at = <C extends { readonly site: Site }>(list: readonly C[], method: (c: C) => Omit<Chosen, "site" | "module">): readonly Chosen[] =>
+    list.flatMap((c) => { const module = modules.get(moduleOf(c.site)); return module === undefined ? [] : [{ site: c.site, module, ...method(c) }]; });
+  const adapted = at(table.targets.map((site) => ({ site })), ({ site }) => ({ method: methodOf(config, site.kind) }));
+  const beside = at(table.beside, ({ method, shares }) => ({ method, ...(shares === undefined ? {} : { shares }) }));
+  // a trained bias takes the place of the base's, so that a bias on B is merged on top of it; DoRA takes the base's out of the output first
+  return { table, chosen: config.loraBias ? [...beside, ...adapted] : [...adapted, ...beside] };
 }
 
 /** Factors are f32 whatever the base holds, and f64 beside an f64 base. */
@@ -54,15 +68,27 @@ function recorded(value: Tensor, name: string): Store {
   return s;
 }
 
-/** An adapter of these initial numbers beside a model. `fresh`: the method's own start from the frozen weight replaces what it has one for. */
-export function attachLora<M extends object>(model: M, config: LoraConfig, { table, chosen }: Plan, initial: (a: Plan["chosen"][number]) => Readonly<Record<Role, HostArray>>, fresh: boolean): Tuned<M> {
-  const attachments = chosen.map(({ site, module, method }): Attachment => {
+/** An adapter of these initial numbers beside a model: roles that train, and others (first factors, MiCA's B) that stand beside them. `fresh`: the method's own start from the frozen weight replaces what it has one for. */
+export function attachLora<M extends object>(model: M, config: LoraConfig, { table, chosen }: Plan, initial: (a: Chosen) => Readonly<Record<Role, HostArray>>, fresh: boolean | ((a: Chosen, role: Role) => boolean)): Tuned<M> {
+  const attachments: Attachment[] = [];
+  for (const a of chosen) {
+    const { site, module, method } = a;
+    if (a.shares !== undefined) {
+      const { path, method: other } = a.shares, owner = attachments.find((o) => o.site.path === path && o.method.name === other);
+      if (owner === undefined) throw new ConfigError(`${site.path} and ${path} share one weight, and this kind of adapter cannot be tied`, { key: "ensure_weight_tying", value: true, fix: "set ensureWeightTying: false, or use plain LoRA there" });
+      attachments.push({ site, module, method, factors: {}, beside: { ...owner.beside, ...owner.factors } });
+      continue;
+    }
     const first = initial({ site, module, method }), frozen = parametersOf(module), name = (role: Role): string => keyOf({ site, method }, role);
     const factors: Record<Role, Store> = Object.fromEntries(Object.keys(method.shapes(site, config)).map((role) => [role, stored(first[role], name(role), module)]));
-    const beside = Object.fromEntries(Object.entries(method.constants?.(site, frozen) ?? {}).map(([role, value]) => [role, recorded(value, `${site.path}.${role}`)]));
-    if (fresh) for (const [role, value] of Object.entries(method.start?.({ ...beside, ...factors } satisfies Factors, site, frozen) ?? {})) assign([factors[role]], [value]);
-    return { site, module, method, factors, beside };
-  });
+    const constants = Object.entries(method.constants?.(site, frozen) ?? {}).map(([role, value]) => [role, recorded(value, `${site.path}.${role}`)] as const);
+    const given = Object.entries(first).filter(([role]) => !Object.hasOwn(factors, role)).map(([role, value]) => [role, stored(value, `${site.path}.${role}`, module)] as const);
+    const beside = Object.fromEntries([...constants, ...given]);
+    for (const [role, value] of Object.entries(method.start?.({ ...beside, ...factors } satisfies Factors, site, frozen) ?? {})) {
+      if (typeof fresh === "boolean" ? fresh : fresh(a, role)) assign([factors[role]], [value]);
+    }
+    attachments.push({ site, module, method, factors, beside });
+  }
   const { paths, leaves } = flatten(model, isTensor);
   return new Tuned({ base: model, config, table, attachments, weights: paths.map((path, i) => ({ path, store: leaves[i] })) });
 }
@@ -70,12 +96,16 @@ export function attachLora<M extends object>(model: M, config: LoraConfig, { tab
 /**
  * Puts a new adapter beside a model: y = W x + s B A x in every target, with s = alpha / r (LoRA) or alpha / sqrt(r) (rsLoRA).
  * The model stays as it is; what trains is `tuned.adapter`.
- * Throws ConfigError for options that are unknown, bad, contradictory or not implemented, and when no module matches.
+ * Throws ConfigError for options that are unknown, bad, contradictory or not implemented, for initialisations that look at the model's numbers
+ * (`await createLora` makes those), and when no module matches.
  * @example const tuned = lora(model, { r: 16, loraAlpha: 16, useRslora: true, targetModules: "all-linear", seed: 42 });
  */
 export function lora<M extends object>(model: M, options: NewLoraOptions = {}): Tuned<M> {
   const { seed = 0, modelType = modelTypeOf(model), ...rest } = options;
   const config = loraConfig({ taskType: "CAUSAL_LM", ...rest });
+  if (needsNumbers(config.initLoraWeights)) {
+    throw new ConfigError(`initLoraWeights = ${JSON.stringify(config.initLoraWeights)} is computed from numbers of the model, and lora reads none`, { op: "lora", key: "initLoraWeights", value: config.initLoraWeights, fix: "const tuned = await createLora(model, options, data)" });
+  }
   return attachLora(model, config, planLora(model, config, modelType), ({ site, method }) => method.init(site, config, seed), true);
 }
 
@@ -85,36 +115,28 @@ export interface LoadedLora<M> {
   readonly report: LoadReport;
 }
 
-/** The base weights that PEFT saves beside an adapted embedding must be the model's own. */
-async function checkBase(base: LoadedTensors["base"], modules: ReadonlyMap<string, Adaptable>, file: string): Promise<void> {
-  for (const [path, saved] of base) {
-    const weight = modules.get(path)?.weight;
-    if (weight === undefined) continue;
-    const own = await weight.data();
-    const theirs = convertArray(saved.data, saved.dtype, "f32");
-    if (own.length !== theirs.length || theirs.some((v, i) => v !== own[i])) {
-      throw new FormatError(`${file}: the saved weight of ${path} differs from the model's`, {
-        file,
-        key: `${path}.base_layer.weight`,
-        value: saved.shape,
-        fix: "load the adapter onto the base model that it was saved with (its embeddings were trained or resized)",
-      });
-    }
-  }
+/** How a directory is read. */
+export interface LoadOptions {
+  /** false: take what fits, and say in the report what does not */
+  readonly strict?: boolean;
+  readonly modelType?: string | null;
+  /** names of the file as this model has them: expression -> replacement, as PEFT's key_mapping */
+  readonly keyMapping?: KeyMapping;
 }
 
 /**
  * Puts an adapter that PEFT or `tuned.save` wrote beside a model; strict unless asked otherwise.
  * Throws FormatError with every missing, unexpected and misshapen tensor, and ConfigError for variants that are not implemented.
  */
-export async function loadLora<M extends object>(model: M, from: string | AdapterDirectory, options: { readonly strict?: boolean; readonly modelType?: string | null } = {}): Promise<LoadedLora<M>> {
+export async function loadLora<M extends object>(model: M, from: string | AdapterDirectory, options: LoadOptions = {}): Promise<LoadedLora<M>> {
   const { config, warnings, tensors, file } = typeof from === "string" ? await readAdapterDirectory(from) : from;
-  const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model));
-  const { factors, base, report } = matchTensors(tensors, expectedTensors(plan.chosen, own), { file, strict: options.strict ?? true });
-  await checkBase(base, adaptableModules(model), file);
+  const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
+  const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
+  const { factors, base, echoes, report } = matchTensors(tensors, expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
   const tuned = attachLora(model, own, plan, ({ site, method }) => {
     const fresh = method.init(site, own, 0); // stands in for what a loose load does not find
     return Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]]));
-  }, false);
+  }, (a, role) => !factors.has(keyOf(a, role)));
+  await checkCopies({ base, echoes, file }, tuned.attachments, adaptableModules(model));
   return { tuned, report: { ...report, warnings: [...warnings, ...plan.table.warnings, ...report.warnings] } };
 }

@@ -3,8 +3,10 @@ import { convertArray, FormatError, type HostArray, isFloat } from "@adjoint/ten
 import { fileSystem, openSafetensors, readText, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
 import type { Role } from "./adapter.ts";
 import { type Attachment, keyOf } from "./attachments.ts";
+import { keepsOrigin } from "./initial/names.ts";
 import { type LoraConfig, type ReadConfig, readLoraConfig, writeLoraConfig } from "./config.ts";
-import { parseKey } from "./peft-keys.ts";
+import { type KeyMapping, mapKey } from "./key-mapping.ts";
+import { parseKey, PREFIX } from "./peft-keys.ts";
 
 /** One tensor that an adapter of this model has. */
 export interface ExpectedTensor {
@@ -16,8 +18,11 @@ export interface ExpectedTensor {
 
 /** The tensors of an adapter's file: those of every site, in the model's order. */
 export function expectedTensors(chosen: readonly Pick<Attachment, "site" | "method">[], config: LoraConfig): readonly ExpectedTensor[] {
-  return chosen.flatMap(({ site, method }) => Object.entries(method.shapes(site, config)).map(([role, shape]) => ({ key: keyOf({ site, method }, role), path: site.path, role, shape })));
+  return chosen.flatMap(({ site, method }) => Object.entries({ ...method.shapes(site, config), ...method.fixed?.(site, config) }).map(([role, shape]) => ({ key: keyOf({ site, method }, role), path: site.path, role, shape })));
 }
+
+/** Names of tensors that PEFT's file holds besides: copies in tied layers, and of the base. */
+export const echoedNames = (chosen: readonly Pick<Attachment, "site" | "method">[]): readonly string[] => chosen.flatMap(({ site, method }) => Object.keys(method.echoes?.(site) ?? {}));
 
 /** What was found when a file met a model; names are as they stand in the file, or as PEFT would write them. */
 export interface LoadReport {
@@ -26,7 +31,7 @@ export interface LoadReport {
   readonly missing: readonly string[];
   readonly unexpected: readonly string[];
   readonly mismatched: readonly { readonly key: string; readonly expected: readonly number[]; readonly found: readonly number[] }[];
-  /** older spellings that were understood */
+  /** older spellings and mapped names that were understood */
   readonly renamed: readonly { readonly from: string; readonly to: string }[];
   readonly warnings: readonly string[];
 }
@@ -34,8 +39,10 @@ export interface LoadReport {
 export interface LoadedTensors {
   /** f32 factors by the name that PEFT writes */
   readonly factors: ReadonlyMap<string, HostArray>;
-  /** frozen base weights that PEFT saved along, by module path: they must equal the model's */
+  /** frozen parameters of the base that PEFT saved along, by path: they must equal the model's */
   readonly base: ReadonlyMap<string, HostArray>;
+  /** copies of other tensors, by name: they must equal those */
+  readonly echoes: ReadonlyMap<string, HostArray>;
   readonly report: LoadReport;
 }
 
@@ -51,48 +58,64 @@ function describe(report: LoadReport): string {
   return list("missing in the file", report.missing) + list("unexpected in the file", report.unexpected) + list("other shape", mismatched);
 }
 
+/** How a file's names are read. */
+export interface MatchOptions {
+  readonly strict?: boolean;
+  readonly file?: string;
+  /** names of copies that may be in the file (`echoedNames`) */
+  readonly echoes?: readonly string[];
+  /** paths of layers whose frozen parameters may be saved along although nothing is adapted there: embeddings and output heads */
+  readonly embeddings?: readonly string[];
+  readonly keyMapping?: KeyMapping;
+}
+
 /**
  * Matches a file's tensors to the expected ones; strict unless asked otherwise.
  * Throws FormatError with the whole LoadReport in `details.value` when a name is missing, unexpected or has another shape,
  * when two names mean the same tensor, or when a tensor does not hold floating-point numbers.
  */
-export function matchTensors(
-  found: ReadonlyMap<string, HostArray>,
-  expected: readonly ExpectedTensor[],
-  options: { readonly strict?: boolean; readonly file?: string } = {},
-): LoadedTensors {
+export function matchTensors(found: ReadonlyMap<string, HostArray>, expected: readonly ExpectedTensor[], options: MatchOptions = {}): LoadedTensors {
   const file = options.file ?? "adapter_model.safetensors";
-  const wanted = new Map(expected.map((e) => [e.key, e]));
-  const adapted = new Set(expected.map((e) => e.path));
-  const factors = new Map<string, HostArray>();
-  const base = new Map<string, HostArray>();
+  const wanted = new Map(expected.map((e) => [e.key, e])), echoed = new Set(options.echoes);
+  const adapted = new Set([...expected.map((e) => e.path), ...(options.embeddings ?? [])]);
+  const factors = new Map<string, HostArray>(), base = new Map<string, HostArray>(), echoes = new Map<string, HostArray>();
   const unexpected: string[] = [];
   const mismatched: { key: string; expected: readonly number[]; found: readonly number[] }[] = [];
   const renamed: { from: string; to: string }[] = [];
   const from = new Map<string, string>();
+  /** where a frozen parameter that PEFT saved along belongs; null: nowhere */
+  const frozenAt = (names: readonly string[]): string | null => {
+    for (const name of names) {
+      const path = name.slice(PREFIX.length), owner = path.slice(0, path.lastIndexOf("."));
+      if (options.embeddings?.includes(owner) === true) return path;
+    }
+    return null;
+  };
   for (const [key, array] of found) {
-    const parsed = parseKey(key);
-    if (parsed.kind === "base" && adapted.has(parsed.path)) {
-      base.set(parsed.path, array);
+    const name = options.keyMapping === undefined ? key : mapKey(key, options.keyMapping), parsed = parseKey(name);
+    const names = [name, ...(parsed.kind === "factor" ? [parsed.canonical] : parsed.kind === "plain" ? parsed.names : [])];
+    const known = names.find((n) => wanted.has(n)) ?? names.find((n) => echoed.has(n));
+    if (known === undefined) {
+      const at = parsed.kind === "base" ? (adapted.has(parsed.path) ? `${parsed.path}.${parsed.parameter}` : null) : parsed.kind === "plain" ? frozenAt(parsed.names) : null;
+      if (at === null) unexpected.push(key);
+      else base.set(at, array);
       continue;
     }
-    const target = parsed.kind === "factor" ? wanted.get(parsed.canonical) : undefined;
-    if (target === undefined) {
-      unexpected.push(key);
-      continue;
-    }
-    const twin = from.get(target.key);
+    const twin = from.get(known);
     if (twin !== undefined) {
-      throw new FormatError(`${file}: ${twin} and ${key} are the same tensor`, { file, key, value: target.key, fix: "keep one of them (does the file hold two adapters?)" });
+      throw new FormatError(`${file}: ${twin} and ${key} are the same tensor`, { file, key, value: known, fix: "keep one of them (does the file hold two adapters?)" });
     }
-    from.set(target.key, key);
-    if (key !== target.key) renamed.push({ from: key, to: target.key });
+    from.set(known, key);
+    if (key !== known) renamed.push({ from: key, to: known });
     if (!isFloat(array.dtype)) throw new FormatError(`${file}: ${key} has dtype ${array.dtype}`, { file, key, value: array.dtype, fix: "adapters hold f32, f16 or bf16" });
-    if (sameShape(array.shape, target.shape)) factors.set(target.key, { dtype: "f32", shape: array.shape, data: convertArray(array.data, array.dtype, "f32") });
+    const target = wanted.get(known);
+    if (target === undefined) echoes.set(known, array);
+    else if (sameShape(array.shape, target.shape)) factors.set(target.key, { dtype: "f32", shape: array.shape, data: convertArray(array.data, array.dtype, "f32") });
     else mismatched.push({ key, expected: target.shape, found: array.shape });
   }
   const missing = expected.filter((e) => !from.has(e.key)).map((e) => e.key);
-  const warnings = renamed.length === 0 ? [] : [`${file}: ${renamed.length} names in an older spelling, such as ${renamed[0].from}`];
+  const old = renamed.filter((r) => options.keyMapping === undefined || mapKey(r.from, options.keyMapping) !== r.to);
+  const warnings = old.length === 0 ? [] : [`${file}: ${old.length} names in an older spelling, such as ${old[0].from}`];
   const report: LoadReport = { file, loaded: factors.size, missing, unexpected, mismatched, renamed, warnings };
   if ((options.strict ?? true) && missing.length + unexpected.length + mismatched.length > 0) {
     throw new FormatError(`${file} does not fit the model${describe(report)}`, {
@@ -102,17 +125,20 @@ export function matchTensors(
       fix: "load it onto the base model that it was made for (base_model_name_or_path in adapter_config.json), or pass strict: false to take what fits",
     });
   }
-  return { factors, base, report };
+  return { factors, base, echoes, report };
 }
 
 /** A directory as it lies on the disk. */
 export interface AdapterDirectory extends ReadConfig {
   readonly tensors: ReadonlyMap<string, HostArray>;
   readonly file: string;
+  /** first factors of an adapter that was saved as it trains */
+  readonly origin?: ReadonlyMap<string, HostArray>;
 }
 
 const CONFIG = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
+const ORIGIN = "adapter_origin.safetensors";
 
 /** Reads `adapter_config.json` and `adapter_model.safetensors`; FormatError if either is not there, with what to do for pickles and subfolders. */
 export async function readAdapterDirectory(directory: string): Promise<AdapterDirectory> {
@@ -133,20 +159,24 @@ export async function readAdapterDirectory(directory: string): Promise<AdapterDi
     fail(`holds no ${WEIGHTS}`, names, "copy the directory again from where the adapter was saved");
   }
   const read = readLoraConfig(await readText(`${directory}/${CONFIG}`), `${directory}/${CONFIG}`);
-  const file = `${directory}/${WEIGHTS}`;
+  const file = `${directory}/${WEIGHTS}`, origin = names.includes(ORIGIN) && keepsOrigin(read.config.initLoraWeights) ? { origin: await tensorsIn(`${directory}/${ORIGIN}`) } : {};
+  return { ...read, tensors: await tensorsIn(file), file, ...origin };
+}
+
+async function tensorsIn(file: string): Promise<ReadonlyMap<string, HostArray>> {
   const open = await openSafetensors(file);
   try {
     const tensors = new Map<string, HostArray>();
     for (const name of open.entries.keys()) tensors.set(name, await open.read(name));
-    return { ...read, tensors, file };
+    return tensors;
   } finally {
     await open.close();
   }
 }
 
-/** The two files of an adapter, ready to be written. */
-export function adapterFiles(config: LoraConfig, tensors: ReadonlyMap<string, HostArray>): Readonly<Record<string, string | readonly Uint8Array[]>> {
-  return { [CONFIG]: writeLoraConfig(config), [WEIGHTS]: safetensorsParts(tensors, { format: "pt" }) };
+/** The two files of an adapter, ready to be written, and a third where there are first factors. */
+export function adapterFiles(config: LoraConfig, tensors: ReadonlyMap<string, HostArray>, origin: ReadonlyMap<string, HostArray> = new Map()): Readonly<Record<string, string | readonly Uint8Array[]>> {
+  return { [CONFIG]: writeLoraConfig(config), [WEIGHTS]: safetensorsParts(tensors, { format: "pt" }), ...(origin.size > 0 ? { [ORIGIN]: safetensorsParts(origin, { format: "pt" }) } : {}) };
 }
 
 /** Writes an adapter's directory so that it holds either all of the old or all of the new files. */

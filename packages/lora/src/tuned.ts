@@ -1,18 +1,29 @@
 /** A model with an adapter beside it: forward and loss with the adapter on, summary, merge, and PEFT's files. */
 import type { Context, ModuleAdapter } from "@adjoint/nn";
 import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
+import { writeDirectoryAtomic } from "@adjoint/io";
 import { type Quantized, quantizedOf } from "@adjoint/quant";
 import { AdaptedModel } from "./adapted-model.ts";
-import { type AdapterTree, Attached, type Attachment, storesOf, tensorsOf, treeOf } from "./attachments.ts";
+import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, tensorsOf, treeOf } from "./attachments.ts";
 import { bakeScale } from "./bake.ts";
 import type { LoraConfig } from "./config.ts";
-import { parametersOf } from "./modules.ts";
-import { writeAdapterDirectory } from "./peft.ts";
+import { moduleOf, parametersOf } from "./modules.ts";
+import { convertedConfig, convertedTensors, originOf } from "./origin.ts";
+import { adapterFiles } from "./peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
+import { echoesOf, type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./saved-along.ts";
 import type { TargetTable } from "./targets.ts";
 
 /** A weight as it lies in memory: numbers, or codes. */
 type Held = HostArray | Quantized;
+
+/** How an adapter is written. */
+export interface SaveOptions {
+  /** write what an initialisation took out of the base as plain LoRA of rank 2r; true by default */
+  readonly convert?: boolean;
+  /** the frozen input embedding and output head: "auto" (default) only where their rows are not the base config's vocabulary, true as PEFT's save_embedding_layers=True */
+  readonly saveEmbeddings?: SaveEmbeddings;
+}
 
 /** What `lora` made, for the class below. */
 export interface TunedParts<M> {
@@ -90,8 +101,9 @@ export class Tuned<M> extends AdaptedModel<M> {
     const plain = config.scaling === "rslora" ? "rsLoRA" : config.scaling === "lora" ? "LoRA" : "LoRA (own scale)";
     const name = !config.useDora ? plain : config.scaling === "lora" ? "DoRA" : `DoRA over ${plain}`;
     const share = ((100 * table.parameters) / baseParameters).toPrecision(3);
-    const linear = table.targets.filter((t) => t.kind !== "embedding").length;
-    const head = `${name}: ${linear} of ${linear + table.notAdapted.length} linear layers, ${table.parameters.toLocaleString("en-US")} of ${baseParameters.toLocaleString("en-US")} parameters train (${share} %)`;
+    const linear = table.targets.filter((t) => t.kind === "linear" || t.kind === "conv1d").length;
+    const others = ([["conv", "convolutions"], ["lstm", "weights of LSTMs"]] as const).map(([kind, called]) => [table.targets.filter((t) => t.kind === kind).length, called] as const).filter(([n]) => n > 0);
+    const head = `${name}: ${linear} of ${linear + table.notAdapted.length} linear layers, ${others.map(([n, called]) => `${n} ${called}, `).join("")}${table.parameters.toLocaleString("en-US")} of ${baseParameters.toLocaleString("en-US")} parameters train (${share} %)`;
     return [head, table.toString(), ...table.warnings.map((w) => `warning: ${w}`)].join("\n");
   }
 
@@ -109,7 +121,7 @@ export class Tuned<M> extends AdaptedModel<M> {
       held.set(a.module, { ...before, ...after });
       for (const [name, sum] of Object.entries(after)) {
         const { dtype } = parametersOf(a.module)[name];
-        out.set(`${a.site.path}.${name}`, sum.dtype === dtype ? sum : sum.cast(dtype));
+        out.set(`${moduleOf(a.site)}.${name}`, sum.dtype === dtype ? sum : sum.cast(dtype));
       }
     }
     return out;
@@ -182,7 +194,7 @@ export class Tuned<M> extends AdaptedModel<M> {
 
   /** The parameter of an adapted module by its full name. */
   #parameter(name: string): Tensor {
-    const at = name.lastIndexOf("."), path = name.slice(0, at), found = this.#parts.attachments.find((a) => a.site.path === path);
+    const at = name.lastIndexOf("."), path = name.slice(0, at), found = this.#parts.attachments.find((a) => moduleOf(a.site) === path);
     if (found === undefined) throw new ConfigError(`${name} belongs to no adapted module`, { op: "merge", key: name });
     return parametersOf(found.module)[name.slice(at + 1)];
   }
@@ -195,10 +207,18 @@ export class Tuned<M> extends AdaptedModel<M> {
     structureChanged();
   }
 
-  /** Factors as f32 arrays by PEFT's names, from the device. */
+  /**
+   * First factors A₀, B₀ by name, for adapters that start away from zero (PiSSA, OLoRA, CorDA, LoRA-GA); empty for others. They never change: a training that
+   * is to be resumed stores them once, beside `snapshot()`, and hands them to `createLora` as `data.origin`.
+   */
+  origin(): ReadonlyMap<string, Store> {
+    return new Map(this.#parts.attachments.flatMap(originOf));
+  }
+
+  /** Factors as f32 arrays by PEFT's names, from the device: those that train, and those that are in the file without training. */
   async snapshot(): Promise<ReadonlyMap<string, HostArray>> {
     const arrays = new Map<string, HostArray>();
-    for (const [name, factor] of this.tensors()) {
+    for (const [name, factor] of [...this.tensors(), ...fixedStoresOf(this.#parts.attachments, this.loraConfig)]) {
       const { dtype, shape, data } = await factor.host();
       arrays.set(name, { dtype: "f32", shape, data: dtype === "f32" ? data.slice() : convertArray(data, dtype, "f32") });
     }
@@ -212,16 +232,36 @@ export class Tuned<M> extends AdaptedModel<M> {
     return typeof config.scaling === "function" ? bakeScale(plain, table.targets) : plain;
   }
 
-  /** Writes adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained(base, directory) reads them. All or nothing. */
-  async save(directory: string): Promise<void> {
-    await writeAdapterDirectory(directory, this.fileConfig(), await this.snapshot());
+  /**
+   * The files of `save`. `convert` (default): what an initialisation took out of the base is written as rank 2r of plain LoRA, so that the files fit the base as
+   * it is. `convert: false`: A and B as they train, as PEFT writes them, with A₀ and B₀ in a file of their own that `loadLora` reads and PEFT does not.
+   */
+  async files({ convert = true, saveEmbeddings = "auto" }: SaveOptions = {}): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
+    const { attachments } = this.#parts, config = this.fileConfig(), origin = new Map<string, HostArray>();
+    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments), ...(await this.#embeddings(saveEmbeddings)).tensors]);
+    if (convert) return adapterFiles(convertedConfig(config), await convertedTensors(attachments, now));
+    for (const [name, s] of this.origin()) origin.set(name, await s.host());
+    return adapterFiles(config, now, origin);
+  }
+
+  /** Writes adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained(base, directory) reads them. All or nothing. Options as `files`; returns what was decided about the embeddings. */
+  async save(directory: string, options: SaveOptions = {}): Promise<{ readonly embeddings: string }> {
+    await writeDirectoryAtomic(directory, await this.files(options), { replaceAll: false });
+    return { embeddings: (await this.#embeddings(options.saveEmbeddings ?? "auto")).reason };
+  }
+
+  #embeddings(option: SaveEmbeddings): Promise<EmbeddingsDecision> {
+    const { base, attachments } = this.#parts;
+    return savedEmbeddings(option, base, attachments);
   }
 }
 
 /** A weight that two modules share would change in both. */
-function refuseTied<M>(parts: TunedParts<M>, { site, module }: Attachment): void {
+function refuseTied<M>(parts: TunedParts<M>, { site, module, factors }: Attachment): void {
   const { weight } = parametersOf(module), twin = parts.weights.find((w) => w.store === weight && w.path !== `${site.path}.weight`)?.path;
-  if (twin !== undefined) {
+  // a layer that uses the same tensors beside the same weight changes in the same way
+  const together = parts.attachments.some((a) => a.site.path !== site.path && twin === `${a.site.path}.weight` && Object.values(factors).some((s) => Object.values(a.beside ?? {}).includes(s)));
+  if (twin !== undefined && !together) {
     throw new ConfigError(`${site.path} shares its weight with ${twin}: merging would change both`, {
       op: "merge",
       key: site.path,
