@@ -33,7 +33,7 @@ function cell(a: Tensor, before: Tensor): Cell {
  * over all steps but the first.
  */
 function recurrence(a: Tensor, weight: Tensor, h0: Tensor, c0: Tensor, time: number, reverse: boolean): Tensor {
-  const T = a.shape[time], H = h0.shape[1], B = h0.shape[0], order = Array.from({ length: T }, (_, n) => (reverse ? T - 1 - n : n));
+  const T = a.shape[time], B = h0.shape[0], order = Array.from({ length: T }, (_, n) => (reverse ? T - 1 - n : n));
   const at = (x: Tensor, t: number): Tensor => x.slice(time, t, t + 1).reshape([B, x.shape[2]]), join = (xs: readonly Tensor[]): Tensor => concat(xs.map((x) => x.unsqueeze(time)), time);
   const cells = new Array<Cell>(T);                                           // by position in x
   const all = internal(() => {

@@ -22,7 +22,7 @@ const close = (got: ArrayLike<number>, want: ArrayLike<number>, tolerance: numbe
   for (let i = 0; i < got.length; i++) if (!(Math.abs(got[i] - want[i]) <= tolerance * (1 + Math.abs(want[i])))) expect.fail(`element ${i}: ${got[i]} and ${want[i]}`);
 };
 interface Size { readonly T: number; readonly B: number; readonly I: number; readonly H: number; readonly layers: number; readonly both: boolean; readonly bias: boolean; readonly seed: number }
-const sizes: fc.Arbitrary<Size> = fc.record({ T: fc.constantFrom(1, 2, 3, 5), B: fc.constantFrom(1, 2, 3), I: fc.constantFrom(1, 2, 3), H: fc.constantFrom(1, 2, 3), layers: fc.constantFrom(1, 2), both: fc.boolean(), bias: fc.boolean(), seed: fc.nat(1000) });
+const sizes: fc.Arbitrary<Size> = fc.record({ T: fc.constantFrom(1, 2, 4), B: fc.constantFrom(1, 2, 3), I: fc.constantFrom(1, 2, 3), H: fc.constantFrom(1, 2, 3), layers: fc.constantFrom(1, 2), both: fc.boolean(), bias: fc.boolean(), seed: fc.nat(1000) });
 /** Parameters by torch's names. */
 function parameters({ I, H, layers, both, bias, seed }: Size): Record<string, HostArray> {
   const out: Record<string, HostArray> = {};
@@ -77,7 +77,7 @@ describe("LSTM", () => {
     const slopes = (dtype: "f32" | "f64"): Tensor[] => { const xs = inputs.map((h) => fromHost({ ...h, dtype, data: (dtype === "f64" ? Float64Array : Float32Array).from(h.data) })); return gradients(of(xs), xs).map((g) => g ?? expect.fail("no gradient")); };
     const sure = await evaluate(slopes("f64"), plain);
     for (const device of [fused, wasm]) (await evaluate(slopes("f32"), device)).forEach((row, i) => { close(row, sure[i], 1e-4); });
-  }), { numRuns: Math.ceil(runs / 2) }));
+  }), { numRuns: Math.ceil(runs / 4) }));
   it("has gradients of its gradients", () => fc.assert(fc.asyncProperty(sizes, async (size) => {
     const p = parameters({ ...size, layers: 1 }), names = Object.keys(p);
     await checkGradient((x, ...ws) => new LSTM(Object.fromEntries(ws.map((w, i) => [names[i], w]))).forward(x).y, [draw(size.seed, [Math.min(size.T, 3), size.B, size.I]), ...Object.values(p)], { order: 2 });
@@ -92,7 +92,7 @@ describe("LSTM", () => {
     [[h1, h], [c1, c], [s, y], [hs, h], [hb, hf]].forEach(([a, b]) => { close(a, b, 1e-12); });
     const row = size.B * size.H;
     for (let t = 0; t < T; t++) close(back.slice(t * row, (t + 1) * row), f.slice((T - 1 - t) * row, (T - t) * row), 1e-12);
-  }), { numRuns: Math.ceil(runs / 2) }));
+  }), { numRuns: Math.ceil(runs / 4) }));
   it("with weights of zero forgets half of its cell at each step", async () => {
     const lstm = new LSTM({ weight_ih_l0: tensor(new Float32Array(8 * 3), { shape: [8, 3] }), weight_hh_l0: tensor(new Float32Array(8 * 2), { shape: [8, 2] }) });
     const { y, state } = lstm.forward(tensor(new Float32Array(3 * 3).fill(5), { shape: [3, 1, 3] }), { state: { h: tensor([[[1, 1]]]), c: tensor([[[1, -4]]]) } });
