@@ -10,7 +10,7 @@
  */
 import { type HostArray, type Shape, stopGradient, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod, Factors, Site } from "./adapter.ts";
-import { type Layer, widened, zerosOf } from "./layer.ts";
+import { type Layer, loraOn, widened, zerosOf } from "./layer.ts";
 
 /** Smallest n²: a row of zeros stays one. */
 const TINY = 1e-30;
@@ -19,11 +19,8 @@ const length = (squares: Tensor): Tensor => squares.maximum(TINY).sqrt();
 const rowSums = (x: Tensor): Tensor => x.sum(1).reshape([x.shape[0]]);
 const flat = (x: Tensor): Tensor => x.reshape([x.shape[0], x.size / x.shape[0]]);
 
-/** V with rows of length m: c ∘ V in the layout of V. */
-export function withMagnitude(layer: Layer, V: Tensor, m: Tensor, site: Site): Tensor {
-  const n = stopGradient(length(rowSums(layer.rows(V, site).square())));
-  return V.mul(m.reshape([site.outFeatures]).div(n).reshape(layer.perOutput(site).weight));
-}
+/** Lengths of the rows of V, [out], without a gradient. */
+export const rowLengths = (layer: Layer, V: Tensor, site: Site): Tensor => stopGradient(length(rowSums(layer.rows(V, site).square())));
 
 /** DoRA on a kind of layer. */
 export function doraOn(layer: Layer): AdapterMethod {
@@ -51,8 +48,8 @@ export function doraOn(layer: Layer): AdapterMethod {
       return y.add(part).add(c.sub(1).mul(Wx.add(part))); // c (W x + s B A x) + bias, and exactly y while c is 1 and B is 0
     },
     merged: (p, site, { weight }) => {
-      const d = layer.delta(p, site);
-      return { weight: withMagnitude(layer, (weight.dtype === d.dtype ? weight : weight.cast(d.dtype)).add(d), p.magnitude, site) };
+      const { weight: V } = loraOn(layer).merged(p, site, { weight });
+      return { weight: V.mul(p.magnitude.reshape([site.outFeatures]).div(rowLengths(layer, V, site)).reshape(layer.perOutput(site).weight)) };
     },
   };
 }

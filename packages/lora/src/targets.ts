@@ -1,7 +1,8 @@
 /** Which modules of a model an adapter touches, with rank, alpha and scale (PEFT's rules), as a table to look at before training. */
-import { ConfigError, sizeOf } from "@adjoint/tensor";
+import { ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import type { Site } from "./adapter.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
+import { type Beside, besideTargets, describeBeside, type Origin } from "./extras/select.ts";
 import { methodOf } from "./methods.ts";
 import { nearest } from "./nearest.ts";
 import { compilePattern, type Pattern } from "./pattern.ts";
@@ -17,8 +18,15 @@ export interface ModuleInfo {
   readonly inFeatures?: number;
   /** out features, or width of an embedding */
   readonly outFeatures?: number;
+  /** of a convolution: its channels and kernel, [C, k] or [C, kh, kw], and its groups */
+  readonly window?: readonly number[];
+  readonly groups?: number;
   /** gives the logits: "all-linear" leaves it out */
   readonly isOutputHead?: boolean;
+  /** shapes of its own parameters by name, for what trains beside the targets; left out where the module is no layer */
+  readonly parameters?: Readonly<Record<string, Shape>>;
+  /** path of the first layer whose weight it shares (a tied output head) */
+  readonly tiedTo?: string;
 }
 
 /** One adapted module. */
@@ -38,8 +46,11 @@ export interface Target {
 /** The table of an adapter before it exists. */
 export interface TargetTable {
   readonly targets: readonly Site[];
+  /** biases, whole modules, token rows and raw parameters that train beside */
+  readonly beside: readonly Beside[];
   /** linear layers that stay as they are */
   readonly notAdapted: readonly string[];
+  /** what trains in all */
   readonly parameters: number;
   readonly warnings: readonly string[];
   /** value of target_modules for the file: "all-linear" and defaults written out */
@@ -185,49 +196,66 @@ function target(c: LoraConfig, m: ModuleInfo, matchedBy: string, r: number, alph
       fix: "narrow the names or the expression, or list it in exclude_modules",
     });
   }
-  const found: Site = { path: m.path, kind: m.kind, r, alpha, scale, parameters: 0, matchedBy, inFeatures: m.inFeatures ?? 0, outFeatures: m.outFeatures ?? 0 };
+  const found: Site = { path: m.path, kind: m.kind, r, alpha, scale, parameters: 0, matchedBy, inFeatures: m.inFeatures ?? 0, outFeatures: m.outFeatures ?? 0, ...(m.window === undefined ? {} : { window: m.window, groups: m.groups ?? 1 }) };
   return { ...found, parameters: Object.values(methodOf(c, m.kind).shapes(found, c)).reduce((n, shape) => n + sizeOf(shape), 0) };
 }
 
 /**
  * Applies target_modules, exclude_modules, layers_to_transform, layers_pattern, rank_pattern and alpha_pattern to a model's modules.
  * Throws ConfigError (with near names) when nothing matches, or when something matches that cannot be adapted; warns about
- * patterns that choose nothing and about scales that look multiplied twice.
+ * patterns that choose nothing and about scales that look multiplied twice. `origin`: for a new adapter, a name that matches nothing
+ * and a copy that would part tied weights are errors; a file is read as PEFT reads it, with a warning.
  */
-export function describeTargets(options: LoraOptions, modules: readonly ModuleInfo[], modelType: string | null = null): TargetTable {
+export function describeTargets(options: LoraOptions, modules: readonly ModuleInfo[], modelType: string | null = null, origin: Origin = "file"): TargetTable {
   const c = loraConfig(options);
   const { choose, written } = select(c, modules, modelType);
   const excluded = excluder(c.excludeModules);
   const ranks = overrides("rank_pattern", c.rankPattern);
   const alphas = overrides("alpha_pattern", c.alphaPattern);
   const targets: Site[] = [];
-  const notAdapted: string[] = [];
-  const warnings = new Set<string>();
+  const rankOf = (path: string): Pick<Site, "r" | "alpha" | "scale"> => {
+    const r = ranks.of(path) ?? c.r, alpha = alphas.of(path) ?? c.loraAlpha;
+    return { r, alpha, scale: scaleOf(c.scaling, alpha, r) };
+  };
+  const { beside, chosen, warnings: found } = besideTargets(c, modules, (path) => (excluded(path) ? null : choose(path)), rankOf, origin);
+  const warnings = new Set<string>(found);
   for (const m of modules) {
-    const matchedBy = excluded(m.path) ? null : choose(m.path);
-    if (matchedBy === null) {
-      if (isLinear(m)) notAdapted.push(m.path);
-      continue;
-    }
-    const r = ranks.of(m.path) ?? c.r;
-    const alpha = alphas.of(m.path) ?? c.loraAlpha;
-    targets.push(target(c, m, matchedBy, r, alpha, scaleOf(c.scaling, alpha, r)));
+    const matchedBy = chosen.get(m.path);
+    if (matchedBy === undefined) continue;
+    const { r, alpha, scale } = rankOf(m.path);
+    targets.push(target(c, m, matchedBy, r, alpha, scale));
     const lint = lintScale(c.scaling, alpha, r);
     if (lint !== null) warnings.add(lint);
   }
-  if (targets.length === 0) {
+  const held = new Set([...chosen.keys(), ...beside.filter((b) => b.what !== "bias").map((b) => b.site.path)]);
+  const notAdapted = modules.filter((m) => isLinear(m) && !held.has(m.path)).map((m) => m.path);
+  if (targets.length === 0 && !beside.some((b) => b.method.name === "parameter")) {
     const names = c.targetModules;
     nothingMatched(c, modules, modules.some((m) => (names === null || typeof names === "string" ? choose(m.path) !== null : names.some((n) => isSuffix(m.path, n)))));
   }
   for (const [key, unused] of [["rank_pattern", ranks.unused()], ["alpha_pattern", alphas.unused()]] as const) {
     for (const source of unused) warnings.add(`${key}: ${JSON.stringify(source)} changes nothing: it matches no adapted module, or an earlier key matched first`);
   }
-  const parameters = targets.reduce((sum, t) => sum + t.parameters, 0);
-  return { targets, notAdapted, parameters, warnings: [...warnings], targetModules: written, toString: () => print(targets, notAdapted, parameters) };
+  for (const [key, names, matches] of unmatchedLists(c, modules)) {
+    for (const name of names.filter((n) => !modules.some((m) => matches(m.path, n)))) {
+      const near = nearest(name.slice(name.lastIndexOf(".") + 1), [...new Set(modules.filter((m) => m.kind !== "other").map((m) => m.path.slice(m.path.lastIndexOf(".") + 1)))]);
+      const fix = near.length > 0 ? `did you mean ${near.join(" or ")}?` : "remove it";
+      if (origin === "new" && key === "target_modules") throw new ConfigError(`${key}: ${JSON.stringify(name)} matches no module of the model`, { key, value: name, fix });
+      warnings.add(`${key}: ${JSON.stringify(name)} matches no module of the model (${fix})`);
+    }
+  }
+  const parameters = [...targets, ...beside.map((b) => b.site)].reduce((sum, t) => sum + t.parameters, 0);
+  return { targets, beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, toString: () => print(targets, beside, notAdapted) };
 }
 
+/** Lists of names, each of which should match something. */
+const unmatchedLists = (c: LoraConfig, modules: readonly ModuleInfo[]): readonly (readonly [string, readonly string[], (path: string, name: string) => boolean])[] => [
+  ["target_modules", modules.length > 0 && Array.isArray(c.targetModules) ? c.targetModules : [], isSuffix],
+  ["exclude_modules", Array.isArray(c.excludeModules) ? c.excludeModules : [], isSuffix],
+];
+
 /** Paths that differ only in numbers are one row: model.layers.{0-5}.mlp.up_proj. */
-function print(targets: readonly Target[], notAdapted: readonly string[], parameters: number): string {
+function print(targets: readonly Target[], beside: readonly Beside[], notAdapted: readonly string[]): string {
   const rows = new Map<string, { first: Target; paths: string[]; parameters: number }>();
   for (const t of targets) {
     const key = [t.path.replaceAll(/\.\d+(?=\.)/g, ".#"), t.r, t.alpha, t.scale, t.parameters, t.matchedBy].join("|");
@@ -243,7 +271,9 @@ function print(targets: readonly Target[], notAdapted: readonly string[], parame
   }
   const widths = table[0].map((_, i) => Math.max(...table.map((row) => row[i].length)));
   const lines = table.map((row) => row.map((cell, i) => (i === 0 || i === 6 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join("  ").trimEnd());
-  lines.push(`${targets.length} modules, ${parameters.toLocaleString("en-US")} parameters`);
+  const sum = (sites: readonly Target[]): string => sites.reduce((n, t) => n + t.parameters, 0).toLocaleString("en-US");
+  lines.push(`${targets.length} modules, ${sum(targets)} parameters`);
+  if (beside.length > 0) lines.push(`beside them, ${sum(beside.map((b) => b.site))} parameters:`, ...describeBeside(beside, condense, groups).map((line) => `  ${line}`));
   if (notAdapted.length > 0) lines.push(`linear layers not adapted: ${[...groups(notAdapted).values()].map(condense).join(", ")}`);
   return lines.join("\n");
 }
