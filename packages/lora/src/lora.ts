@@ -129,13 +129,14 @@ export interface LoadOptions {
  * Throws FormatError with every missing, unexpected and misshapen tensor, and ConfigError for variants that are not implemented.
  */
 export async function loadLora<M extends object>(model: M, from: string | AdapterDirectory, options: LoadOptions = {}): Promise<LoadedLora<M>> {
-  const { config, warnings, tensors, file } = typeof from === "string" ? await readAdapterDirectory(from) : from;
+  const { config, warnings, tensors, file, origin = new Map() } = typeof from === "string" ? await readAdapterDirectory(from) : from;
   const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
   const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
   const { factors, base, echoes, report } = matchTensors(tensors, expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
+  const first = await firstFactors(own, plan.chosen, origin, file);
   const tuned = attachLora(model, own, plan, ({ site, method }) => {
     const fresh = method.init(site, own, 0); // stands in for what a loose load does not find
-    return Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]]));
+    return { ...first.get(site.path), ...Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]])) };
   }, (a, role) => !factors.has(keyOf(a, role)));
   await checkCopies({ base, echoes, file }, tuned.attachments, adaptableModules(model));
   return { tuned, report: { ...report, warnings: [...warnings, ...plan.table.warnings, ...report.warnings] } };
