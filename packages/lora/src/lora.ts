@@ -133,7 +133,7 @@ export async function loadLora<M extends object>(model: M, from: string | Adapte
   const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
   const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
   const { factors, base, echoes, report } = matchTensors(tensors, expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
-  const first = await firstFactors(own, plan.chosen, origin, file);
+  const first = await firstFactors(own, plan.chosen.filter(({ site }) => plan.table.targets.includes(site)), origin, file);
   const tuned = attachLora(model, own, plan, ({ site, method }) => {
     const fresh = method.init(site, own, 0); // stands in for what a loose load does not find
     return { ...first.get(site.path), ...Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]])) };
