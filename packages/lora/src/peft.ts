@@ -94,7 +94,7 @@ export function matchTensors(found: ReadonlyMap<string, HostArray>, expected: re
   for (const [key, array] of found) {
     const name = options.keyMapping === undefined ? key : mapKey(key, options.keyMapping), parsed = parseKey(name);
     const names = [name, ...(parsed.kind === "factor" ? [parsed.canonical] : parsed.kind === "plain" ? parsed.names : [])];
-    const known = names.find((n) => wanted.has(n)) ?? names.find((n) => echoed.has(n));
+    const known = names.find((n) => wanted.has(n) || echoed.has(n));
     if (known === undefined) {
       const at = parsed.kind === "base" ? (adapted.has(parsed.path) ? `${parsed.path}.${parsed.parameter}` : null) : parsed.kind === "plain" ? frozenAt(parsed.names) : null;
       if (at === null) unexpected.push(key);

@@ -12,6 +12,7 @@ import { convertedConfig, convertedTensors, originOf } from "./origin.ts";
 import { adapterFiles } from "./peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
 import { echoesOf, type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./saved-along.ts";
+import { settled } from "./settled.ts";
 import type { TargetTable } from "./targets.ts";
 
 /** A weight as it lies in memory: numbers, or codes. */
@@ -33,6 +34,8 @@ export interface TunedParts<M> {
   readonly attachments: readonly Attachment[];
   /** every parameter of the base by path; tied ones appear once for each path */
   readonly weights: readonly { readonly path: string; readonly store: Tensor }[];
+  /** for evaluation only */
+  readonly frozen?: boolean;
 }
 
 /** A frozen base and one adapter. `base` itself never changes unless `merge` is called; the adapter is on by being passed along, not by a flag. */
@@ -55,6 +58,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     this.adapter = treeOf(storesOf(parts.attachments));
     this.moduleAdapter = new Attached(parts.attachments, this.adapter, parts.config.loraDropout);
     this.#parts = parts;
+    if (parts.attachments.some((a) => a.method.constants !== undefined)) aliveOn(parts.base).add(new WeakRef(parts.attachments));
   }
 
   /** Trainable tensors by the name that PEFT's file gives them. */
@@ -75,6 +79,14 @@ export class Tuned<M> extends AdaptedModel<M> {
     }, null);
   }
 
+  /**
+   * The same adapter for evaluation: what of it follows from its tensors alone (DoRA's m / n, a product as large as W for r rows) is computed once
+   * instead of at every call, which pays where calls are small, as in generation. It holds the values of now: ask again after training or merging.
+   */
+  frozen(): Tuned<M> {
+    return new Tuned({ ...this.#parts, attachments: this.#parts.attachments.map(settled), frozen: true });
+  }
+
   override get dropout(): number {
     return this.loraConfig.loraDropout;
   }
@@ -87,6 +99,7 @@ export class Tuned<M> extends AdaptedModel<M> {
   /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when a merged adapter is to be left out */
   override context<C extends Context>(context?: C): C;
   override context(context: Context = {}): Context {
+    if (context.train === true && this.#parts.frozen === true) throw new ConfigError("a frozen adapter does not train", { key: "train", value: true, fix: "train the one that it was made of" });
     if (this.merged) {
       if (context.adapter === null) throw new ConfigError("the adapter is merged into the base weights, so it cannot be left out", { key: "adapter", value: null, fix: "await tuned.unmerge() first" });
       return { ...context, adapter: context.adapter ?? null };
@@ -238,19 +251,19 @@ export class Tuned<M> extends AdaptedModel<M> {
    */
   async files({ convert = true, saveEmbeddings = "auto" }: SaveOptions = {}): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
     const { attachments } = this.#parts, config = this.fileConfig(), origin = new Map<string, HostArray>();
-    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments), ...(await this.#embeddings(saveEmbeddings)).tensors]);
+    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments), ...(await this.savedEmbeddings(saveEmbeddings)).tensors]);
     if (convert) return adapterFiles(convertedConfig(config), await convertedTensors(attachments, now));
     for (const [name, s] of this.origin()) origin.set(name, await s.host());
     return adapterFiles(config, now, origin);
   }
 
-  /** Writes adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained(base, directory) reads them. All or nothing. Options as `files`; returns what was decided about the embeddings. */
-  async save(directory: string, options: SaveOptions = {}): Promise<{ readonly embeddings: string }> {
+  /** Writes adapter_config.json and adapter_model.safetensors; PeftModel.from_pretrained(base, directory) reads them. All or nothing. Options as `files`. */
+  async save(directory: string, options: SaveOptions = {}): Promise<void> {
     await writeDirectoryAtomic(directory, await this.files(options), { replaceAll: false });
-    return { embeddings: (await this.#embeddings(options.saveEmbeddings ?? "auto")).reason };
   }
 
-  #embeddings(option: SaveEmbeddings): Promise<EmbeddingsDecision> {
+  /** Which frozen embeddings `save` would write with this option, and why, in words. */
+  savedEmbeddings(option: SaveEmbeddings = "auto"): Promise<EmbeddingsDecision> {
     const { base, attachments } = this.#parts;
     return savedEmbeddings(option, base, attachments);
   }

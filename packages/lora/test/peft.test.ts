@@ -40,7 +40,7 @@ describe("adapter directories of PEFT", () => {
     const { factors, base, report } = matchTensors(directory.tensors, expected, { file: directory.file });
     expect(report).toMatchObject({ missing: [], unexpected: [], mismatched: [], renamed: [], warnings: [], loaded: expected.length });
     expect([...factors.keys()].sort()).toEqual([...directory.tensors.keys()].filter((k) => !k.includes("base_layer")).sort());
-    expect([...base.keys()].sort()).toEqual(name === "embedding" ? ["lm_head", "model.embed_tokens"] : []);
+    expect([...base.keys()].sort()).toEqual(name === "embedding" ? ["lm_head.weight", "model.embed_tokens.weight"] : []);
     const { scales } = golden<{ scales: Record<string, number> }>(`peft/${name}`);
     expect(Object.fromEntries(table.targets.map((t) => [t.path, t.scale]))).toEqual(scales);
   });
@@ -142,8 +142,16 @@ describe("names of tensors", () => {
     );
   });
 
-  it("does not take other names for factors", () => {
-    for (const key of ["lora_A.weight", "q.lora_A", "q.lora_A.bias", "q.weight", "q.lora_E", "vera_A", "q.lora_A.weight.x"]) expect(parseKey(key).kind, key).toBe("unknown");
-    expect(parseKey("base_model.model.lm_head.base_layer.weight")).toEqual({ kind: "base", path: "lm_head" });
+  it("takes the names of every other tensor in the spelling of today and in older ones", () => {
+    const canonical = (key: string): string => { const p = parseKey(key); return p.kind === "factor" ? p.canonical.slice("base_model.model.".length) : p.kind === "plain" ? p.names.map((n) => n.slice("base_model.model.".length)).join(" or ") : `${p.path} base ${p.parameter}`; };
+    expect(["q.lora_magnitude_vector", "q.lora_magnitude_vector.weight", "q.lora_magnitude_vector.default", "q.lora_magnitude_vector.default.weight"].map(canonical)).toEqual(Array.from({ length: 4 }, () => "q.lora_magnitude_vector"));
+    expect(["q.lora_B.bias", "q.lora_B.default.bias"].map(canonical)).toEqual(["q.lora_B.bias", "q.lora_B.bias"]);
+    expect(["q.lora_E", "q.lora_E.default", "q.lora_A", "q.lora_A.default"].map(canonical)).toEqual(["q.lora_E", "q.lora_E", "q.lora_A", "q.lora_A"]);
+    expect(["e.token_adapter.trainable_tokens_delta", "e.token_adapter.trainable_tokens_delta.default"].map(canonical)).toEqual(Array.from({ length: 2 }, () => "e.token_adapter.trainable_tokens_delta"));
+    expect(canonical("module.base_model.model.head.modules_to_save.weight")).toBe("head.modules_to_save.weight or head.weight");
+    expect(canonical("head.modules_to_save.default.bias")).toBe("head.modules_to_save.default.bias or head.bias or head.default.bias");
+    expect(canonical("base_model.model.lm_head.base_layer.weight")).toBe("lm_head base weight");
+    expect(canonical("base_model.model.lm_head.original_module.bias")).toBe("lm_head base bias");
+    for (const key of ["lora_A.weight", "q.weight", "vera_A", "q.lora_A.weight.x", "q.lora_net.weight"]) expect(parseKey(key).kind, key).toBe("plain");
   });
 });

@@ -1,0 +1,218 @@
+/** What trains beside the targets (biases, whole modules, token rows, raw parameters), chosen by PEFT's rules, and what tied weights ask for. */
+import { ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
+import type { AdapterMethod, Site } from "../adapter.ts";
+import type { LoraConfig } from "../config.ts";
+import type { ModuleInfo } from "../targets.ts";
+import { trainedBias } from "./bias.ts";
+import { lowRankParameter } from "./parameters.ts";
+import { tiedLowRank } from "./tied.ts";
+import { tiedRows, trainedRows } from "./tokens.ts";
+import { tiedCopy, wholeCopy } from "./whole.ts";
+
+/** One layer with something beside the low-rank targets. */
+export interface Beside {
+  readonly site: Site;
+  readonly method: AdapterMethod;
+  /** in words, for the table */
+  readonly what: string;
+  /** the layer and method whose tensors it uses */
+  readonly shares?: { readonly path: string; readonly method: string };
+}
+
+/** What stands beside the targets, and which paths they must leave alone. */
+export interface BesideTargets {
+  readonly beside: readonly Beside[];
+  /** layers inside modules_to_save, and heads that follow their embedding */
+  readonly taken: ReadonlySet<string>;
+  /** embeddings that are adapted because a layer that shares their weight is */
+  readonly warnings: readonly string[];
+}
+
+/** How strict selection is: a new adapter must mean what it says, a file is read as PEFT reads it. */
+export type Origin = "new" | "file";
+
+const ends = (path: string, name: string): boolean => path === name || path.endsWith(`.${name}`);
+const refuse = (key: string, value: unknown, problem: string, fix: string): never => {
+  throw new ConfigError(`${key}: ${problem}`, { key, value, fix });
+};
+
+/** A site of a layer without rank. */
+const plainSite = (m: ModuleInfo, matchedBy: string): Site => ({ path: m.path, kind: m.kind, r: 0, alpha: 0, scale: 1, parameters: 0, matchedBy, inFeatures: m.inFeatures ?? 0, outFeatures: m.outFeatures ?? 0 });
+/** With the number of parameters that its method trains. */
+export const counted = (site: Site, method: AdapterMethod, c: LoraConfig): Site => ({ ...site, parameters: Object.values(method.shapes(site, c)).reduce((n, shape) => n + sizeOf(shape), 0) });
+
+/** Layers by the names in a list of modules: those named, and those inside them. */
+function savedLayers(c: LoraConfig, modules: readonly ModuleInfo[], origin: Origin, warnings: string[]): ReadonlyMap<ModuleInfo, string> {
+  const found = new Map<ModuleInfo, string>();
+  for (const name of c.modulesToSave ?? []) {
+    const named = modules.filter((m) => ends(m.path, name));
+    if (named.length === 0) {
+      const near = modules.filter((m) => m.path.endsWith(name)).map((m) => m.path);
+      const problem = `${JSON.stringify(name)} is no module of the model`;
+      if (origin === "new") refuse("modules_to_save", name, problem, near.length > 0 ? `PEFT would take ${near[0]}, which only ends like it; write ${JSON.stringify(near[0].slice(near[0].lastIndexOf(".") + 1))}` : "name a module, such as lm_head");
+      warnings.push(`modules_to_save: ${problem}`);
+    }
+    const longer = modules.filter((m) => m.path.endsWith(name) && !ends(m.path, name)).map((m) => m.path);
+    if (named.length > 0 && longer.length > 0) warnings.push(`modules_to_save: ${JSON.stringify(name)} means ${named[0].path}${named.length > 1 ? ` and ${named.length - 1} more` : ""}; PEFT takes ${longer[0]} too, which only ends like it`);
+    for (const top of named) {
+      const layers = modules.filter((m) => m.parameters !== undefined && (m.path === top.path || m.path.startsWith(`${top.path}.`)));
+      if (layers.length === 0) refuse("modules_to_save", name, `${top.path} holds no layer that can be copied`, "name layers, such as lm_head or a norm");
+      for (const layer of layers) {
+        if (modules.some((m) => m.kind === "lstm" && m.path.startsWith(`${layer.path}.`))) refuse("modules_to_save", name, `${layer.path} is an LSTM, which cannot be copied whole`, "adapt it by target_modules");
+        if (!found.has(layer)) found.set(layer, name);
+      }
+    }
+  }
+  return found;
+}
+
+/** Layers that share the weight of another, by the path of that other. */
+const followersOf = (modules: readonly ModuleInfo[], path: string): readonly ModuleInfo[] => modules.filter((m) => m.tiedTo === path);
+const leaderOf = (modules: readonly ModuleInfo[], m: ModuleInfo): ModuleInfo => modules.find((other) => other.path === m.tiedTo) ?? m;
+const isTied = (modules: readonly ModuleInfo[], m: ModuleInfo): boolean => m.tiedTo !== undefined || followersOf(modules, m.path).length > 0;
+
+/** `modules_to_save`, with the copies of tied weights tied where that is asked for. */
+function wholeModules(c: LoraConfig, modules: readonly ModuleInfo[], origin: Origin, warnings: string[]): readonly Beside[] {
+  const saved = new Map(savedLayers(c, modules, origin, warnings)), out: Beside[] = [];
+  const followers = new Map<ModuleInfo, ModuleInfo>();
+  for (const [m, name] of [...saved]) {
+    if (!isTied(modules, m)) continue;
+    const leader = leaderOf(modules, m), others = followersOf(modules, leader.path), pair = `${leader.path} and ${others.map((o) => o.path).join(", ")}`;
+    if (c.ensureWeightTying) {
+      if (!saved.has(leader)) saved.set(leader, name);
+      for (const other of others) { saved.delete(other); followers.set(other, leader); }
+    } else if (origin === "new") refuse("modules_to_save", name, `${pair} share one weight, and a copy of one of them would part them`, "set ensureWeightTying: true to train one copy for both, or untie the base first");
+    else warnings.push(`modules_to_save: ${pair} share one weight in the base; with this adapter they do not`);
+  }
+  for (const [m, name] of saved) {
+    const method = wholeCopy(m.parameters ?? {}, c.bias === "all");
+    out.push({ site: counted(plainSite(m, name), method, c), method, what: "in full" });
+  }
+  for (const [m, leader] of followers) out.push({ site: plainSite(m, saved.get(leader) ?? ""), method: tiedCopy, what: `as ${leader.path}`, shares: { path: leader.path, method: "full" } });
+  return out;
+}
+
+/** `trainable_token_indices`: rows of embeddings, and of heads by name or because they share the embedding's weight. */
+function tokenRows(c: LoraConfig, modules: readonly ModuleInfo[], warnings: string[]): readonly Beside[] {
+  const wanted = c.trainableTokenIndices, key = "trainable_token_indices";
+  if (wanted === null) return [];
+  const isList = (v: unknown): v is readonly number[] => Array.isArray(v);
+  const asked = new Map<ModuleInfo, { readonly ids: readonly number[]; readonly name: string }>();
+  if (isList(wanted)) {
+    if (wanted.length === 0) return [];
+    const embedding = modules.find((m) => m.kind === "embedding") ?? refuse(key, wanted, "the model has no embedding", "remove it");
+    asked.set(embedding, { ids: wanted, name: key });
+  } else {
+    for (const [name, ids] of Object.entries(wanted)) {
+      const named = modules.filter((m) => ends(m.path, name) && (m.kind === "embedding" || m.kind === "linear"));
+      if (named.length === 0) refuse(key, name, `${JSON.stringify(name)} is no embedding and no linear layer of the model`, "name an embedding, such as embed_tokens");
+      for (const m of named) asked.set(m, { ids, name });
+    }
+  }
+  const out: Beside[] = [], followers = new Map<ModuleInfo, ModuleInfo>();
+  for (const [m, { ids, name }] of [...asked]) {
+    const shape = m.parameters?.weight ?? refuse(key, name, `${m.path} has no weight`, "name an embedding");
+    const outside = ids.find((id) => id >= shape[0]);
+    if (outside !== undefined) refuse(key, outside, `${m.path} has ${shape[0]} rows, and no row ${outside}`, "name ids below that");
+    if (!isTied(modules, m)) continue;
+    const leader = leaderOf(modules, m), group = [leader, ...followersOf(modules, leader.path)];
+    const lists = group.flatMap((g) => { const found = asked.get(g); return found === undefined ? [] : [found.ids]; });
+    const same = lists.every((l) => l.length === lists[0].length && l.every((id, i) => id === lists[0][i]));
+    if (!same && c.ensureWeightTying) refuse(key, wanted, `${group.map((g) => g.path).join(" and ")} share one weight, and other rows are named for each`, "name the same rows, or set ensureWeightTying: false");
+    if (!same || !asked.has(leader)) warnings.push(`${key}: ${group.map((g) => g.path).join(" and ")} share one weight in the base; with this adapter they do not`);
+    else for (const other of group.slice(1)) { asked.delete(other); followers.set(other, leader); }
+  }
+  for (const [m, { ids, name }] of asked) {
+    if (ids.length === 0 || m.parameters?.weight === undefined) continue;
+    const method = trainedRows(ids, m.parameters.weight);
+    out.push({ site: counted(plainSite(m, name), method, c), method, what: `${ids.length} rows` });
+  }
+  for (const [m, leader] of followers) out.push({ site: plainSite(m, key), method: tiedRows, what: `as ${leader.path}`, shares: { path: leader.path, method: "tokens" } });
+  return out;
+}
+
+/** r, alpha and scale of a path. */
+export type RankOf = (path: string) => Pick<Site, "r" | "alpha" | "scale">;
+
+/** `target_parameters`: matrices by the end of their path. */
+function rawParameters(c: LoraConfig, modules: readonly ModuleInfo[], rankOf: RankOf): readonly Beside[] {
+  const key = "target_parameters", out: Beside[] = [];
+  for (const name of c.targetParameters ?? []) {
+    const found = modules.flatMap((m) => Object.entries(m.parameters ?? {}).filter(([p]) => ends(`${m.path}.${p}`, name)).map(([p, shape]) => ({ m, p, shape })));
+    if (found.length === 0) refuse(key, name, `${JSON.stringify(name)} is no parameter of the model`, "name one by the end of its path, such as q_proj.weight");
+    for (const { m, p, shape } of found) {
+      if (shape.length !== 2 || p !== "weight" || m.kind === "conv" || m.kind === "lstm" || m.kind === "other") refuse(key, name, `${m.path}.${p} of shape [${shape.join(", ")}] cannot be adapted as a parameter`, "name matrices of linear layers and embeddings; stacks of experts are not implemented");
+      if (out.some((o) => o.site.path === m.path)) continue;
+      const site: Site = { ...plainSite(m, name), ...rankOf(`${m.path}.${p}`), inFeatures: shape[1], outFeatures: shape[0] };
+      out.push({ site: counted(site, lowRankParameter, c), method: lowRankParameter, what: `parameter, r ${site.r}, alpha ${site.alpha}, scale ${Number(site.scale.toPrecision(6))}` });
+    }
+  }
+  return out;
+}
+
+/** `bias`: copies of biases, of the adapted layers or of all that have one and are not saved whole. */
+function biases(c: LoraConfig, modules: readonly ModuleInfo[], adapted: ReadonlySet<string>, taken: ReadonlySet<string>): readonly Beside[] {
+  if (c.bias === "none") return [];
+  return modules.flatMap((m): readonly Beside[] => {
+    const shape: Shape | undefined = m.parameters?.bias;
+    if (shape === undefined || taken.has(m.path) || (c.bias === "lora_only" && !adapted.has(m.path))) return [];
+    const method = trainedBias(shape[0], adapted.has(m.path));
+    return [{ site: counted(plainSite(m, `bias = ${c.bias}`), method, c), method, what: "bias" }];
+  });
+}
+
+/** Everything beside the targets. `choose`: the entry of target_modules that a path matches, null for none. */
+export function besideTargets(c: LoraConfig, modules: readonly ModuleInfo[], choose: (path: string) => string | null, rankOf: RankOf, origin: Origin): BesideTargets & { readonly chosen: ReadonlyMap<string, string> } {
+  const warnings: string[] = [], whole = wholeModules(c, modules, origin, warnings), taken = new Set(whole.map((b) => b.site.path));
+  const chosen = new Map<string, string>();
+  for (const m of modules) {
+    const by = taken.has(m.path) ? null : choose(m.path);
+    if (by !== null) chosen.set(m.path, by);
+  }
+  const tied: Beside[] = [];
+  for (const [path, by] of [...chosen]) {
+    const m = modules.find((other) => other.path === path);
+    if (m === undefined || !isTied(modules, m)) continue;
+    const leader = leaderOf(modules, m), others = followersOf(modules, leader.path), pair = `${leader.path} and ${others.map((o) => o.path).join(", ")}`;
+    if (!c.ensureWeightTying) {
+      warnings.push(`${pair} share one weight, and only ${path} is adapted: merging would need them apart (ensure_weight_tying: true adapts both as one)`);
+      continue;
+    }
+    if (c.useDora) refuse("ensure_weight_tying", true, `DoRA on ${pair}, which share one weight, is not implemented`, "use LoRA there, or set ensureWeightTying: false");
+    chosen.set(leader.path, chosen.get(leader.path) ?? by);
+    for (const other of others) {
+      chosen.delete(other.path);
+      if (tied.some((b) => b.site.path === other.path)) continue;
+      const site = { ...plainSite(other, by), ...rankOf(other.path) };
+      if (site.r !== rankOf(leader.path).r) refuse("rank_pattern", site.r, `${pair} share one weight and one adapter, but not one rank`, "give both the same rank");
+      tied.push({ site, method: tiedLowRank, what: `as ${leader.path}`, shares: { path: leader.path, method: "lora" } });
+    }
+  }
+  const tokens = tokenRows(c, modules, warnings), raw = rawParameters(c, modules, rankOf);
+  const layers = new Map<string, string>([...[...chosen.keys()].map((p) => [p, "target_modules"] as const), ...whole.map((b) => [b.site.path, "modules_to_save"] as const)]);
+  for (const [key, list] of [["trainable_token_indices", tokens], ["target_parameters", raw]] as const) {
+    for (const { site } of list) {
+      const other = layers.get(site.path) ?? tied.find((b) => b.site.path === site.path)?.what;
+      if (other !== undefined) refuse(key, site.matchedBy, `${site.path} is also in ${other}`, "name it in one of the two (target_modules: [] adapts no module)");
+      layers.set(site.path, key);
+    }
+  }
+  const all = [...whole, ...tied, ...tokens, ...raw];
+  if (c.ensureWeightTying && !all.some((b) => b.shares !== undefined)) warnings.push("ensure_weight_tying changes nothing: no two layers that share a weight are adapted, saved or have trainable tokens");
+  const adapted = new Set([...chosen.keys(), ...tied.map((b) => b.site.path), ...raw.map((b) => b.site.path)]);
+  if (c.bias !== "none") warnings.push(`bias = ${JSON.stringify(c.bias)}: the base keeps its biases; merging puts the trained ones in their place, and a second adapter that is merged with biases of its own replaces them`);
+  return { beside: [...all, ...biases(c, modules, adapted, taken)], taken, warnings, chosen };
+}
+
+/** Lines of a table: names of what trains beside, for people. */
+export const describeBeside = (beside: readonly Beside[], condense: (paths: readonly string[]) => string, groups: (paths: readonly string[]) => ReadonlyMap<string, readonly string[]>): readonly string[] => {
+  const rows = new Map<string, { readonly b: Beside; readonly paths: string[]; parameters: number }>();
+  for (const b of beside) {
+    const [shape] = groups([b.site.path]).keys(), id = [shape, b.what, b.site.parameters, b.site.matchedBy].join("|");
+    const row = rows.get(id) ?? { b, paths: [], parameters: 0 };
+    row.paths.push(b.site.path);
+    row.parameters += b.site.parameters;
+    rows.set(id, row);
+  }
+  return [...rows.values()].map(({ b, paths, parameters }) => `${condense(paths)}: ${b.what}, ${parameters.toLocaleString("en-US")} parameters, by ${b.site.matchedBy}`);
+};
