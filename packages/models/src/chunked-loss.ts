@@ -13,10 +13,10 @@ const LIMIT = 2 ** 24;
  */
 export function chunkedLossSum(h: Tensor, labels: Tensor, vocabulary: number, head: (h: Tensor, context: Context) => Tensor, context: Context, limit: number = LIMIT, bare: Linear | null = null): { total: Tensor; count: Tensor } {
   const [B, T, D] = h.shape, rows = B * T, pieces = Math.ceil((rows * vocabulary) / limit), step = Math.ceil(rows / pieces), x = h.reshape([rows, D]), next = shiftLabels(labels).reshape([rows]);
-  if (pieces > 1 && bare && isBare(bare, x.slice(0, 0, 1), context)) return linearCrossEntropy(x, bare.weight, next, { chunk: rowsPerChunk(rows, vocabulary, limit) });
+  if (pieces > 1 && bare && isBare(bare, x.slice(0, 0, 1), { ...context, flattened: { from: 0, per: T } })) return linearCrossEntropy(x, bare.weight, next, { chunk: rowsPerChunk(rows, vocabulary, limit) });
   const totals: Tensor[] = [], counts: Tensor[] = [];
   for (let from = 0; from < rows; from += step) {
-    const to = Math.min(rows, from + step), y = next.slice(0, from, to), own = from === 0 ? context : within(context, `rows ${from}`);
+    const to = Math.min(rows, from + step), y = next.slice(0, from, to), own: Context = { ...(from === 0 ? context : within(context, `rows ${from}`)), flattened: { from, per: T } };
     const piece = (part: Tensor): Tensor => crossEntropySum(head(part, own), y).total;
     totals.push((pieces > 1 && context.checkpoint ? context.checkpoint(piece) : piece)(x.slice(0, from, to)).reshape([1]));
     counts.push(y.ge(0).where(y.lt(vocabulary).cast("f32"), 0).sum().reshape([1]));

@@ -11,6 +11,14 @@ export interface Context {
   readonly adapter?: ModuleAdapter | null;
   /** how a model's layers give up their intermediate values and compute them again in the backward pass: autograd's `checkpoint` */
   readonly checkpoint?: ((f: (...xs: Tensor[]) => Tensor) => (...xs: Tensor[]) => Tensor) | null;
+  /** set where a model hands a layer flattened rows, so that an adapter that differs from example to example finds its own */
+  readonly flattened?: Flattened;
+}
+
+/** A part of the rows of a batch [batch, T] that were flattened to [batch T]: entry i is row (from + i) / per of the batch, rounded down. */
+export interface Flattened {
+  readonly from: number;
+  readonly per: number;
 }
 
 /** Sees what layers compute, and may change it; layers are told apart by the objects that they are. */

@@ -1,5 +1,5 @@
 /** @adjoint/nn: layers as plain classes with fields and forward. */
-export { adapted, adaptedWeight, type Context, type ModuleAdapter, within } from "./context.ts";
+export { adapted, adaptedWeight, type Context, type Flattened, type ModuleAdapter, within } from "./context.ts";
 export { Conv1D, Linear } from "./linear.ts";
 export { Conv1d, Conv2d, type ConvolutionGeometry, type ConvolutionOptions, convolutionGeometry, convolve } from "./convolution.ts";
 export { LSTM, type LSTMOptions, type LSTMState } from "./lstm.ts";
