@@ -47,6 +47,7 @@ function substitute(source: string, template: string, text: string): string | nu
 export function mapKey(name: string, mapping: KeyMapping): string {
   const prefix = [PREFIX, "base_model."].find((p) => name.startsWith(p)) ?? "", inner = name.slice(prefix.length);
   for (const [source, template] of Object.entries(mapping)) {
+    compilePattern(source, { key: `${key}[${JSON.stringify(source)}]` }); // its errors show the expression as it was given
     const mapped = substitute(source, template, inner);
     if (mapped !== null) return prefix + mapped;
   }
