@@ -85,7 +85,7 @@ describe("adapter_config.json", () => {
   });
 
   it("refuses every variant that is not implemented, naming file, key, value and fix", () => {
-    const values: Record<string, unknown> = { bias: "all", modules_to_save: ["lm_head"], layer_replication: [[0, 2]], target_parameters: ["w"], trainable_token_indices: [1], loftq_config: { loftq_bits: 4 } };
+    const values: Record<string, unknown> = { bias: "all", modules_to_save: ["lm_head"], layer_replication: [[0, 2]], target_parameters: ["w"], trainable_token_indices: [1] };
     for (const key of Object.keys(refusedKeys)) {
       const value = values[key] ?? (typeof fileDefaults[key] === "boolean" ? true : { some: 1 });
       const error = caught(() => readLoraConfig(edited({ [key]: value }), "dir/adapter_config.json"));
@@ -95,12 +95,17 @@ describe("adapter_config.json", () => {
     expect(caught(() => loraConfig(JSON.parse('{"useQalora": true}'))).message).toContain("QALoRA");
   });
 
-  it("refuses initialisations that change the base, and says what to do", () => {
-    for (const init of ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "eva", "orthogonal", "mica", "surprise"]) {
-      expect(caught(() => readLoraConfig(edited({ init_lora_weights: init }))).details).toMatchObject({ key: "init_lora_weights", value: init });
+  it("reads every initialisation of PEFT's with its options, and drops options of others", () => {
+    for (const init of ["pissa", "pissa_niter_4", "olora", "loftq", "corda", "lora_ga", "eva", "orthogonal", "mica"]) {
+      expect(readLoraConfig(edited({ init_lora_weights: init })).config.initLoraWeights).toBe(init);
     }
-    expect(caught(() => readLoraConfig(edited({ init_lora_weights: "pissa" }))).message).toContain("path_initial_model_for_weight_conversion");
-    expect(caught(() => readLoraConfig(edited({ init_lora_weights: "eva" }))).message).toContain("set it to true");
+    const { config } = readLoraConfig(edited({ init_lora_weights: "eva", eva_config: { rho: 1.5, use_label_mask: false }, corda_config: { corda_method: "kpm" } }));
+    expect(config.evaConfig).toEqual({ rho: 1.5, tau: 0.99, useLabelMask: false, labelMaskValue: -100, whiten: false, adjustScalingFactors: true });
+    expect(config.cordaConfig).toBe(null);
+    expect(JSON.parse(writeLoraConfig(config))).toMatchObject({ init_lora_weights: "eva", corda_config: null, loftq_config: {}, eva_config: { rho: 1.5, tau: 0.99, use_label_mask: false, label_mask_value: -100, whiten: false, adjust_scaling_factors: true } });
+    expect(readLoraConfig(writeLoraConfig(config)).config).toEqual(config);
+    for (const [key, value] of [["init_lora_weights", "surprise"], ["init_lora_weights", "pissa_niter_"], ["eva_config", 3]] as const) expect(caught(() => readLoraConfig(edited({ [key]: value }))).details).toMatchObject({ key, value });
+    expect(caught(() => readLoraConfig(edited({ init_lora_weights: "eva", eva_config: { rho: 0 } }))).details).toMatchObject({ key: "eva_config.rho", value: 0 });
   });
 
   it.each([

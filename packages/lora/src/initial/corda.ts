@@ -5,7 +5,7 @@
  * `kpm` the smallest (what the inputs use stays frozen). C = mean over passes of Xᵀ X / max(X)², plus 0.01 of its mean diagonal.
  * Yang et al. 2024 (arXiv 2406.05223).
  */
-import { type HostArray, type Matrix, matrixOf, product, scaleRows, solve, svd, type Tensor, transposed, zeroMatrix } from "@adjoint/tensor";
+import { type HostArray, type Matrix, product, scaleRows, solve, svd, type Tensor, transposed, zeroMatrix } from "@adjoint/tensor";
 import { type CordaConfig, partDefaults } from "./configs.ts";
 import { cannot, type Initialisation, mustBeLinear, mustBePositive, mustHaveRank, type Setting } from "./initial.ts";
 import { weightOf } from "./numbers.ts";

@@ -127,9 +127,9 @@ export const eva: Initialisation = {
     return {
       config: configOf(setting, ranks, own),
       start: ({ site }) => {
-        const pca = groups.find((g) => g.places.some((p) => pathOf(p) === site.path))?.pca;
-        if (pca?.components == null) return null;
-        const A = rows(pca.components, range(0, site.r)), { singularValues } = pca;
+        const { components, singularValues } = groups.find((g) => g.places.some((p) => pathOf(p) === site.path))?.pca ?? { components: null, singularValues: [] };
+        if (components === null) return null;
+        const A = rows(components, range(0, site.r));
         if (own.whiten) for (let i = 0; i < A.data.length; i++) A.data[i] /= Math.sqrt(singularValues[Math.floor(i / A.cols)]);
         return { A, B: zeroMatrix(site.outFeatures, site.r) };
       },

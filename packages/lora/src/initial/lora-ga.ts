@@ -32,7 +32,7 @@ async function sizeOf(own: LoraGaConfig, place: Place, top: number, seed: number
   const { outFeatures, scale: s } = place.site;
   switch (own.scale) {
     case "stable": return { a: 1, b: outFeatures ** 0.25 / Math.sqrt(own.stableGamma) };
-    case "weight_svd": return { a: 1, b: top > 0 ? leading(await weightOf(place), place.site.r, 4, seed).s[0] / top : 1 };
+    case "weight_svd": return { a: 1, b: top > 0 ? leading(await weightOf(place), 8, 8, seed).s[0] / top : 1 };
     case "gd_scale": return { a: 1 / s, b: 1 / s };
     case "unit": return { a: 1, b: 1 };
   }
