@@ -36,7 +36,7 @@ async function long() {
   return { code: all.find(({ code }) => code !== 0)?.code ?? 0 };
 }
 /** Laws of kernels do not depend on Node: the newer one runs WebGPU's device, plans, errors and memory. */
-const kernelLaws = ["conform", "kernels", "attention", "matrix", "merge"].map((name) => `--exclude=packages/webgpu/test/${name}.test.ts`);
+const kernelLaws = ["conform", "kernels", "attention", "matrix", "merge", "adapters"].map((name) => `--exclude=packages/webgpu/test/${name}.test.ts`);
 
 /** Where its binary exists, CI wants it to run. */
 const demanded = async (work) => {

@@ -1,0 +1,54 @@
+/**
+ * Adapters on the GPU: what each method computes, and its gradients, are those of the reference. A software GPU takes ten seconds to compile each case, so the
+ * first one runs in every suite, all of them where ADJOINT_RUNS is 60 or more (`node scripts/gpu.mjs -- node node_modules/vitest/vitest.mjs run packages/webgpu/test/adapters`).
+ */
+import { gradients } from "@adjoint/autograd";
+import { createLora, type CreateLoraOptions } from "@adjoint/lora";
+import { type Context, Embedding, Linear } from "@adjoint/nn";
+import { type Backend, createReference, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
+import { expect, test } from "vitest";
+import { webgpu } from "../src/index.ts";
+
+const gpu = await webgpu({ mode: "safe", allowSoftware: true }).catch(() => null);
+
+const filled = (shape: readonly number[], step: number): Store => store(tensor(Float32Array.from({ length: shape.reduce((a, b) => a * b, 1) }, (_, i) => (((i * step) % 19) - 9) / 16), { shape: [...shape] }));
+/** A table, a layer with a bias and a head. */
+class Toy {
+  readonly embed = new Embedding(filled([7, 6], 5));
+  readonly up = new Linear(filled([8, 6], 7), filled([8], 3));
+  readonly head = new Linear(filled([5, 8], 11), filled([5], 2));
+  forward(ids: Tensor, context: Context = {}): Tensor {
+    return this.head.forward(this.up.forward(this.embed.forward(ids, context), context).tanh(), context);
+  }
+}
+const ids = tensor(Int32Array.of(0, 3, 6, 1, 4, 3), { shape: [2, 3] });
+
+const cases: Readonly<Record<string, CreateLoraOptions>> = {
+  "DoRA": { useDora: true },
+  "rsLoRA with a bias on B": { useRslora: true, loraBias: true },
+  "DoRA on an embedding": { useDora: true, targetModules: ["embed"] },
+  "PiSSA": { initLoraWeights: "pissa" },
+};
+
+async function answers(device: Backend, options: CreateLoraOptions): Promise<readonly (readonly number[])[]> {
+  setDevice(device);
+  const tuned = await createLora(new Toy(), { r: 3, loraAlpha: 6, targetModules: ["up", "head"], seed: 2, ...options }), trainable = Object.fromEntries(tuned.tensors());
+  // away from their start, where B is 0
+  for (const s of Object.values(trainable)) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from({ length: s.size }, (_, i) => (s.shape.length === 1 ? 1 : 0) + (((i * 5) % 17) - 8) / 64) });
+  const { y, found } = scope(() => {
+    const y = tuned.forward(ids);
+    return { y, found: gradients(y.square().sum(), trainable) };
+  });
+  const [merged] = tuned.mergedWeights().values();
+  return Promise.all([y, ...Object.values(found), merged].map(async (t) => [...(await t!.data())]));
+}
+
+const whole = Number(process.env["ADJOINT_RUNS"] ?? 16) >= 60;
+test.runIf(gpu !== null).each(Object.entries(cases).slice(0, whole ? undefined : 1))("%s: output, gradients and merged weight", async (_, options) => {
+  const want = await answers(createReference({ name: "fused", fuse: true }), options), got = await answers(gpu!, options);
+  expect(got.length).toBe(want.length);
+  want.forEach((row, i) => {
+    const size = Math.max(1e-2, ...row.map(Math.abs));
+    row.forEach((v, j) => { expect(Math.abs(v - got[i][j]), `part ${i}, element ${j}`).toBeLessThan(1e-5 * size); });
+  });
+}, 600_000);
