@@ -11,6 +11,8 @@ export interface Site extends Target {
   readonly outFeatures: number;
   /** of a convolution: channels and kernel that A reads, [C, k] or [C, kh, kw] */
   readonly window?: readonly number[];
+  /** VeRA's projections are as wide as the widest module */
+  readonly widest?: Readonly<Record<"inFeatures" | "outFeatures", number>>;
   /** of a convolution: how many groups its channels fall into */
   readonly groups?: number;
 }
@@ -65,8 +67,8 @@ export interface AdapterMethod {
   merged(p: Factors, site: Site, frozen: Parameters): Parameters;
   /** what PEFT's file holds besides the tensors that train, by name: copies of them in a tied layer, or of the base */
   echoes?(site: Site): Readonly<Record<string, (p: Factors, frozen: Parameters) => Tensor>>;
-  /** a term of the loss, such as AdaLoRA's orthogonality */
-  penalty?(p: Factors, site: Site): Tensor;
+  /** a term of the loss, such as AdaLoRA's orthogonality, of a model with `count` such attachments; null: none */
+  penalty?(p: Factors, site: Site, config: LoraConfig, count: number): Tensor | null;
 }
 
 /** A method whose merge adds: ΔW in the weight's layout. */

@@ -4,11 +4,12 @@ import { ConfigError } from "@adjoint/tensor";
 import { fileDefaults, inertKeys, type JsonValue, refusedKeys, taskTypes } from "./config-keys.ts";
 import { type CordaConfig, type EvaConfig, isPart, type LoftqConfig, type LoraGaConfig, partDefaults, type PartKey, partOf, partRules } from "./initial/configs.ts";
 import { type InitLoraWeights, initWants, isInitLoraWeights, keepsOrigin } from "./initial/names.ts";
+import { completeKinds, type KindKey, type Kinds, readKind, writeKind } from "./kinds.ts";
 import { nearest } from "./nearest.ts";
 import type { Scaling } from "./scaling.ts";
 
 /** Options of a low-rank adapter; names are PEFT's in camelCase. */
-export interface LoraConfig {
+export interface LoraConfig extends Kinds {
   /** rank of B A */
   readonly r: number;
   readonly loraAlpha: number;
@@ -58,7 +59,7 @@ export interface LoraConfig {
 }
 
 /** What a caller may leave out. */
-export type LoraOptions = Partial<Omit<LoraConfig, PartKey>> & { readonly [P in PartKey]?: Partial<NonNullable<LoraConfig[P]>> | null };
+export type LoraOptions = Partial<Omit<LoraConfig, PartKey | KindKey>> & { readonly [P in PartKey | KindKey]?: Partial<NonNullable<LoraConfig[P]>> | null };
 
 export const defaultConfig: LoraConfig = {
   r: 8,
@@ -90,6 +91,8 @@ export const defaultConfig: LoraConfig = {
   revision: null,
   autoMapping: null,
   inferenceMode: false,
+  adalora: null,
+  vera: null,
 };
 
 export const snakeCase = (key: string): string => key.replaceAll(/[A-Z]/g, (c) => `_${c.toLowerCase()}`);
@@ -143,6 +146,8 @@ const rules: { readonly [K in keyof LoraConfig]: Rule } = {
   revision: textRule,
   autoMapping: { accepts: (v) => v === null || isRecord(v), wants: "an object or null" },
   inferenceMode: flagRule,
+  adalora: partRule,
+  vera: partRule,
 };
 
 const isKey = (key: string): key is keyof LoraConfig => Object.hasOwn(rules, key);
@@ -209,6 +214,7 @@ function build(given: Readonly<Record<string, unknown>>, name: (key: string) => 
     config[key] = value;
   }
   checkParts(config, name, file);
+  completeKinds(config, given, name, (key, value, problem, fix) => refuse(key, value, problem, fix, file));
   const made = { ...defaultConfig, ...config };
   checkTogether(made, name, file);
   return made;
@@ -245,12 +251,9 @@ const neutral = (value: unknown, allowed: readonly JsonValue[]): boolean => allo
  * known keys that adjoint does not implement throw ConfigError unless neutral; FormatError when it is not a JSON object.
  */
 export function readLoraConfig(text: string, file = "adapter_config.json"): ReadConfig {
-  const json = parseJsonObject(text, file, "copy the file again from where the adapter was saved");
-  if (json["peft_type"] !== "LORA") {
-    refuse("peft_type", json["peft_type"] ?? null, "is not an adapter that adjoint reads", 'only "LORA" (LoRA and rsLoRA) is; is this the directory of an adapter?', file);
-  }
+  const whole = parseJsonObject(text, file, "copy the file again from where the adapter was saved");
   const warnings: string[] = [];
-  const given: Record<string, unknown> = {};
+  const { json, given: ofKind } = readKind(whole, (key, value, problem, fix) => refuse(key, value, problem, fix, file)), given: Record<string, unknown> = {};
   for (const [key, value] of Object.entries(json)) {
     const refused = refusedKeys[key];
     if (refused !== undefined) {
@@ -265,7 +268,7 @@ export function readLoraConfig(text: string, file = "adapter_config.json"): Read
   for (const key of ["rankPattern", "alphaPattern"]) if (given[key] === null) given[key] = {};
   if (given["ensureWeightTying"] === null) given["ensureWeightTying"] = false;
   const scaling = given["useRslora"] === true ? "rslora" : "lora";
-  return { config: build({ ...given, scaling }, snakeCase, file), warnings };
+  return { config: build({ ...given, ...ofKind, scaling }, snakeCase, file), warnings };
 }
 
 /** Options of an initialisation as files name them. */
@@ -311,5 +314,5 @@ export function writeLoraConfig(c: LoraConfig): string {
     use_dora: c.useDora,
     use_rslora: c.scaling === "rslora",
   };
-  return JSON.stringify(Object.fromEntries(Object.entries(json).sort(([a], [b]) => (a < b ? -1 : 1))), null, 2);
+  return JSON.stringify(Object.fromEntries(Object.entries(writeKind(c, json)).sort(([a], [b]) => (a < b ? -1 : 1))), null, 2);
 }

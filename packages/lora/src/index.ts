@@ -41,7 +41,13 @@ export type { AdapterDirectory, ExpectedTensor, LoadedTensors, LoadReport, Match
 export { nearest } from "./nearest.ts";
 export { factorKey, parseKey } from "./peft-keys.ts";
 export type { ParsedKey } from "./peft-keys.ts";
-export { isTarget, mergeAndReinit, refreshConstants, type ReinitOptions, reinitSeed } from "./relora.ts";
+export { adalora } from "./adalora.ts";
+export { type AdaloraConfig, budgetAt } from "./adalora-config.ts";
+export { type AllocatorState, RankAllocator } from "./allocator.ts";
+export type { KindKey, Kinds } from "./kinds.ts";
+export { vera } from "./vera.ts";
+export type { VeraConfig } from "./vera-config.ts";
+export { isTarget, mergeAndReinit, type ReinitOptions, reinitSeed } from "./relora.ts";
 export { requantize, type RequantizeError } from "./requantize.ts";
 export { combinationTypes, combine, type CombinationType, type CombineOptions, type CombinePart } from "./combine/combine.ts";
 export { foldScale } from "./combine/fold.ts";

@@ -1,6 +1,7 @@
 /** `lora(model, options)`: an adapter beside a frozen model, new or from PEFT's files. */
-import { assign, ConfigError, convertArray, flatten, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
+import { assign, ConfigError, convertArray, flatten, flushAll, FormatError, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
 import type { Factors, Role, Site } from "./adapter.ts";
+import { unpackedRanks } from "./adalora.ts";
 import { type Attachment, keyOf } from "./attachments.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
 import { needsNumbers } from "./initial/names.ts";
@@ -70,7 +71,13 @@ function recorded(value: Tensor, name: string): Store {
 
 /** An adapter of these initial numbers beside a model: roles that train, and others (first factors, MiCA's B) that stand beside them. `fresh`: the method's own start from the frozen weight replaces what it has one for. */
 export function attachLora<M extends object>(model: M, config: LoraConfig, { table, chosen }: Plan, initial: (a: Chosen) => Readonly<Record<Role, HostArray>>, fresh: boolean | ((a: Chosen, role: Role) => boolean)): Tuned<M> {
-  const attachments: Attachment[] = [];
+  const attachments: Attachment[] = [], common = new Map<HostArray, Store>();
+  /** one tensor for what several modules are given as one array */
+  const placed = (array: HostArray, name: string, module: object): Store => {
+    const s = common.get(array) ?? stored(array, name, module);
+    common.set(array, s);
+    return s;
+  };
   for (const a of chosen) {
     const { site, module, method } = a;
     if (a.shares !== undefined) {
@@ -82,13 +89,14 @@ export function attachLora<M extends object>(model: M, config: LoraConfig, { tab
     const first = initial({ site, module, method }), frozen = parametersOf(module), name = (role: Role): string => keyOf({ site, method }, role);
     const factors: Record<Role, Store> = Object.fromEntries(Object.keys(method.shapes(site, config)).map((role) => [role, stored(first[role], name(role), module)]));
     const constants = Object.entries(method.constants?.(site, frozen) ?? {}).map(([role, value]) => [role, recorded(value, `${site.path}.${role}`)] as const);
-    const given = Object.entries(first).filter(([role]) => !Object.hasOwn(factors, role)).map(([role, value]) => [role, stored(value, `${site.path}.${role}`, module)] as const);
+    const given = Object.entries(first).filter(([role]) => !Object.hasOwn(factors, role)).map(([role, value]) => [role, placed(value, `${site.path}.${role}`, module)] as const);
     const beside = Object.fromEntries([...constants, ...given]);
     for (const [role, value] of Object.entries(method.start?.({ ...beside, ...factors } satisfies Factors, site, frozen) ?? {})) {
       if (typeof fresh === "boolean" ? fresh : fresh(a, role)) assign([factors[role]], [value]);
     }
     attachments.push({ site, module, method, factors, beside });
   }
+  if (attachments.some(({ method }) => method.constants !== undefined || method.start !== undefined)) flushAll(); // they read the weights of now
   const { paths, leaves } = flatten(model, isTensor);
   return new Tuned({ base: model, config, table, attachments, weights: paths.map((path, i) => ({ path, store: leaves[i] })) });
 }
@@ -115,6 +123,14 @@ export interface LoadedLora<M> {
   readonly report: LoadReport;
 }
 
+/** A file's tensors as the modules here have them. @throws FormatError for VeRA's projections, where a file leaves them to torch's generator */
+function kindTensors(config: LoraConfig, tensors: AdapterDirectory["tensors"], file: string): AdapterDirectory["tensors"] {
+  if (config.vera !== null && !tensors.has("base_model.vera_A")) {
+    throw new FormatError(`${file}: VeRA's projections are not in it, and only torch's generator draws them from projection_prng_key`, { file, key: "save_projection", value: config.vera.saveProjection, fix: "load it in PEFT and save it again with save_projection=True" });
+  }
+  return unpackedRanks(config, tensors);
+}
+
 /** How a directory is read. */
 export interface LoadOptions {
   /** false: take what fits, and say in the report what does not */
@@ -132,7 +148,7 @@ export async function loadLora<M extends object>(model: M, from: string | Adapte
   const { config, warnings, tensors, file, origin = new Map() } = typeof from === "string" ? await readAdapterDirectory(from) : from;
   const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
   const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
-  const { factors, base, echoes, report } = matchTensors(tensors, expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
+  const { factors, base, echoes, report } = matchTensors(kindTensors(own, tensors, file), expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
   const first = await firstFactors(own, plan.chosen.filter(({ site }) => plan.table.targets.includes(site)), origin, file);
   const tuned = attachLora(model, own, plan, ({ site, method }) => {
     const fresh = method.init(site, own, 0); // stands in for what a loose load does not find

@@ -1,6 +1,7 @@
 /** Which adapter method a config asks for. */
 import { ConfigError } from "@adjoint/tensor";
 import type { AdapterMethod } from "./adapter.ts";
+import { adalora } from "./adalora.ts";
 import type { LoraConfig } from "./config.ts";
 import { convolution, convolutional, ungrouped } from "./convolution.ts";
 import { doraOn } from "./dora.ts";
@@ -11,6 +12,7 @@ import { doraOnWeight, loraOnWeight } from "./lstm.ts";
 import { minorOn } from "./minor.ts";
 import { originOn } from "./origin.ts";
 import type { ModuleInfo } from "./targets.ts";
+import { vera } from "./vera.ts";
 
 /** Methods by what a config asks for, and by the kind of layer. */
 const methods = {
@@ -32,6 +34,11 @@ function askedFor({ initLoraWeights: rule, useDora, loraBias }: LoraConfig): key
 
 /** The method of an adapted module of this kind; what trains beside it (biases, whole modules) has methods of its own. @throws ConfigError for what does not go together */
 export function methodOf(config: LoraConfig, kind: ModuleInfo["kind"]): AdapterMethod {
+  const other = config.adalora !== null ? adalora : config.vera !== null ? vera : null;
+  if (other !== null) {
+    if (kind === "linear" || kind === "conv1d") return other;
+    throw new ConfigError(`${other.name} is for linear layers, and this is ${kind === "embedding" ? "an embedding" : `of kind ${kind}`}`, { key: "target_modules", value: kind, fix: "narrow the names, or list it in exclude_modules" });
+  }
   const on = kind === "conv" || kind === "lstm" ? kind : "dense", method = methods[askedFor(config)][on];
   if (method === null || (on !== "dense" && needsNumbers(config.initLoraWeights))) {
     throw new ConfigError(`init_lora_weights = ${JSON.stringify(config.initLoraWeights)} is not for ${kind === "conv" ? "convolutions" : "the weights of an LSTM"}`, { key: "init_lora_weights", value: config.initLoraWeights, fix: 'use true, false or "gaussian", or list these modules in exclude_modules' });

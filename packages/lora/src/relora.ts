@@ -8,6 +8,7 @@ import { assign, ConfigError, convertArray, hostInteger } from "@adjoint/tensor"
 import { type Attachment, tensorsOf } from "./attachments.ts";
 import { parametersOf } from "./modules.ts";
 import type { RequantizeError } from "./requantize.ts";
+import { refreshConstants } from "./settled.ts";
 import type { Tuned } from "./tuned.ts";
 
 /** Options of `mergeAndReinit`. */
@@ -25,11 +26,6 @@ export const isTarget = <M>(tuned: Tuned<M>): ((a: Attachment) => boolean) => {
   const sites = new Set<Attachment["site"]>(tuned.targets.targets);
   return (a) => sites.has(a.site);
 };
-
-/** The constants of attachments from the weights as they are now: after the base has changed. */
-export function refreshConstants(attachments: readonly Attachment[]): void {
-  for (const a of attachments) for (const [role, value] of Object.entries(a.method.constants?.(a.site, parametersOf(a.module)) ?? {})) if (a.beside?.[role] !== undefined) assign([a.beside[role]], [value]);
-}
 
 /**
  * Adds the adapter into the base for good and starts it anew as the identity: the model computes what it did, up to one rounding of the weights, and

@@ -4,9 +4,11 @@ import type { Site } from "./adapter.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
 import { type Beside, besideTargets, describeBeside, type Origin } from "./extras/select.ts";
 import { methodOf } from "./methods.ts";
+import { scaleIn } from "./kinds.ts";
 import { nearest } from "./nearest.ts";
 import { compilePattern, type Pattern } from "./pattern.ts";
-import { lintScale, scaleOf } from "./scaling.ts";
+import { lintScale } from "./scaling.ts";
+import { withWidest } from "./vera.ts";
 
 /** What module selection needs to know of one module. */
 export interface ModuleInfo {
@@ -215,7 +217,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
   const targets: Site[] = [];
   const rankOf = (path: string): Pick<Site, "r" | "alpha" | "scale"> => {
     const r = ranks.of(path) ?? c.r, alpha = alphas.of(path) ?? c.loraAlpha;
-    return { r, alpha, scale: scaleOf(c.scaling, alpha, r) };
+    return { r, alpha, scale: scaleIn(c, alpha, r) };
   };
   const { beside, chosen, warnings: found } = besideTargets(c, modules, (path) => (excluded(path) ? null : choose(path)), rankOf, origin);
   const warnings = new Set<string>(found);
@@ -245,7 +247,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
     }
   }
   const parameters = [...targets, ...beside.map((b) => b.site)].reduce((sum, t) => sum + t.parameters, 0);
-  return { targets, beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, toString: () => print(targets, beside, notAdapted) };
+  return { targets: c.vera === null ? targets : withWidest(targets), beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, toString: () => print(targets, beside, notAdapted) };
 }
 
 /** Lists of names, each of which should match something. */

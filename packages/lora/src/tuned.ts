@@ -1,9 +1,10 @@
 /** A model with an adapter beside it: forward and loss with the adapter on, summary, merge, and PEFT's files. */
 import type { Context, ModuleAdapter } from "@adjoint/nn";
-import { ConfigError, convertArray, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
+import { ConfigError, convertArray, flushAll, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
 import { writeDirectoryAtomic } from "@adjoint/io";
 import { type Quantized, quantizedOf } from "@adjoint/quant";
 import { AdaptedModel } from "./adapted-model.ts";
+import { packedRanks } from "./adalora.ts";
 import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, tensorsOf, treeOf } from "./attachments.ts";
 import { bakeScale } from "./bake.ts";
 import type { LoraConfig } from "./config.ts";
@@ -12,7 +13,7 @@ import { convertedConfig, convertedTensors, originOf } from "./origin.ts";
 import { adapterFiles } from "./peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
 import { echoesOf, type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./saved-along.ts";
-import { settled } from "./settled.ts";
+import { baseChanged, followBase, settled } from "./settled.ts";
 import type { TargetTable } from "./targets.ts";
 
 /** A weight as it lies in memory: numbers, or codes. */
@@ -58,7 +59,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     this.adapter = treeOf(storesOf(parts.attachments));
     this.moduleAdapter = new Attached(parts.attachments, this.adapter, parts.config.loraDropout);
     this.#parts = parts;
-    if (parts.attachments.some((a) => a.method.constants !== undefined)) aliveOn(parts.base).add(new WeakRef(parts.attachments));
+    if (isObject(parts.base)) followBase(parts.base, parts.attachments);
   }
 
   /** Trainable tensors by the name that PEFT's file gives them. */
@@ -73,9 +74,10 @@ export class Tuned<M> extends AdaptedModel<M> {
 
   /** The sum of the methods' own terms of the loss (AdaLoRA's orthogonality); null where there are none. */
   penalty(): Tensor | null {
-    return this.#parts.attachments.reduce<Tensor | null>((sum, a) => {
-      const term = a.method.penalty?.(tensorsOf(a), a.site);
-      return term === undefined ? sum : sum === null ? term : sum.add(term);
+    const having = this.#parts.attachments.filter((a) => a.method.penalty !== undefined);
+    return having.reduce<Tensor | null>((sum, a) => {
+      const term = a.method.penalty?.(tensorsOf(a), a.site, this.loraConfig, having.length) ?? null;
+      return term === null ? sum : sum === null ? term : sum.add(term);
     }, null);
   }
 
@@ -212,11 +214,13 @@ export class Tuned<M> extends AdaptedModel<M> {
     return parametersOf(found.module)[name.slice(at + 1)];
   }
   #replace(weights: ReadonlyMap<string, Held>): void {
+    flushAll(); // what still waits reads the weights of before
     for (const [name, w] of weights) {
       const parameter = this.#parameter(name);
       if ("codes" in w) quantizedOf(parameter)?.set(w);
       else if (parameter instanceof Store) parameter.set({ ...w, data: w.data.slice() });
     }
+    if (isObject(this.base)) baseChanged(this.base);
     structureChanged();
   }
 
@@ -252,7 +256,10 @@ export class Tuned<M> extends AdaptedModel<M> {
   async files({ convert = true, saveEmbeddings = "auto" }: SaveOptions = {}): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
     const { attachments } = this.#parts, config = this.fileConfig(), origin = new Map<string, HostArray>();
     const now = new Map([...await this.snapshot(), ...await echoesOf(attachments), ...(await this.savedEmbeddings(saveEmbeddings)).tensors]);
-    if (convert) return adapterFiles(convertedConfig(config), await convertedTensors(attachments, now));
+    if (convert) {
+      const packed = await packedRanks(attachments, convertedConfig(config), await convertedTensors(attachments, now));
+      return adapterFiles(packed.config, packed.tensors);
+    }
     for (const [name, s] of this.origin()) origin.set(name, await s.host());
     return adapterFiles(config, now, origin);
   }
@@ -283,10 +290,12 @@ function refuseTied<M>(parts: TunedParts<M>, { site, module, factors }: Attachme
   }
 }
 
+const isObject = (x: unknown): x is object => typeof x === "object" && x !== null;
+
 /** Adapters that are merged into a base now, in the order of the merges. */
 const stacks = new WeakMap<object, object[]>();
 function mergedInto(base: unknown): object[] {
-  if (typeof base !== "object" || base === null) return [];
+  if (!isObject(base)) return [];
   const stack = stacks.get(base) ?? [];
   stacks.set(base, stack);
   return stack;

@@ -118,7 +118,7 @@ describe("adapter_config.json", () => {
     ["layers_to_transform", [-1, [1.5], "0"]],
     ["use_rslora", [1, "true"]],
     ["task_type", ["CHAT"]],
-    ["peft_type", ["ADALORA", "IA3", null]],
+    ["peft_type", ["LOHA", "IA3", null]],
   ])("refuses bad values of %s", (key, values) => {
     for (const value of values) {
       const error = caught(() => readLoraConfig(edited({ [key]: value })));

@@ -17,9 +17,9 @@ const isNorm = (part: string): boolean => /norm/i.test(part) || /^ln_?(?:\d+|f|a
  */
 export function roleOf(path: string): Role {
   const parts = path.split("."), has = (name: string): boolean => parts.includes(name);
-  if (has("lora_A")) return "adapterA";
+  if (has("lora_A") || has("lora_E")) return "adapterA";              // E of AdaLoRA, a column
   if (has("lora_B")) return parts[parts.length - 1] === "bias" ? "bias" : "adapterB";
-  if (has("lora_magnitude_vector")) return "magnitude";
+  if (has("lora_magnitude_vector") || has("vera_lambda_b") || has("vera_lambda_d")) return "magnitude";
   if (has("lora_embedding_A") || has("lora_embedding_B")) return "embedding";
   const saved = has("modules_to_save"), own = saved ? parts.slice(0, parts.indexOf("modules_to_save")) : parts;
   if (parts[parts.length - 1] === "bias") return "bias";
