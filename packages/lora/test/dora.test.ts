@@ -2,11 +2,11 @@
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
-import { Conv1D, Embedding, Linear } from "@adjoint/nn";
-import { quantize, quantizedWeight } from "@adjoint/quant";
-import { type Backend, clearPlans, gather, getDevice, hostArray, hostNormal, planOf, scalar, setDevice, type Shape, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
+import { type Context, Linear } from "@adjoint/nn";
+import { dequantize, quantize, quantizedWeight } from "@adjoint/quant";
+import { assign, type Backend, clearPlans, dropout, getDevice, hostArray, hostNormal, planOf, referenceBackend, scalar, setDevice, type Shape, sizeOf, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
-import { type Application, type Factors, loadLora, lora, loraConfig, methodOf, type Site, type Tuned } from "../src/index.ts";
+import { type AdapterMethod, type Application, type Factors, lora, loraConfig, lowRank, methodOf, type Site, type Tuned } from "../src/index.ts";
 import { ids, Toy } from "./toy.ts";
 
 const numRuns = Number(process.env["ADJOINT_RUNS"] ?? 12);
@@ -89,5 +89,115 @@ describe("DoRA on a layer", () => {
       const times = async (t: Store, by: number): Promise<Store> => matrix((await numbers(t)).map((v) => v * by), t.shape);
       await close(run({ ...l, A: await times(l.A, c), B: await times(l.B, 1 / c) }), run(l), 1e-12);
     }), { numRuns });
+  });
+});
+
+describe("DoRA beside a model", () => {
+  let before: Backend;
+  beforeAll(async () => { before = getDevice(); setDevice(await wasm({ threads: 1 })); });
+  afterAll(() => { clearPlans(); setDevice(before); });
+  /** Gives all factors numbers, magnitudes positive ones. */
+  function fill<M>(tuned: Tuned<M>, seed = 5): Tuned<M> {
+    let n = 0;
+    for (const [key, s] of tuned.tensors()) {
+      const h = hostNormal(seed, `${n++}`, s.shape, { std: 0.25 }), positive = key.endsWith("magnitude_vector"), data = hostArray(s.dtype, s.size);
+      h.data.forEach((v, i) => { data[i] = positive ? 1 + Math.abs(v) : v; });
+      s.set({ dtype: s.dtype, shape: s.shape, data });
+    }
+    return tuned;
+  }
+  const targets = ["q_proj", "up_proj", "embed", "lm_head"];
+
+  it.each(["f32", "f64", "bf16"] as const)("starts as the base, bit for bit where no bias is taken out and put back, and equals its merge: %s", async (dtype) => {
+    if (dtype === "f64") setDevice(referenceBackend);
+    const model = new Toy({ dtype }), base = await numbers(model.forward(ids)), tuned = lora(model, { r: 2, loraAlpha: 3, useDora: true, targetModules: targets });
+    expect(await numbers(tuned.forward(ids))).toEqual(base);
+    expect(tuned.summary()).toMatch(/^DoRA: 5 of 5 linear layers/);
+    fill(tuned);
+    const y = await numbers(tuned.forward(ids));
+    expect(y).not.toEqual(base);
+    await tuned.merge();
+    await close(tuned.forward(ids), y, dtype === "bf16" ? 2e-2 : dtype === "f32" ? 1e-5 : 1e-12);
+    await tuned.unmerge();
+    expect(await numbers(tuned.forward(ids))).toEqual(y);
+    expect(await numbers(model.forward(ids))).toEqual(base);
+    setDevice(await wasm({ threads: 1 }));
+  });
+
+  it("in training drops the input of both products: y + (c - 1) W x~ + c s B A x~", async () => {
+    const w = store(hostNormal(1, "w", [5, 4])), bias = store(hostNormal(1, "b", [5])), x = tensor(hostNormal(1, "x", [3, 4]).data, { shape: [3, 4] }), layer = new Linear(w, bias);
+    const tuned = fill(lora({ layer }, { r: 2, loraAlpha: 3, useDora: true, loraDropout: 0.5, targetModules: ["layer"] })), [{ site: at, method, factors: { A, B, magnitude } }] = tuned.attachments;
+    const context = tuned.context({ train: true, key: { seed: 3, stream: "d", step: scalar(0, "u32") } }), dropped = dropout(x, 0.5, { seed: 3, stream: "d/lora/layer", step: scalar(0, "u32") });
+    const c = magnitude.div(lengths(w.add(B.matmul(A).mul(at.scale)))), W = dropped.matmul(w.T);
+    await close(layer.forward(x, context), x.matmul(w.T).add(bias).add(c.sub(1).mul(W)).add(c.mul(dropped.matmul(A.T).matmul(B.T)).mul(at.scale)), 1e-5);
+    expect((await numbers(dropped)).filter((v) => v === 0).length).toBeGreaterThan(0);
+    expect(method.name).toBe("dora");
+    await close(layer.forward(x, tuned.context({ train: false })), await numbers(layer.forward(x, tuned.context())), 0);
+  });
+
+  it("works over codes as over the numbers that they stand for, and trains beside them", async () => {
+    const q = quantize(hostNormal(1, "w", [6, 64]).data as Float32Array, [6, 64], { format: "nf4", block: 64 }), net = (w: Tensor) => { const layer = new Linear(w); return { layer, forward: (x: Tensor, c: Context = {}) => layer.forward(x, c) }; };
+    const x = tensor(hostNormal(9, "x", [3, 64]).data, { shape: [3, 64] }), options = { r: 2, loraAlpha: 3, useDora: true, targetModules: ["layer"], seed: 1 };
+    const coded = fill(lora(net(quantizedWeight(q)), options)), plain = fill(lora(net(store({ dtype: "f32", shape: [6, 64], data: dequantize(q) })), options));
+    const of = (t: typeof coded): (Tensor | null)[] => { const y = t.forward(x), d = gradients(y.square().sum(), [...t.tensors().values()]); return [y, ...d]; };
+    const theirs = of(plain);
+    for (const [i, t] of of(coded).entries()) await close(t, await numbers(theirs[i]), 1e-5);
+    const stores = [...coded.tensors().values()], losses: number[] = [];
+    for (let t = 0; t < 20; t++) {
+      const loss = coded.forward(x).sub(1).square().mean(), g = gradients(loss, stores);
+      assign(stores, stores.map((p, i) => p.sub(g[i]?.mul(0.05) ?? 0)));
+      losses.push(await loss.item());
+    }
+    expect(losses[19]).toBeLessThan(0.8 * losses[0]);
+    await expect(coded.merge()).rejects.toThrow(/allowRequantize/);
+    await expect(coded.merge({ allowRequantize: true })).resolves.toHaveLength(1);
+  });
+
+  it("keeps a row of zeros a row of zeros", async () => {
+    const layer = new Linear(store(tensor([[0, 0], [1, 2]]))), tuned = lora({ layer }, { r: 1, useDora: true, targetModules: ["layer"] });
+    const y = layer.forward(tensor([[3, 4]]), tuned.context());
+    const d = gradients(y.sum(), [...tuned.tensors().values()]);
+    for (const t of [y, ...d]) expect((await numbers(t)).every(Number.isFinite)).toBe(true);
+    expect(await numbers(y)).toEqual([0, 11]);
+  });
+
+  it("frozen: the same numbers without the products of the norm; it does not train, and holds the values of its making", async () => {
+    const model = new Toy(), tuned = fill(lora(model, { r: 2, useDora: true, targetModules: targets })), frozen = tuned.frozen(), plain = fill(lora(model, { r: 2, targetModules: targets }));
+    const flops = (t: Tensor): number => planOf([t]).spec.kernels.reduce((n, k) => n + (k.kind === "contract" ? 2 * k.shape.reduce((a, b) => a * b, 1) * k.k : 0), 0);
+    await numbers(frozen.forward(ids));
+    expect(flops(frozen.forward(ids))).toBe(flops(plain.forward(ids)));
+    expect(flops(tuned.forward(ids))).toBeGreaterThan(flops(plain.forward(ids)));
+    await close(frozen.forward(ids), await numbers(tuned.forward(ids)), 1e-6);
+    expect(() => frozen.forward(ids, { train: true })).toThrow(/frozen/);
+    const y = await numbers(frozen.forward(ids));
+    for (const [key, s] of tuned.tensors()) if (key.endsWith("magnitude_vector")) s.set({ dtype: "f32", shape: s.shape, data: new Float32Array(s.size).fill(2) });
+    expect(await numbers(frozen.forward(ids))).toEqual(y);
+    await close(tuned.frozen().forward(ids), await numbers(tuned.forward(ids)), 1e-6);
+    expect(await numbers(tuned.forward(ids))).not.toEqual(y);
+  });
+
+  it("takes its norm from the base as it is: after another adapter was merged into it too", async () => {
+    const model = new Toy(), options = { r: 2, useDora: true, targetModules: targets }, first = fill(lora(model, options), 1), second = fill(lora(model, options), 2);
+    const y = await numbers(second.forward(ids));
+    await first.merge();
+    const over = await numbers(second.forward(ids));
+    await second.merge();
+    await close(model.forward(ids), over, 1e-5);
+    await second.unmerge();
+    await first.unmerge();
+    expect(await numbers(second.forward(ids))).toEqual(y);
+  });
+
+  it("its gradient writes nothing of W's size, and its products are those of LoRA and the norm's", () => {
+    const [n, i, o, r] = [29, 53, 41, 3], f32 = (shape: Shape): Store => store({ dtype: "f32", shape, data: Float32Array.from({ length: sizeOf(shape) }, (_, k) => ((k % 7) + 1) / 16) });
+    const [W, A, B, m, x, g, squares] = [f32([o, i]), f32([r, i]), f32([o, r]), f32([o]), f32([n, i]), f32([n, o]), f32([o])], at = site(i, o, r, 2);
+    const plan = (method: AdapterMethod) => {
+      const y = method.forward({ A, B, magnitude: m, squares }, at, { x, y: x.matmul(W.T), module: {}, frozen: { weight: W }, key: null, dropout: 0 }), d = gradients(y.mul(g).sum(), [x, A, B, m]);
+      return planOf([y, ...d.filter((t) => t !== null)]).spec;
+    };
+    const spec = plan(dora), plain = plan(lowRank), products = (s: typeof spec): number => s.kernels.reduce((f, k) => f + (k.kind === "contract" ? 2 * k.shape.reduce((a, b) => a * b, 1) * k.k : 0), 0);
+    expect(products(spec) - products(plain)).toBe(2 * r * i * o + 2 * r * r * (i + o)); // A Wᵀ; A Aᵀ and B (A Aᵀ)
+    for (const b of spec.buffers) if (b.kind === "slot" || b.kind === "output") expect(b.length).not.toBe(i * o);
+    expect(spec.kernels.length - plain.kernels.length).toBeLessThanOrEqual(8);
   });
 });
