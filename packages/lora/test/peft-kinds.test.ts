@@ -3,35 +3,15 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
-import { type CausalLM, loadModel } from "@adjoint/models";
 import { flatten, type HostArray, scope, Tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { loadLora, readAdapterDirectory } from "../src/index.ts";
 import { batchOf } from "./batch.ts";
-
-interface Golden {
-  readonly base: string;
-  readonly rows: number[][];
-  readonly loss: number;
-  readonly loss_other?: number;
-}
+import { baseOf, type KindGolden, kinds } from "./kinds.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
-const kinds = [
-  "bias-all", "bias-only", "bias-on-b", "save-norms", "save-head", "save-bias", "save-mlp", "save-tied", "save-half-tied", "targets-tied",
-  "tokens", "tokens-both", "tokens-tied", "parameters", "dora", "dora-embedding", "dora-bias", "two",
-  "qwen2", "qwen2-rslora", "qwen2-bias-all", "qwen2-bias-only", "qwen2-tokens", "qwen2-dora", "qwen2-save",
-  "gpt2", "gpt2-all", "gpt2-bias-all", "gpt2-bias-only", "gpt2-save", "gpt2-dora", "gpt2-embedding", "gpt2-parameters",
-];
 /** Copies in a tied head that PEFT gives gradients of their own; ours are in the embedding's. */
 const isCopy = (name: string, key: string): boolean => name === "targets-tied" && key.includes("lm_head");
-
-const bases = new Map<string, Promise<CausalLM>>();
-const base = (name: string): Promise<CausalLM> => {
-  const found = bases.get(name) ?? loadModel(fixture(name));
-  bases.set(name, found);
-  return found;
-};
 
 function error(a: ArrayLike<number>, b: ArrayLike<number>): number {
   let top = 0, difference = 0;
@@ -49,7 +29,7 @@ const read = async (dir: string): Promise<ReadonlyMap<string, HostArray>> => (aw
 
 describe.each(kinds)("PEFT's adapter: %s", (name) => {
   it("gives PEFT's loss, logits and gradients, and is written again as it was", async () => {
-    const g = golden<Golden>(`peft/${name}`), tensors = goldenTensors(`peft/${name}`), model = await base(g.base), rows = g.rows.slice(0, 2);
+    const g = golden<KindGolden>(`peft/${name}`), tensors = goldenTensors(`peft/${name}`), model = await baseOf(g.base), rows = g.rows.slice(0, 2);
     const dir = fixture(`peft/${name}/adapter`), { tuned, report } = await loadLora(model, dir);
     expect(report).toMatchObject({ missing: [], unexpected: [], mismatched: [], renamed: [] });
     const { loss, logits, part, grads } = scope(() => {
