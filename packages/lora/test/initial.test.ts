@@ -10,7 +10,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createLora, type CreateLoraOptions, type InitialData, initialisations, loadLora, loftq, lora, type LoraOptions, loraConfig, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
+import { createLora, type CreateLoraOptions, type InitialData, initialisations, loadLora, loftq, lora, type LoraOptions, loraConfig, plainLora, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
 import { IncrementalPCA } from "../src/initial/pca.ts";
 import { dense } from "../src/low-rank.ts";
 import { originOn } from "../src/origin.ts";
@@ -343,6 +343,7 @@ describe("files", () => {
       plain.targets.targets.forEach((t, j) => { expect(t.scale).toBeCloseTo(tuned.targets.targets[j].scale, 12); });
       expect(worst(await numbers(plain.forward(x)), y)).toBeLessThan(1e-5);
       expect(plain.origin().size).toBe(0);
+      expect(await (await plainLora(tuned)).snapshot()).toEqual(await plain.snapshot());
       await tuned.save(at, { convert: false });
       const { tuned: raw } = await loadLora(new Net(), at);
       expect(raw.loraConfig.initLoraWeights).toBe(initLoraWeights);
