@@ -302,7 +302,7 @@ export function writeLoraConfig(c: LoraConfig): string {
     lora_alpha: c.loraAlpha,
     lora_dropout: c.loraDropout,
     lora_ga_config: part(c.loraGaConfig),
-    modules_to_save: sorted(c.modulesToSave),
+    modules_to_save: c.modulesToSave,
     r: c.r,
     rank_pattern: c.rankPattern,
     revision: c.revision,
