@@ -2,7 +2,7 @@
 import { isRecord } from "@adjoint/io";
 import { type ConfigJson, Reader } from "./config-reader.ts";
 import { type Gpt2Config, readGpt2 } from "./gpt2-config.ts";
-import { type LlamaConfig, llamaTypes, readLlama } from "./llama-config.ts";
+import { type LlamaConfig, type LlamaType, llamaTypes, readLlama } from "./llama-config.ts";
 
 export type { ConfigJson } from "./config-reader.ts";
 
@@ -28,8 +28,8 @@ export interface SharedConfig {
 /** What a model is built from; `modelType` tells which family's keys are there. */
 export type ModelConfig = LlamaConfig | Gpt2Config;
 
-export const modelTypes = [...llamaTypes, "gpt2"] as const;
-export type ModelType = (typeof modelTypes)[number];
+export type ModelType = LlamaType | "gpt2";
+export const modelTypes: readonly ModelType[] = [...llamaTypes, "gpt2"];
 const isModelType = (x: unknown): x is ModelType => modelTypes.some((t) => t === x);
 
 /** The class that transformers reads a model type with. */
