@@ -101,7 +101,7 @@ export class AdapterSet<M extends object> {
 
   /**
    * The base with these adapters on; their contributions are added in this order. Views do not know of each other.
-   * `train` names those that train (default: all that are on). A model-wide switch does not exist, so nothing has to be put back.
+   * `train` names those that train (default: all that are on and not merged). A model-wide switch does not exist, so nothing has to be put back.
    * @example set.with("a").loss(batch); set.with(["a", "b"]).logits(ids); set.with({ a: 0.5, b: 1 }); set.with([])
    */
   with(choice: Choice, { train }: { readonly train?: readonly string[] } = {}): AdapterView<M> {
@@ -112,7 +112,8 @@ export class AdapterSet<M extends object> {
     const parts = active.map(({ name, member, k }) => ({ name, part: strongAdapter(member.tuned.attachments, member.tuned.adapter, member.tuned.dropout, () => both(member.strength, k)) }));
     const trees = Object.fromEntries(active.map(({ name, member }) => [name, member.tuned.adapter]));
     const together = parts.length === 0 ? null : new Together(trees, active.flatMap(({ k }) => (k === null ? [] : [k])), parts);
-    return this.#view(names, train ?? names, typeof choice === "string", together, active.map(({ name }) => name));
+    const acting = active.map(({ name }) => name);
+    return this.#view(names, train ?? acting, typeof choice === "string", together, acting);
   }
 
   /**

@@ -1,5 +1,5 @@
 /** Pairs of factors B A as matrices on the host: side by side, as one product, and back by singular values. */
-import { type Matrix, product, qr, quantile, scaleColumns, svd, transposed, truncate } from "@adjoint/tensor";
+import { type Matrix, product, qr, quantile, scaleColumns, scaleRows, svd, transposed, truncate } from "@adjoint/tensor";
 
 /** B A: B (out, r), A (r, in). */
 export interface Pair {
@@ -36,7 +36,15 @@ export function topSingular(delta: Matrix, k: number): Pair {
 /** The same of a product of thin factors without forming it: B = Q_b R_b, Aᵀ = Q_a R_a, and the singular values of R_b R_aᵀ. O((out + in) r²). */
 export function factored({ A, B }: Pair, k: number): Pair {
   const b = qr(B), a = qr(transposed(A)), inner = topSingular(product(b.r, a.r, { transposeB: true }), k);
-  return { B: product(b.q, inner.B), A: product(inner.A, a.q, { transposeB: true }) };
+  return signed({ B: product(b.q, inner.B), A: product(inner.A, a.q, { transposeB: true }) });
+}
+/** In each column of B the entry of the largest magnitude (the first of those within a millionth of it) is positive, as `svd` has it of U. */
+function signed({ A, B }: Pair): Pair {
+  const sign = Float64Array.from({ length: B.cols }, (_, j) => {
+    const column = Array.from({ length: B.rows }, (__, i) => B.data[i * B.cols + j]), most = Math.max(...column.map(Math.abs));
+    return (column.find((v) => Math.abs(v) >= most * (1 - 1e-6)) ?? 0) < 0 ? -1 : 1;
+  });
+  return { A: scaleRows(A, sign), B: scaleColumns(B, sign) };
 }
 
 /** Both factors cut at ± a quantile of their magnitudes (`signed`: of the numbers themselves, which depends on the signs that the decomposition chose). */
