@@ -13,7 +13,7 @@ import { describeTargets } from "../src/targets.ts";
 import { batchOf } from "./batch.ts";
 import { ids, Rich } from "./rich.ts";
 
-const numRuns = Number(process.env["ADJOINT_RUNS"] ?? 12);
+const numRuns = Number(process.env["ADJOINT_RUNS"] ?? 7);
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 const numbers = async (t: Tensor): Promise<number[]> => [...(await t.data())];
 const storesOf = (model: Rich): readonly Tensor[] => flatten(model, isTensor).leaves;
