@@ -178,6 +178,15 @@ describe("what each initialisation promises", () => {
     expect(await rest("ipm")).toBeLessThan(0.8 * (await rest("kpm")));
   });
 
+  it("CorDA leaves out the rows that the mask leaves out", async () => {
+    const net = new Net(), one = { initLoraWeights: "corda", targetModules: ["up"] } as const, x = matrixOf(await inputs(40).host()), shifted = Float32Array.from(x.data, (v) => v - 9); // all below 0
+    const [whole, part] = [tensor(shifted, { shape: [40, 8] }), tensor(shifted.slice(0, 80), { shape: [10, 8] })], mask = tensor(Float32Array.from({ length: 40 }, (_, i) => (i < 10 ? 1 : 0)));
+    const [masked, few] = [await deltaOf(await make(net, one, { batches: [whole], mask: () => mask }), "up"), await deltaOf(await make(net, one, { batches: [part] }), "up")];
+    expect(norm(minus(masked.delta, few.delta)) / norm(few.delta)).toBeLessThan(1e-4);
+    expect(norm(minus(masked.delta, (await deltaOf(await make(net, one, { batches: [whole] }), "up")).delta)) / norm(few.delta)).toBeGreaterThan(0.01);
+    await expect(make(net, one, { mask: () => tensor([1]) })).rejects.toThrow(/mask has 1 values/);
+  });
+
   it("LoRA-GA: s B A has the gradient's directions, and each option its size", async () => {
     const net = new Net(), given = await gradientsOf(net)?.(new Map([["up", net.up.weight]])), G = matrixOf(given?.get("up") ?? normal("", [1, 1])), { u, s, vt } = svd(G);
     const of = async (loraGaConfig: LoraOptions["loraGaConfig"]): Promise<{ A: Matrix; B: Matrix; scale: number }> => deltaOf(await make(net, { initLoraWeights: "lora_ga", targetModules: ["up"], loraGaConfig: loraGaConfig ?? null }), "up");

@@ -2,15 +2,16 @@
  * CorDA: the directions of W that matter for the inputs it sees, from the decomposition of W C with C the covariance of the inputs.
  *
  * U S Vᵀ = W C; B = U √(S / s), A = √(S / s) Vᵀ C⁻¹ of r directions, so that all of them together are W. `ipm` takes the largest (they train),
- * `kpm` the smallest (what the inputs use stays frozen). C = mean over passes of Xᵀ X / max(X)², plus 0.01 of its mean diagonal.
+ * `kpm` the smallest (what the inputs use stays frozen). C = mean over passes of Xᵀ X / max(X)², padding left out, plus 0.01 of its
+ * mean diagonal.
  * Yang et al. 2024 (arXiv 2406.05223).
  */
-import { type HostArray, type Matrix, product, scaleRows, solve, svd, type Tensor, transposed, zeroMatrix } from "@adjoint/tensor";
+import { type HostArray, type Matrix, product, scaleRows, solve, svd, tensor, type Tensor, transposed, zeroMatrix } from "@adjoint/tensor";
 import { type CordaConfig, partDefaults } from "./configs.ts";
 import { cannot, type Initialisation, mustBeLinear, mustBePositive, mustHaveRank, type Setting } from "./initial.ts";
 import { weightOf } from "./numbers.ts";
 import { columns, range, rows } from "./spectrum.ts";
-import { batchesOf, inputsOf } from "./watch.ts";
+import { batchesOf, fitMask, inputsOf, maskOf } from "./watch.ts";
 
 /** Options of PEFT's that name files and ways to compute which do not exist here. */
 function refuseForeign(corda: CordaConfig): void {
@@ -24,20 +25,27 @@ function refuseForeign(corda: CordaConfig): void {
   for (const [key, ok, fix] of refused) if (!ok) throw cannot("corda", `${key} = ${JSON.stringify(corda[key])} is not implemented`, fix, { key, value: corda[key] });
 }
 
-/** Sums of one input: on the device Xᵀ X and max X, on the host their quotients. */
+/** Sums of Xᵀ X / max(X)² over the passes. */
 interface Sum { total: Float64Array; passes: number; width: number }
+
+/** Xᵀ X and max X over the rows that count. */
+interface Moments { readonly cov: HostArray; readonly top: number }
+
+async function momentsOf(x: Tensor, mask: readonly boolean[] | null, path: string): Promise<Moments> {
+  const width = x.shape[x.shape.length - 1], n = x.size / width, flat = x.reshape([n, width]).cast("f32");
+  if (mask === null) return { cov: await flat.T.matmul(flat).host(), top: await flat.amax().item() };
+  fitMask("corda", mask, n, path);
+  const of = (yes: number, no: number): Tensor => tensor(Float32Array.from(mask, (m) => (m ? yes : no)), { shape: [n, 1] }), kept = flat.mul(of(1, 0));
+  return { cov: await kept.T.matmul(kept).host(), top: await flat.add(of(0, -Infinity)).amax().item() };
+}
 
 async function covariances<B>(setting: Setting<B>): Promise<ReadonlyMap<object, Matrix>> {
   const { places } = setting, sums = new Map<object, Sum>();
   for (const batch of await batchesOf(setting, "corda")) {
-    const inputs = inputsOf(setting, "corda", places, batch), done = new Map<Tensor, { readonly cov: HostArray; readonly top: number }>();
-    for (const { module } of places) for (const x of inputs.get(module) ?? []) {
-      let found = done.get(x);
-      if (found === undefined) {
-        const width = x.shape[x.shape.length - 1], flat = x.reshape([x.size / width, width]).cast("f32");
-        found = { cov: await flat.T.matmul(flat).host(), top: await flat.amax().item() };
-        done.set(x, found);
-      }
+    const inputs = inputsOf(setting, "corda", places, batch), mask = await maskOf(setting, batch, null), done = new Map<Tensor, Moments>();
+    for (const { site, module } of places) for (const x of inputs.get(module) ?? []) {
+      const found = done.get(x) ?? (await momentsOf(x, mask, site.path));
+      done.set(x, found);
       const { cov, top } = found, sum = sums.get(module) ?? { total: new Float64Array(cov.data.length), passes: 0, width: cov.shape[0] };
       for (let i = 0; i < sum.total.length; i++) sum.total[i] += cov.data[i] / (top * top);
       sum.passes++;

@@ -11,7 +11,7 @@ import { type EvaConfig, partDefaults } from "./configs.ts";
 import { cannot, type Initialisation, type Place, type Setting } from "./initial.ts";
 import { IncrementalPCA } from "./pca.ts";
 import { range, rows } from "./spectrum.ts";
-import { batchesOf, inputsOf, maskOf } from "./watch.ts";
+import { batchesOf, fitMask, inputsOf, maskOf, recordedInputs } from "./watch.ts";
 
 /** PEFT's seed of random subspaces. */
 const SEED = 42;
@@ -62,7 +62,7 @@ export function distribute(groups: readonly Pick<Group, "places" | "most" | "pca
 async function rowsOf(x: Tensor, mask: readonly boolean[] | null, path: string): Promise<Matrix> {
   const width = x.shape[x.shape.length - 1], n = x.size / width, host = await x.host(), all = matrixOf({ ...host, shape: [n, width] });
   if (mask === null) return all;
-  if (mask.length !== n) throw cannot("eva", `the mask has ${mask.length} values, and the input of ${path} ${n} rows`, "pass data.mask with one value a row of activations, or null", { key: "mask", value: mask.length });
+  fitMask("eva", mask, n, path);
   const kept = mask.flatMap((yes, i) => (yes ? [i] : [])), out = zeroMatrix(kept.length, width);
   kept.forEach((from, i) => { out.data.set(all.data.subarray(from * width, (from + 1) * width), i * width); });
   return out;
@@ -77,9 +77,9 @@ const cosines = (a: Matrix, b: Matrix): readonly number[] => range(0, a.rows).ma
 
 /** One batch into the decompositions that still change. */
 async function learn<B>(setting: Setting<B>, groups: readonly Group[], batch: B, eva: EvaConfig): Promise<void> {
-  const open = groups.filter((g) => !g.done), mask = await maskOf(setting, batch, eva.useLabelMask ? eva.labelMaskValue : null);
-  const inputs = inputsOf(setting, "eva", open.map((g) => g.places[0]), batch);
-  for (const g of open) for (const x of inputs.get(g.places[0].module) ?? []) {
+  const mask = await maskOf(setting, batch, eva.useLabelMask ? eva.labelMaskValue : null);
+  const inputs = inputsOf(setting, "eva", groups.map((g) => g.places[0]), batch); // of all, so that every batch runs the same plan
+  for (const g of groups) if (!g.done) for (const x of inputs.get(g.places[0].module) ?? []) {
     const before = g.pca.components;
     if (g.pca.add(await rowsOf(x, mask, hookOf(g))) && before !== null && g.pca.components !== null) g.converged = cosines(g.pca.components, before).map((c) => c >= eva.tau);
   }
@@ -122,7 +122,7 @@ export const eva: Initialisation = {
   begin: async (setting) => {
     const own = setting.config.evaConfig ?? partDefaults.evaConfig, seen = setting.places.filter(({ site }) => site.kind === "linear" || site.kind === "conv1d");
     if (seen.length === 0) throw cannot("eva", "no linear layer is adapted", "name linear layers in target_modules", { key: "targetModules" });
-    const batches = await batchesOf(setting, "eva"), groups = groupsOf(seen, inputsOf(setting, "eva", seen, batches[0]), own.rho);
+    const batches = await batchesOf(setting, "eva"), groups = groupsOf(seen, recordedInputs(setting, "eva", seen, batches[0]), own.rho);
     const ranks = await settle(setting, groups, batches, own, seen.reduce((n, { site }) => n + site.r, 0));
     return {
       config: configOf(setting, ranks, own),

@@ -23,16 +23,20 @@ function runOf<B>({ model, data }: Setting<B>, init: string): NonNullable<Initia
   return (batch, context): unknown => Reflect.apply(loss, model, [batch, context]);
 }
 
-/** The inputs of layers in one pass over a batch, in the order of calls; layers that are given the same tensor share it. */
+/** The inputs of layers in one pass over a batch, in the order of calls, recorded and not computed; layers that are given the same tensor share it. */
+export function recordedInputs<B>(setting: Setting<B>, init: string, places: readonly Place[], batch: B): ReadonlyMap<object, readonly Tensor[]> {
+  const watcher = new Watcher(new Set(places.map((p) => p.module))), context: Context = { adapter: watcher };
+  runOf(setting, init)(batch, context);
+  const silent = places.find((p) => !watcher.inputs.has(p.module));
+  if (silent !== undefined) throw cannot(init, `${silent.site.path} is not used in a forward pass`, "pass data.run that uses every adapted layer and hands the context on", { key: "run", value: silent.site.path });
+  return watcher.inputs;
+}
+
+/** `recordedInputs`, computed as one plan: batches of one shape share it. */
 export function inputsOf<B>(setting: Setting<B>, init: string, places: readonly Place[], batch: B): ReadonlyMap<object, readonly Tensor[]> {
-  const run = runOf(setting, init);
-  return scope(() => {
-    const watcher = new Watcher(new Set(places.map((p) => p.module))), context: Context = { adapter: watcher };
-    run(batch, context);
-    const silent = places.find((p) => !watcher.inputs.has(p.module));
-    if (silent !== undefined) throw cannot(init, `${silent.site.path} is not used in a forward pass`, "pass data.run that uses every adapted layer and hands the context on", { key: "run", value: silent.site.path });
-    return watcher.inputs;
-  });
+  const inputs = recordedInputs(setting, init, places, batch);
+  scope(() => [...new Set([...inputs.values()].flat())]);
+  return inputs;
 }
 
 /** Batches as a list, because they are gone through again and again. */
@@ -58,4 +62,9 @@ export async function maskOf<B>({ data }: Setting<B>, batch: B, ignore: number |
   if (attention === null && labels === null) return null;
   const real = attention === null ? null : await attention.data(), wanted = labels === null ? null : await labels.data(), n = real?.length ?? wanted?.length ?? 0;
   return Array.from({ length: n }, (_, i) => (real === null || Number(real[i]) !== 0) && (wanted === null || Number(wanted[i]) !== ignore));
+}
+
+/** Throws unless a mask has one value for each of n rows. */
+export function fitMask(init: string, mask: readonly boolean[], n: number, path: string): void {
+  if (mask.length !== n) throw cannot(init, `the mask has ${mask.length} values, and the input of ${path} ${n} rows`, "pass data.mask with one value a row of activations, or null", { key: "mask", value: mask.length });
 }
