@@ -2,7 +2,7 @@
 import type { Context } from "@adjoint/nn";
 import { Conv1D, Linear } from "@adjoint/nn";
 import { dequantize } from "@adjoint/quant";
-import { type HostArray, type Matrix, matrixOf, product, store, type Tensor, tensor, transposed } from "@adjoint/tensor";
+import { type HostArray, hostNormal, type Matrix, matrixOf, product, store, type Tensor, tensor, transposed } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { describe, expect, it } from "vitest";
 import { createLora, type CreateLoraOptions, type InitialData, loadLora, loftq, readLoraConfig, type Tuned } from "../src/index.ts";
@@ -89,6 +89,11 @@ describe("equals PEFT", () => {
       expect(other / q.data.length).toBeLessThan(iterations === 1 ? 1e-9 : 0.02); // roundings of PEFT's f32 decompositions turn a few codes
       expect(distance(product(B, A), matrixOf(array(`loftq/${iterations}/delta`)))).toBeLessThan(tolerance);
     }
+  });
+
+  it("loftq: a normal matrix of 256 x 256 loses as much as measured with bitsandbytes (E23)", () => {
+    const { errors, unaided } = loftq(matrixOf(hostNormal(1, "W", [256, 256], { std: 1 / 16 })), { format: "nf4", rank: 16, iterations: 3 });
+    [1.473, 1.309, 1.223, 1.186].forEach((measured, i) => { expect(Math.abs([unaided, ...errors][i] / measured - 1)).toBeLessThan(0.01); });
   });
 
   // 2 r rho directions of 12 inputs are all of them with rho = 2; with less both take a random subspace
