@@ -70,7 +70,7 @@ export function readKind(json: Json, refuse: Refuse): { readonly json: Json; rea
 export function writeKind(c: LoraConfig, json: { readonly [key: string]: JsonValue }): { readonly [key: string]: JsonValue } {
   if (c.adalora !== null) {
     const own = c.adalora, alpha = own.scaling === "ranknum" ? c.loraAlpha : adaloraScale(own, c.loraAlpha) / adaloraScale({ ...own, scaling: "ranknum" }, 1);
-    return { ...json, peft_type: "ADALORA", r: 8, lora_alpha: alpha, rank_pattern: masksToFile(own.rankPattern), ...Object.fromEntries(Object.entries(adaloraKeys).map(([key, field]) => [key, own[field]])) };
+    return { ...json, peft_type: "ADALORA", r: 8, lora_alpha: alpha, rank_pattern: masksToFile(own.rankPattern), ...Object.fromEntries(Object.entries(adaloraKeys).map(([key, field]) => [key, own[field]])), total_step: Math.max(own.totalStep, own.tinit + own.tfinal + 1) };
   }
   if (c.vera === null) return json;
   const shared = ["auto_mapping", "base_model_name_or_path", "fan_in_fan_out", "inference_mode", "layers_pattern", "layers_to_transform", "modules_to_save", "peft_version", "r", "revision", "target_modules", "task_type"], own = c.vera;

@@ -9,7 +9,7 @@ import type { Routine, RoutineState } from "./routine.ts";
 import { type Recipe, compactRecipe, defaultRecipe } from "./recipe.ts";
 
 export const CHECKPOINT_FORMAT = 1;
-const STATE = "trainer_state.json", OPTIMIZER = "optimizer.safetensors", SCHEDULER = "scheduler.json", RANDOM = "rng.json", DATA = "data.json", METHOD = "method.json", METHOD_TENSORS = "method.safetensors";
+const STATE = "trainer_state.json", OPTIMIZER = "optimizer.safetensors", SCHEDULER = "scheduler.json", RANDOM = "rng.json", DATA = "data.json", METHOD = "method.json", METHOD_TENSORS = "method.safetensors", ORIGIN = "adapter_origin.safetensors";
 
 /** Keys that do not change a run's numbers: they may differ when it goes on. */
 const free: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>([
@@ -73,6 +73,11 @@ async function readArrays(file: string): Promise<Record<string, HostArray>> {
     await saved.close();
   }
   return arrays;
+}
+
+/** The first factors that a checkpoint keeps of an adapter that started away from zero, by name; null where there are none. */
+export async function checkpointOrigin(folder: string): Promise<ReadonlyMap<string, HostArray> | null> {
+  return (await namesIn(folder)).includes(ORIGIN) ? new Map(Object.entries(await readArrays(node().path.join(folder, ORIGIN)))) : null;
 }
 
 /** The files of a checkpoint, taken between steps. */

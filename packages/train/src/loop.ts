@@ -65,6 +65,7 @@ export class Training {
     this.trainee = trainee;
     this.options = options;
     this.optimizer = optimizer.for(trainee.trainable);
+    for (const routine of trainee.routines ?? []) routine.begin?.(steps);
     this.#sums = accumulation > 1 ? new Accumulator(trainee.trainable) : null;
     const lossSum = (batch: Batch): { total: Tensor; count: Tensor } => {
       const context: Context = {

@@ -57,7 +57,24 @@ export interface Recipe {
   readonly use_rslora: boolean;
   readonly rank_pattern: Readonly<Record<string, string>>;
   readonly alpha_pattern: Readonly<Record<string, string>>;
-  readonly init_lora_weights: boolean;
+  readonly init_lora_weights: boolean | string;
+  readonly init_batches: number;
+  readonly use_dora: boolean;
+  readonly lora_bias: boolean;
+  readonly bias: string;
+  readonly modules_to_save: readonly string[];
+  readonly exclude_modules: readonly string[];
+  readonly peft_type: string;
+  readonly target_r: number | null;
+  readonly init_r: number | null;
+  readonly tinit: number;
+  readonly tfinal: number;
+  readonly delta_t: number;
+  readonly adalora_beta1: number;
+  readonly adalora_beta2: number;
+  readonly orth_reg_weight: number;
+  readonly projection_prng_key: number;
+  readonly d_initial: number;
   readonly relora: number | null;
   readonly relora_cycle: number | null;
   readonly relora_warmup: number;
@@ -95,6 +112,10 @@ export interface Field {
   /** exclusive upper bound */
   readonly below?: number;
   readonly choices?: readonly string[];
+  /** of a text: the values it may have */
+  readonly matches?: RegExp;
+  /** of a text: true and false are values too */
+  readonly boolean?: boolean;
   /** other names of the same key */
   readonly aliases?: readonly string[];
 }
@@ -154,10 +175,27 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   lora_alpha: { kind: "number", nullable: true, above: 0, group: "adapter", help: "scale: alpha/r, or alpha/sqrt(r) with use_rslora; null: the rank" },
   lora_dropout: { kind: "number", min: 0, below: 1, group: "adapter", help: "share of the adapter's inputs dropped in training" },
   lora_target_modules: { kind: "texts", group: "adapter", help: "modules to adapt: names, one regular expression, or all-linear" },
-  use_rslora: { kind: "flag", group: "adapter", help: "rank-stabilised scale alpha/sqrt(r)" },
+  use_rslora: { kind: "flag", group: "adapter", help: "rank-stabilised scale alpha/sqrt(r); AdaLoRA: alpha/sqrt(init_r) instead of alpha/init_r" },
   rank_pattern: { kind: "map", group: "adapter", help: "rank by module: expression=rank,.." },
   alpha_pattern: { kind: "map", group: "adapter", help: "alpha by module: expression=alpha,.." },
-  init_lora_weights: { kind: "flag", group: "adapter", help: "B starts at zero, so that training starts at the base model" },
+  init_lora_weights: { kind: "text", boolean: true, matches: /^(gaussian|pissa|pissa_niter_\d+|olora|orthogonal|loftq|eva|corda|lora_ga|mica)$/, group: "adapter", help: "true: B starts at zero; false: at random; or gaussian, pissa, pissa_niter_4, olora, orthogonal, loftq, eva, corda, lora_ga, mica" },
+  init_batches: { kind: "integer", min: 1, group: "adapter", help: "batches of the training data that eva, corda and lora_ga look at" },
+  use_dora: { kind: "flag", group: "adapter", help: "DoRA: the weight's direction learns by the factors, its lengths by a vector" },
+  lora_bias: { kind: "flag", group: "adapter", help: "a bias beside B" },
+  bias: { kind: "text", choices: ["none", "all", "lora_only"], group: "adapter", help: "biases of the base that train: all, or those of adapted layers" },
+  modules_to_save: { kind: "texts", group: "adapter", aliases: ["lora_modules_to_save"], help: "modules that train in full beside the adapter and are saved with it: names" },
+  exclude_modules: { kind: "texts", group: "adapter", aliases: ["lora_exclude_modules"], help: "modules that are not adapted: names, or one regular expression" },
+  peft_type: { kind: "text", choices: ["LORA", "ADALORA", "VERA"], group: "adapter", help: "kind of adapter: LoRA with its variants, AdaLoRA, VeRA" },
+  target_r: { kind: "integer", nullable: true, min: 1, group: "adapter", help: "AdaLoRA: mean rank at the end; null: lora_r" },
+  init_r: { kind: "integer", nullable: true, min: 1, group: "adapter", help: "AdaLoRA: rank at the start; null: 1.5 times target_r" },
+  tinit: { kind: "integer", min: 0, group: "adapter", help: "AdaLoRA: steps at the start in which no rank is given up" },
+  tfinal: { kind: "integer", min: 0, group: "adapter", help: "AdaLoRA: steps at the end in which the ranks stay" },
+  delta_t: { kind: "integer", min: 1, group: "adapter", aliases: ["deltaT"], help: "AdaLoRA: steps between two allocations" },
+  adalora_beta1: { kind: "number", above: 0, below: 1, group: "adapter", help: "AdaLoRA: decay of the mean importance" },
+  adalora_beta2: { kind: "number", above: 0, below: 1, group: "adapter", help: "AdaLoRA: decay of its deviation" },
+  orth_reg_weight: { kind: "number", min: 0, group: "adapter", help: "AdaLoRA: weight of the penalty on factors that are not orthogonal" },
+  projection_prng_key: { kind: "integer", min: 0, group: "adapter", help: "VeRA: the shared random projections follow from it" },
+  d_initial: { kind: "number", group: "adapter", help: "VeRA: first value of the vector d" },
   relora: { kind: "integer", nullable: true, min: 1, group: "adapter", help: "ReLoRA: steps between merges of the adapter into the base; null: never" },
   relora_cycle: { kind: "integer", nullable: true, min: 1, group: "adapter", aliases: ["cycle_length"], help: "ReLoRA: steps between resets of the factors' moments; null: as relora" },
   relora_warmup: { kind: "integer", min: 0, group: "adapter", aliases: ["restart_warmup_steps"], help: "ReLoRA: steps in which the rate grows back after a restart (relora_cosine_restarts)" },
@@ -190,6 +228,8 @@ export const defaultRecipe: Recipe = {
   learning_rate_pattern: {}, weight_decay_pattern: {}, loraplus_lr_ratio: null, loraplus_lr_embedding: 1e-6,
   adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
   use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
+  init_batches: 8, use_dora: false, lora_bias: false, bias: "none", modules_to_save: [], exclude_modules: [], peft_type: "LORA", target_r: null, init_r: null, tinit: 0, tfinal: 0, delta_t: 1, adalora_beta1: 0.85, adalora_beta2: 0.85,
+  orth_reg_weight: 0.5, projection_prng_key: 0, d_initial: 0.1,
   relora: null, relora_cycle: null, relora_warmup: 0, relora_reset: "zero", relora_reset_ratio: null, relora_train_rest: false,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
   save_dtype: "float32", sample_prompt: null, sample_max_new_tokens: 40, device: "auto", threads: 0, wide: true,
@@ -220,12 +260,10 @@ export const inertKeys: Readonly<Record<string, { readonly values: readonly unkn
   dataloader_num_workers: { values: "any", why: "the result does not depend on it" },
   gradient_checkpointing_kwargs: { values: "any", why: "layers are recorded again, there is no re-entrant mode" },
   lora_task_type: { values: ["CAUSAL_LM"], why: "the only task" },
-  lora_modules_to_save: { values: [null, []], why: "only the adapter trains" },
   bnb_4bit_compute_dtype: { values: ["float32", null], why: "products decode to f32 and compute in it" },
   bnb_4bit_quant_storage: { values: ["uint8", null], why: "codes are bytes" },
   llm_int8_threshold: { values: "any", why: "activations stay in f32, so none of them is an outlier" },
   llm_int8_has_fp16_weight: { values: [false], why: "the codes alone are kept" },
   llm_int8_enable_fp32_cpu_offload: { values: "any", why: "all of the model is on one device" },
-  use_dora: { values: [false], why: "LoRA and rsLoRA are implemented" },
   remove_unused_columns: { values: "any", why: "only the known columns are read" },
 };

@@ -25,6 +25,7 @@ export function recipeKey(name: string): keyof Recipe | undefined {
 }
 
 const wants = (f: Field): string => {
+  if (f.matches !== undefined) return `${f.boolean === true ? "true, false, or " : ""}one of ${f.matches.source.replace(/^\^\(|\)\$$/g, "").replace("\\d+", "K").split("|").join(", ")}`;
   const kinds = { text: "a text", texts: "a text or a list of texts", integer: "an integer", number: "a number", flag: "true or false", map: "a map, or k=v,k=v" };
   const bounds = [
     f.choices === undefined ? "" : `one of ${f.choices.join(", ")}`,
@@ -42,7 +43,9 @@ function valueOf(key: keyof Recipe, given: unknown, origin: string): unknown {
   };
   if (given === null || given === undefined) return f.nullable === true ? null : f.kind === "map" ? {} : f.kind === "texts" ? [] : refuse();
   switch (f.kind) {
-    case "text": return typeof given === "string" && given !== "" && (f.choices?.includes(given) ?? true) ? given : refuse();
+    case "text":
+      if (f.boolean === true && (typeof given === "boolean" || given === "true" || given === "false")) return given === true || given === "true";
+      return typeof given === "string" && given !== "" && (f.choices?.includes(given) ?? true) && (f.matches?.test(given) ?? true) ? given : refuse();
     case "texts": {
       const list: readonly unknown[] = Array.isArray(given) ? given : [given];
       return list.every((v) => typeof v === "string" && v !== "") ? list : refuse();

@@ -1,6 +1,6 @@
 /** ReLoRA in a run: merges at fixed steps, moments that are forgotten with them, and a base that goes into checkpoints because it changes (arXiv 2307.05695). */
 import { type Content, node, openSafetensors, type SafetensorsFile, safetensorsParts } from "@adjoint/io";
-import { adapterFiles, isTarget, mergeAndReinit, parametersOf, refreshConstants, type Tuned } from "@adjoint/lora";
+import { isTarget, mergeAndReinit, parametersOf, refreshConstants, type Tuned } from "@adjoint/lora";
 import { type CausalLM, hostWeights } from "@adjoint/models";
 import { resetState, type ResetOptions } from "@adjoint/optim";
 import { bitsandbytesTensors, bitsandbytesWeights, dequantize, type Quantized, quantizedOf, readBitsandbytes } from "@adjoint/quant";
@@ -126,7 +126,7 @@ export function reloraTrainee(tuned: Tuned<CausalLM>, options: ReloraOptions): T
       }
       return modelFolder(base, arrays, dtype);
     },
-    checkpoint: async (): Promise<Record<string, Content>> => ({ ...adapterFiles(tuned.fileConfig(), await tuned.snapshot()), [BASE]: await heldFile({ ...numbers, ...codes }) }),
+    checkpoint: async (): Promise<Record<string, Content>> => ({ ...(await tuned.files({ convert: false })), [BASE]: await heldFile({ ...numbers, ...codes }) }),
     load: async (folder) => {
       const at = (name: string): Promise<SafetensorsFile> => openSafetensors(node().path.join(folder, name));
       const puts = [await readStores(factors, await at(ADAPTER)), await readStores(numbers, await at(BASE)), await readCodes(codes, await at(BASE))];

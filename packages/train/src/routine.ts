@@ -25,6 +25,8 @@ export interface RoutineState {
 /** Something that happens around the steps. Everything it changes must follow from the step, the seed and its own state, so that a resumed run does the same. */
 export interface Routine {
   readonly name: string;
+  /** before the first step, with the steps of the whole run */
+  begin?(steps: number): void;
   /** recorded in every step after the update: the gradients that the optimizer was given, and whether it skipped them because one was not finite (bool) */
   observe?(gradients: Gradients, skipped: Tensor): void;
   /** on the host after each step; a line for whoever watches, or null */

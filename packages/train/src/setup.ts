@@ -1,5 +1,5 @@
 /** From a recipe to values: schedule, optimizer, adapter options, numbers of steps. */
-import { compilePattern, type LoraOptions, type Tuned } from "@adjoint/lora";
+import { compilePattern, type Tuned } from "@adjoint/lora";
 import { aboutOptimizer, type Group, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
 import type { CausalLM, LoadModelOptions } from "@adjoint/models";
 import { isFormatName } from "@adjoint/quant";
@@ -9,6 +9,7 @@ import type { TrainingOptions } from "./loop.ts";
 import { defaultRecipe, type Recipe } from "./recipe.ts";
 import { type ReloraOptions, reloraTrainee, restOf } from "./relora.ts";
 import { adapterTrainee, type Trainee } from "./trainee.ts";
+import { adaloraRoutine } from "./adalora.ts";
 
 /** Optimizer steps of a recipe on this data. */
 export function stepsOf(recipe: Recipe, data: DataSet): number {
@@ -49,7 +50,8 @@ export function reloraOptions(recipe: Recipe): Omit<ReloraOptions, "full"> | nul
 /** What a recipe trains of a model with an adapter. @throws ConfigError for keys that have no meaning together */
 export function traineeOf(recipe: Recipe, tuned: Tuned<CausalLM>): Trainee {
   const relora = reloraOptions(recipe);
-  return relora === null ? adapterTrainee(tuned) : reloraTrainee(tuned, { ...relora, full: recipe.relora_train_rest ? restOf(tuned) : [] });
+  if (relora !== null && recipe.peft_type !== "LORA") throw new ConfigError(`relora with peft_type ${recipe.peft_type}: merging would take away what it learns by`, { key: "relora", value: recipe.relora, fix: "use peft_type: LORA" });
+  return relora === null ? adapterTrainee(tuned, tuned.loraConfig.adalora === null ? [] : [adaloraRoutine(tuned)]) : reloraTrainee(tuned, { ...relora, full: recipe.relora_train_rest ? restOf(tuned) : [] });
 }
 
 /** The learning rate of each step, and the momentum that goes with it: under one_cycle with cycle_momentum. */
@@ -137,18 +139,6 @@ export function trainingOptions(recipe: Recipe, data: DataSet, scaling: Optimize
   return {
     data, steps, learningRate, optimizer: optimizerFor(recipe, learningRate, { momentum, scaling }), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
     gradientCheckpointing: recipe.gradient_checkpointing, seed: recipe.seed, shuffle: recipe.shuffle, ...curvatureOf(recipe),
-  };
-}
-
-const isExpression = (text: string): boolean => text === "all-linear" || /[()[\]{}\\|*+?^$]/.test(text);
-
-/** A recipe's adapter as options of `lora`. */
-export function loraOptions(recipe: Recipe, base: string | null): LoraOptions {
-  const modules = recipe.lora_target_modules, numbersOf = (map: Readonly<Record<string, string>>): Record<string, number> => Object.fromEntries(Object.entries(map).map(([k, v]) => [k, Number(v)]));
-  return {
-    r: recipe.lora_r, loraAlpha: recipe.lora_alpha ?? recipe.lora_r, loraDropout: recipe.lora_dropout, useRslora: recipe.use_rslora, initLoraWeights: recipe.init_lora_weights,
-    targetModules: modules.length === 1 && isExpression(modules[0]) ? modules[0] : modules,
-    rankPattern: numbersOf(recipe.rank_pattern), alphaPattern: numbersOf(recipe.alpha_pattern), baseModelNameOrPath: base,
   };
 }
 

@@ -1,6 +1,6 @@
 /** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
 import { type Content, modelFiles, node, openModelFolder, openSafetensors, type SafetensorsFile } from "@adjoint/io";
-import { adapterFiles, factorKey, type Tuned } from "@adjoint/lora";
+import { factorKey, type Tuned } from "@adjoint/lora";
 import { architectures, type CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { ConfigError, convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
@@ -101,7 +101,8 @@ export function adapterTrainee(tuned: Tuned<CausalLM>, routines: readonly Routin
     trainable,
     routines,
     ...throughAdapter(tuned),
-    files: async () => adapterFiles(tuned.fileConfig(), await tuned.snapshot()),
+    files: () => tuned.files(),
+    checkpoint: () => tuned.files({ convert: false }),
     load: async (folder) => { (await readStores(trainable, await inFolder(folder, "adapter_model.safetensors")))(); },
   };
 }

@@ -28,7 +28,7 @@ test("law: what a recipe says survives compact, YAML and merging", () => {
     const f = fields[key], low = f.min ?? (f.above === undefined ? 0 : f.above + 0.5), high = Math.min(f.max ?? 40, f.below === undefined ? 40 : f.below - 0.0625);
     const word = fc.stringMatching(/^[a-z][a-z0-9./ -]{0,8}[a-z]$/);
     switch (f.kind) {
-      case "text": return f.choices ? fc.constantFrom(...f.choices) : word;
+      case "text": return f.choices ? fc.constantFrom(...f.choices) : f.matches ? fc.oneof(fc.stringMatching(f.matches), ...(f.boolean ? [fc.boolean()] : [])) : word;
       case "texts": return fc.array(word, { maxLength: 3 });
       case "flag": return fc.boolean();
       case "integer": return fc.integer({ min: Math.ceil(low), max: Math.max(Math.ceil(low), Math.floor(high)) });

@@ -1,15 +1,15 @@
 /** `adjoint finetune` and `adjoint pretrain`: a recipe, a model and data go in; an adapter or a model, metrics and a report come out. */
-import { node, readText } from "@adjoint/io";
-import { lora, type Tuned } from "@adjoint/lora";
-import { type CausalLM, generate, initModel, loadTokenizer } from "@adjoint/models";
+import { node, openModelFolder, readText } from "@adjoint/io";
+import type { LoraConfig, Tuned } from "@adjoint/lora";
+import { type CausalLM, generate, initModel, loadTokenizer, resolveModel } from "@adjoint/models";
 import { aboutOptimizer } from "@adjoint/optim";
-import { ConfigError } from "@adjoint/tensor";
-import { adapterTrainee, baseOptions, defaultRecipe, fullTrainee, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, warmupOf, writeReport } from "@adjoint/train";
+import { ConfigError, type HostArray } from "@adjoint/tensor";
+import { baseOptions, checkpointOrigin, type DataSet, defaultRecipe, fields, fullTrainee, latestCheckpoint, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, traineeOf, tunedFor, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
 import { forgottenInFull } from "../beside.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
-import { baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
+import { baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf as dataTitle } from "../open.ts";
 import { recipeKeys, recipeOf } from "../recipes.ts";
 import { Progress } from "../progress.ts";
 import { Screen } from "../screen.ts";
@@ -19,7 +19,10 @@ import { about, version } from "../version.ts";
 type Kind = "finetune" | "pretrain";
 
 const pretrainOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["config_name", "save_dtype"]);
-const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["use_peft", ...baseKeys, "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "use_rslora", "rank_pattern", "alpha_pattern", "loraplus_lr_ratio", "loraplus_lr_embedding", "init_lora_weights", "init_adapter", "old_dataset_name"]);
+/** Keys of adapters that ReLoRA has when all weights are new. */
+const reloraKeys: readonly (keyof Recipe)[] = ["relora", "relora_cycle", "relora_warmup", "relora_reset", "relora_reset_ratio", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "exclude_modules", "use_rslora"];
+const adapterKeys: readonly (keyof Recipe)[] = recipeKeys.filter((key) => fields[key].group === "adapter");
+const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>([...adapterKeys.filter((key) => !reloraKeys.includes(key)), ...baseKeys, "init_adapter", "old_dataset_name"]);
 
 const flags = { recipe: { kind: "text", value: "FILE", help: "YAML recipe, or the run.json of an earlier run; flags go before it" } } as const;
 const finetuneGrammar: Grammar = {
@@ -49,19 +52,47 @@ interface Subject {
   readonly files: Readonly<Record<string, string>>;
 }
 
-async function subjectOf(kind: Kind, recipe: Recipe, say: (text: string) => void, progress: Progress): Promise<Subject> {
+/** The model that training starts from. */
+async function baseOf(kind: Kind, recipe: Recipe, say: (text: string) => void, progress: Progress): Promise<OpenModel> {
   if (kind === "pretrain") return fromScratch(recipe);
-  const base = await openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: recipe.use_peft ? "auto" : "f32", base: baseOptions(recipe), say, progress });
+  return openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: recipe.use_peft ? "auto" : "f32", base: baseOptions(recipe), say, progress });
+}
+
+/** What trains beside or inside the base. */
+async function subjectOf(kind: Kind, recipe: Recipe, base: OpenModel, data: DataSet, folder: string, say: (text: string) => void, progress: Progress): Promise<Subject> {
+  const own = kind === "pretrain" ? recipe.tokenizer_name : recipe.ids === null ? (recipe.tokenizer_name ?? base.folder) : null;
   if (!recipe.use_peft) {
     if (recipe.init_adapter !== null) throw new ConfigError("init_adapter goes with use_peft", { key: "init_adapter", value: recipe.init_adapter, fix: "merge the adapter first (adjoint merge), or drop --no-use-peft" });
-    return { base, tuned: null, trainee: fullTrainee(base.model), files: recipe.ids === null ? await companionFiles(recipe.tokenizer_name ?? base.folder) : {} };
+    const key = adapterKeys.find((k) => kind === "finetune" && k !== "use_peft" && k !== "lora_target_modules" && !["lora_r", "lora_alpha", "use_rslora", "lora_dropout", "loraplus_lr_ratio"].includes(k) && JSON.stringify(recipe[k]) !== JSON.stringify(defaultRecipe[k]));
+    if (key !== undefined) throw new ConfigError(`${key} is about an adapter, and all weights train`, { key, value: recipe[key], fix: "remove it, or drop --no-use-peft" });
+    return { base, tuned: null, trainee: fullTrainee(base.model), files: await companionFiles(own) };
   }
-  const tuned = recipe.init_adapter === null ? lora(base.model, { ...loraOptions(recipe, base.path), seed: recipe.seed }) : await openAdapter(base.model, recipe.init_adapter, say);
-  return { base, tuned, trainee: adapterTrainee(tuned), files: {} };
+  const tuned = recipe.init_adapter === null ? await newAdapter(recipe, base, data, folder, progress) : await openAdapter(base.model, givenAdapter(recipe), say);
+  const trainee = traineeOf(recipe, tuned);
+  return { base, tuned, trainee, files: trainee.output === "model" ? await companionFiles(own) : {} };
+}
+
+/** An adapter that is given brings its own kind and first numbers. */
+function givenAdapter(recipe: Recipe): string {
+  const key = adapterKeys.find((k) => (k.startsWith("init_") || ["peft_type", "use_dora", "lora_bias", "bias", "modules_to_save", "exclude_modules"].includes(k)) && JSON.stringify(recipe[k]) !== JSON.stringify(defaultRecipe[k]));
+  if (key !== undefined) throw new ConfigError(`${key} and init_adapter: the adapter that is given brings its own`, { key, value: recipe[key], fix: "remove one of the two" });
+  return recipe.init_adapter ?? "";
+}
+
+/** A new adapter; where a run goes on, with the first factors that its checkpoint keeps. */
+async function newAdapter(recipe: Recipe, base: OpenModel, data: DataSet, folder: string, progress: Progress): Promise<Tuned<CausalLM>> {
+  const resume = recipe.resume_from_checkpoint, from = resume === null ? null : resume === "latest" || resume === "true" ? await latestCheckpoint(folder) : resume;
+  const weights = async (name: string): Promise<HostArray> => {
+    const file = await openModelFolder(await resolveModel(base.folder ?? base.path));
+    try { return await file.read(name); } finally { await file.close(); }
+  };
+  const tuned = await tunedFor(recipe, base.model, { base: base.path, data, weights, origin: from === null ? null : await checkpointOrigin(from), onModule: ({ path, index, count: all }) => { progress.part(index + 1, all, `first factors of ${path}`); } });
+  progress.clear();
+  return tuned;
 }
 
 /** A model of random numbers, from a config.json and a tokenizer. */
-async function fromScratch(recipe: Recipe): Promise<Subject> {
+async function fromScratch(recipe: Recipe): Promise<OpenModel> {
   const file = recipe.config_name;
   if (file === null) throw new ConfigError("pretrain needs a config.json", { key: "config_name", value: null, fix: "give --config-name FILE" });
   const path = (await node().fs.stat(file).catch(() => null))?.isDirectory() === true ? node().path.join(file, "config.json") : file;
@@ -72,7 +103,24 @@ async function fromScratch(recipe: Recipe): Promise<Subject> {
   if (tokenizer !== null && tokenizer.vocabSize > model.config.vocabSize) {
     throw new ConfigError(`${path}: vocab_size is ${model.config.vocabSize}, the tokenizer has ${tokenizer.vocabSize} tokens`, { file: path, key: "vocab_size", value: model.config.vocabSize, fix: `set vocab_size to ${tokenizer.vocabSize}` });
   }
-  return { base: { model, path, name: node().path.basename(node().path.dirname(path)) || path, folder: null }, tuned: null, trainee: fullTrainee(model), files: await companionFiles(recipe.tokenizer_name) };
+  return { model, path, name: node().path.basename(node().path.dirname(path)) || path, folder: null };
+}
+
+/** What the adapter is called. */
+function titleOf(c: LoraConfig, recipe: Recipe): string {
+  const kind = c.adalora !== null ? "AdaLoRA" : c.vera !== null ? "VeRA" : c.useDora ? (c.useRslora ? "rsDoRA" : "DoRA") : c.useRslora ? "rsLoRA" : "LoRA";
+  return recipe.relora === null ? kind : `Re${kind.replace("rsLoRA", "LoRA")}`;
+}
+const rankText = (c: LoraConfig): string => (c.adalora === null ? `r=${c.r}` : `r=${c.adalora.initR} to ${c.adalora.targetR}`);
+function scaleText(c: LoraConfig, scales: readonly number[]): string {
+  if (scales.length > 1) return "scales by module";
+  const plain = c.adalora === null && c.vera === null, formula = !plain ? "" : c.useRslora ? `${c.loraAlpha}/sqrt(${c.r}) = ` : `${c.loraAlpha}/${c.r} = `;
+  return `scale ${formula}${Number(scales[0].toPrecision(4))}`;
+}
+/** What of an adapter is not plain. */
+function besideText(c: LoraConfig, recipe: Recipe): string {
+  const saved = recipe.relora_train_rest ? "all else in full" : c.modulesToSave?.join(" and ");
+  return [...(typeof c.initLoraWeights === "boolean" ? [] : [`${c.initLoraWeights} at first`]), ...(c.bias === "none" ? [] : [`biases: ${c.bias}`]), ...(saved === undefined ? [] : [saved])].map((text) => `, ${text}`).join("");
 }
 
 /** The lines above the bar. */
@@ -85,8 +133,8 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
   if (tuned !== null) {
     const { loraConfig: c, targets } = tuned, scales = [...new Set(targets.targets.map((t) => t.scale))], linear = targets.targets.length;
     const heads = new Set(base.model.modules().filter((m) => m.isOutputHead).map((m) => m.path)), rest = targets.notAdapted.filter((path) => !heads.has(path)).length;
-    const scale = scales.length > 1 ? "scales by module" : c.useRslora ? `scale ${c.loraAlpha}/sqrt(${c.r}) = ${Number(scales[0].toPrecision(4))}` : `scale ${c.loraAlpha}/${c.r} = ${Number(scales[0].toPrecision(4))}`;
-    screen.row("adapter", c.useRslora ? "rsLoRA" : "LoRA", `r=${c.r}, ${scale}, ${linear} of ${linear + rest} layers`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
+    screen.row("adapter", titleOf(c, recipe), `${rankText(c)}, ${scaleText(c, scales)}, ${linear} of ${linear + rest} layers${besideText(c, recipe)}`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
+    if (recipe.relora !== null) screen.row("merges", `each ${recipe.relora} steps`, `${Math.max(0, Math.floor((stepsOf(recipe, rows) - 1) / recipe.relora))} in all, moments ${recipe.relora_reset === "none" ? "kept" : recipe.relora_reset === "zero" ? "set to zero" : `${recipe.relora_reset}, ${100 * (recipe.relora_reset_ratio ?? 0)} % forgotten`}`, "");
   } else screen.row("weights", "all", `${count(trains)} train (100 %)`, "");
   const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
   const warm = warmupOf(recipe, stepsOf(recipe, rows)), warmup = warm > 0 ? `, warm-up ${warm}` : "";
@@ -97,19 +145,23 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
 
 async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<Answer> {
   const { recipe: given, notes } = await recipeOf(args, kind === "finetune" ? finetuneDefaults : pretrainDefaults);
-  const recipe: Recipe = kind === "pretrain" ? { ...given, use_peft: false } : given;
-  for (const key of kind === "finetune" ? pretrainOnly : finetuneOnly) {
-    if (key !== "save_dtype" && key !== "use_peft" && JSON.stringify(recipe[key]) !== JSON.stringify(defaultRecipe[key])) throw new ConfigError(`${kind}: ${key} has no meaning here`, { key, value: recipe[key], fix: "remove it" });
+  const recipe: Recipe = kind === "pretrain" ? { ...given, use_peft: given.relora !== null, relora_train_rest: given.relora !== null } : given;
+  if (kind === "pretrain" && given.relora === null) {
+    const key = reloraKeys.find((k) => JSON.stringify(given[k]) !== JSON.stringify(defaultRecipe[k]));
+    if (key !== undefined) throw new ConfigError(`pretrain: ${key} goes with relora`, { key, value: given[key], fix: "set relora to the steps between merges, or remove it" });
   }
-  if (recipe.save_dtype !== "float32" && recipe.use_peft) throw new ConfigError("save_dtype is for fully trained models; adapters are written in float32, as PEFT does", { key: "save_dtype", value: recipe.save_dtype, fix: "remove it" });
+  for (const key of kind === "finetune" ? pretrainOnly : finetuneOnly) {
+    if (key !== "save_dtype" && key !== "use_peft" && JSON.stringify(given[key]) !== JSON.stringify(defaultRecipe[key])) throw new ConfigError(`${kind}: ${key} has no meaning here`, { key, value: recipe[key], fix: "remove it" });
+  }
+  if (recipe.save_dtype !== "float32" && recipe.use_peft && recipe.relora === null) throw new ConfigError("save_dtype is for fully trained models; adapters are written in float32, as PEFT does", { key: "save_dtype", value: recipe.save_dtype, fix: "remove it" });
   const folder = recipe.output_dir ?? (kind === "pretrain" ? "out/pretrain" : "out/finetune"), quiet = args.flag("quiet");
   const screen = new Screen(terminal, quiet), progress = new Progress(quiet ? { ...terminal, err: () => undefined } : terminal, recipe.logging_steps);
   const device = await openDevice(recipe);
   const network = recipe.model_name_or_path === null ? "offline" : "";
   screen.header(`adjoint ${version}   Node ${process.versions.node}   ${device}${network === "" ? "" : `   ${network}`}`);
   for (const n of notes) screen.note(n);
-  const subject = await subjectOf(kind, recipe, (text) => { screen.note(text); }, progress);
-  const data = await openData(recipe, subject.base.model, subject.base.path);
+  const say = (text: string): void => { screen.note(text); }, opened = await baseOf(kind, recipe, say, progress);
+  const data = await openData(recipe, opened.model, opened.path), subject = await subjectOf(kind, recipe, opened, data.data, folder, say, progress);
   describe(screen, recipe, subject, data);
   const measured = await measuredOf(recipe, subject, data);
   const { tuned, base, trainee } = subject, subjectModel = tuned ?? base.model;
@@ -133,7 +185,7 @@ async function measuredOf(recipe: Recipe, { base }: Subject, data: Awaited<Retur
   const list: Measured[] = data.heldOut === null ? [] : [{ name: data.title, role: "new", data: data.heldOut }];
   if (recipe.old_dataset_name.length > 0) {
     if (base.model.tokenizer === null) throw new ConfigError("old_dataset_name needs a tokenizer", { key: "old_dataset_name", value: recipe.old_dataset_name, fix: "remove it, or leave out --ids" });
-    const name = titleOf(recipe.old_dataset_name);
+    const name = dataTitle(recipe.old_dataset_name);
     list.push({ name: name === data.title ? `${name} (old)` : name, role: "old", data: await openMeasured(recipe.old_dataset_name, recipe, base.model.tokenizer) });
   }
   return list;
@@ -190,7 +242,7 @@ function interrupted(kind: Kind, args: Arguments, result: RunResult, folder: str
   return { text: "", json: { status: "interrupted", steps: result.steps, checkpoint: result.checkpoint, resume: command }, code: 130 };
 }
 
-function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, tuned }: Subject, report: string, match: { before: ExactMatch | null; after: ExactMatch | null }, terminal: Terminal): Answer {
+function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, trainee }: Subject, report: string, match: { before: ExactMatch | null; after: ExactMatch | null }, terminal: Terminal): Answer {
   const out = new Screen({ ...terminal, err: terminal.out, color: terminal.colorOut }, false), p = paint({ color: terminal.colorOut });
   const lines: string[] = [];
   out.capture(lines);
@@ -217,14 +269,14 @@ function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, tuned }
   if (result.comparisons.length === 0 && result.metrics.length > 0) {
     out.line("loss", `${result.metrics[0].loss.toFixed(4)} at the first step, ${result.metrics[result.metrics.length - 1].loss.toFixed(4)} at the last`);
   }
-  const output = result.output ?? "", python = tuned === null ? `AutoModelForCausalLM.from_pretrained("${output}")` : `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("${base.path}"), "${output}")`;
-  out.line(tuned === null ? "model" : "adapter", `${output}   ${tuned === null ? "Hugging Face folder" : "PEFT files"}   ${duration(result.seconds)}, ${count(memoryBytes() / 1e6)} MB`);
+  const output = result.output ?? "", whole = trainee.output === "model", python = whole ? `AutoModelForCausalLM.from_pretrained("${output}")` : `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("${base.path}"), "${output}")`;
+  out.line(whole ? "model" : "adapter", `${output}   ${whole ? (recipe.relora === null ? "Hugging Face folder" : "Hugging Face folder; all merges and the last factors are in its weights") : "PEFT files"}   ${duration(result.seconds)}, ${count(memoryBytes() / 1e6)} MB`);
   out.line("report", `${report}   curves, samples, recipe, machine`);
   out.line("python", python);
   return {
     text: `${lines.join("\n")}\n`,
     json: {
-      status: "done", command: kind, steps: result.steps, seconds: result.seconds, output_dir: result.folder, [tuned === null ? "model" : "adapter"]: output, report, python,
+      status: "done", command: kind, steps: result.steps, seconds: result.seconds, output_dir: result.folder, [whole ? "model" : "adapter"]: output, report, python,
       train_loss: { first: result.metrics[0]?.loss ?? null, last: result.metrics[result.metrics.length - 1]?.loss ?? null },
       evaluations: result.comparisons.map((c) => ({ name: c.name, role: c.role, before: json(c.before), after: json(c.after) })),
       ...(match.after === null ? {} : { exact_match: { before: match.before?.right ?? null, after: match.after.right, rows: match.after.rows.length } }),
