@@ -5,7 +5,7 @@
  * the same function, and on the disk it is plain LoRA of rank 2r: A' = [A; A₀], B' = [B, -B₀] with alpha doubled (√2 alpha with rsLoRA).
  * Dropout is for B A alone: what the layer gave up is always given up whole.
  */
-import { convertArray, type HostArray } from "@adjoint/tensor";
+import { concat, convertArray, type HostArray } from "@adjoint/tensor";
 import { type AdditiveMethod, type Application, type Factors, mergedByAdding, type Site } from "./adapter.ts";
 import { type Attachment, keyOf } from "./attachments.ts";
 import type { LoraConfig } from "./config.ts";
@@ -16,7 +16,10 @@ import { PREFIX } from "./peft-keys.ts";
 const first = ({ A0, B0 }: Factors): Factors => ({ A: A0, B: B0 });
 const whole = ({ x, key: _, ...use }: Application): Application => ({ ...use, x, key: null, dropout: 0 });
 
-/** The method on a kind of layer. At the start both parts are the same numbers, so the output is the base's to the last bit. */
+/**
+ * The method on a kind of layer. At the start both parts are the same numbers, so the output is the base's to the last bit; one pair of products over
+ * [A; A₀] and [B, -B₀] is not faster (18.9 and 19.0 ms a step of 256 x 768 with r 32) and computes gradients that nobody wants.
+ */
 export const originOn = ({ shapes, init, part, delta }: Layer): AdditiveMethod => {
   const change = (p: Factors, site: Site): ReturnType<Layer["delta"]> => delta(p, site).sub(delta(first(p), site));
   return {
@@ -28,6 +31,14 @@ export const originOn = ({ shapes, init, part, delta }: Layer): AdditiveMethod =
     merged: mergedByAdding(change),
   };
 };
+
+/** The layer without what its initialisation took out of it, for methods that look at W + ΔW as a whole (DoRA). */
+export const originLayer = (layer: Layer): Layer => ({
+  ...layer,
+  delta: (p, site) => layer.delta(p, site).sub(layer.delta(first(p), site)),
+  lost: (p, site, use) => layer.part(first(p), site, whole(use)),
+  factors: ({ A, B, A0, B0 }) => ({ A: concat([A, A0]), B: concat([B, B0.neg()], 1) }),
+});
 
 /** Roles of the first factors. */
 const roles = ["A0", "B0"] as const;
