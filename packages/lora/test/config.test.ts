@@ -76,6 +76,29 @@ describe("adapter_config.json", () => {
     expect(config).toEqual({ ...defaultConfig, r: 16, targetModules: ["q_proj"] });
   });
 
+  it("reads what older releases wrote: every key of theirs, with the defaults of today for the rest", () => {
+    const then = { auto_mapping: null, base_model_name_or_path: "base", bias: "none", fan_in_fan_out: false, inference_mode: true, init_lora_weights: true, layers_pattern: null, layers_to_transform: null, lora_alpha: 16, lora_dropout: 0.05, modules_to_save: null, peft_type: "LORA", r: 8, revision: null, target_modules: ["q_proj", "v_proj"], task_type: "CAUSAL_LM" };
+    const added: [string, Readonly<Record<string, unknown>>][] = [
+      ["0.4", {}],
+      ["0.5", { rank_pattern: {}, alpha_pattern: {} }],
+      ["0.7", { loftq_config: {}, megatron_config: null, megatron_core: "megatron.core" }],
+      ["0.8", { use_rslora: false }],
+      ["0.9", { use_dora: false, layer_replication: null }],
+      ["0.14", { eva_config: null, lora_bias: false, exclude_modules: null }],
+      ["0.15", { corda_config: null, trainable_token_indices: null, qalora_group_size: 16, use_qalora: false }],
+    ];
+    let file: Record<string, unknown> = { ...then };
+    for (const [release, keys] of added) {
+      file = { ...file, ...keys };
+      const { config, warnings } = readLoraConfig(JSON.stringify(file));
+      expect(warnings, release).toEqual([]);
+      expect(config, release).toEqual({ ...defaultConfig, baseModelNameOrPath: "base", inferenceMode: true, loraAlpha: 16, loraDropout: 0.05, targetModules: ["q_proj", "v_proj"], taskType: "CAUSAL_LM" });
+      expect(JSON.parse(writeLoraConfig(config)), release).toEqual({ ...fileDefaults, ...file });
+    }
+    // 0.2 and before had keys that are gone
+    expect(readLoraConfig(JSON.stringify({ ...then, enable_lora: null, merge_weights: false })).warnings).toHaveLength(2);
+  });
+
   it("reports unknown keys with what was ignored", () => {
     const { warnings } = readLoraConfig(edited({ brand_new: 3, target_module: ["q"] }));
     expect(warnings).toEqual([

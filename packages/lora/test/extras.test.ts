@@ -5,7 +5,9 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { loadModel } from "@adjoint/models";
-import { accesses, type Backend, ConfigError, createReference, flatten, FormatError, getDevice, type HostArray, hostArray, planOf, scope, setDevice, store, Tensor } from "@adjoint/tensor";
+import { type Context, Conv2d, Linear } from "@adjoint/nn";
+import { quantize, quantizedWeight } from "@adjoint/quant";
+import { accesses, type Backend, ConfigError, createReference, flatten, FormatError, getDevice, type HostArray, hostArray, planOf, scope, setDevice, store, Tensor, tensor } from "@adjoint/tensor";
 import { fixture } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
 import { loadLora, lora, type LoraOptions, mapKey, moduleInfos, readAdapterDirectory, type Tuned } from "../src/index.ts";
@@ -106,6 +108,49 @@ describe.each(devices)("what trains beside the targets, on %s", (device, open) =
       }),
       { numRuns },
     );
+  });
+});
+
+describe("layers of other kinds", () => {
+  const grid = (n: number): Float32Array => Float32Array.from({ length: n }, (_, i) => (((i * 37) % 33) - 16) / 16);
+  it("train their biases and copies: convolutions", async () => {
+    setDevice(before);
+    class Net {
+      readonly conv: Conv2d = new Conv2d(store({ dtype: "f32", shape: [3, 2, 2, 2], data: grid(24) }), store({ dtype: "f32", shape: [3], data: grid(3) }), { padding: 1 });
+      readonly out: Linear = new Linear(store({ dtype: "f32", shape: [2, 4], data: grid(8) }));
+      forward(x: Tensor, context: Context = {}): Tensor { return this.out.forward(this.conv.forward(x, context), context); }
+    }
+    const x = tensor(grid(36), { shape: [2, 2, 3, 3] });
+    for (const o of [{ bias: "all" }, { modulesToSave: ["conv"] }] as const) {
+      const net = new Net(), base = await numbers(net.forward(x)), tuned = lora(net, { targetModules: ["out"], modelType: null, ...o });
+      expect(await numbers(tuned.forward(x))).toEqual(base);
+      await moved(tuned);
+      const y = await numbers(tuned.forward(x));
+      await tuned.merge();
+      (await numbers(net.forward(x))).forEach((v, i) => { expect(Math.abs(v - y[i])).toBeLessThan(1e-4); });
+      expect(y).not.toEqual(base);
+    }
+  });
+
+  it("are copied out of codes, and merged back into them only when that is allowed", async () => {
+    const net = { q_proj: new Linear(quantizedWeight(quantize(grid(64 * 64), [64, 64], { format: "nf4", block: 64 }))), out: new Linear(store({ dtype: "f32", shape: [2, 64], data: grid(128) })), forward(x: Tensor, context: Context = {}): Tensor { return this.out.forward(this.q_proj.forward(x, context), context); } };
+    const x = tensor(grid(128), { shape: [2, 64] }), base = await numbers(net.forward(x)), tuned = lora(net, { targetModules: ["out"], modulesToSave: ["q_proj"] });
+    expect(tuned.tensors().get("base_model.model.q_proj.weight")?.dtype).toBe("f32");
+    (await numbers(tuned.forward(x))).forEach((v, i) => { expect(v).toBeCloseTo(base[i], 3); });
+    await expect(tuned.merge()).rejects.toThrow(/allowRequantize/);
+  });
+
+  it("keep what their class computes: Gemma's norms and scaled embedding", async () => {
+    const model = await loadModel(fixture("families/gemma")), batch = batchOf([[3, 1, 4, 1, 5]]), base = await model.loss(batch).item();
+    const tuned = lora(model, { targetModules: ["q_proj"], modulesToSave: ["embed_tokens", "input_layernorm", "model.norm"], ensureWeightTying: true });
+    expect(await tuned.loss(batch).item()).toBe(base);
+    await moved(tuned);
+    const loss = await tuned.loss(batch).item();
+    expect(loss).not.toBe(base);
+    await tuned.merge();
+    expect(await model.loss(batch).item()).toBeCloseTo(loss, 4);
+    await tuned.unmerge();
+    expect(await model.loss(batch).item()).toBe(base);
   });
 });
 

@@ -43,7 +43,7 @@ export const counted = (site: Site, method: AdapterMethod, c: LoraConfig): Site 
 
 /** Layers by the names in a list of modules: those named, and those inside them. */
 function savedLayers(c: LoraConfig, modules: readonly ModuleInfo[], origin: Origin, warnings: string[]): ReadonlyMap<ModuleInfo, string> {
-  const found = new Map<ModuleInfo, string>();
+  const found = new Map<ModuleInfo, string>(), described = modules.some((m) => m.parameters !== undefined); // a list of paths alone says less
   for (const name of c.modulesToSave ?? []) {
     const named = modules.filter((m) => ends(m.path, name));
     if (named.length === 0) {
@@ -55,7 +55,8 @@ function savedLayers(c: LoraConfig, modules: readonly ModuleInfo[], origin: Orig
     const longer = modules.filter((m) => m.path.endsWith(name) && !ends(m.path, name)).map((m) => m.path);
     if (named.length > 0 && longer.length > 0) warnings.push(`modules_to_save: ${JSON.stringify(name)} means ${named[0].path}${named.length > 1 ? ` and ${named.length - 1} more` : ""}; PEFT takes ${longer[0]} too, which only ends like it`);
     for (const top of named) {
-      const layers = modules.filter((m) => m.parameters !== undefined && (m.path === top.path || m.path.startsWith(`${top.path}.`)));
+      const inside = modules.filter((m) => m.path === top.path || m.path.startsWith(`${top.path}.`));
+      const layers = described ? inside.filter((m) => m.parameters !== undefined) : inside;
       if (layers.length === 0) refuse("modules_to_save", name, `${top.path} holds no layer that can be copied`, "name layers, such as lm_head or a norm");
       for (const layer of layers) {
         if (modules.some((m) => m.kind === "lstm" && m.path.startsWith(`${layer.path}.`))) refuse("modules_to_save", name, `${layer.path} is an LSTM, which cannot be copied whole`, "adapt it by target_modules");
@@ -66,23 +67,37 @@ function savedLayers(c: LoraConfig, modules: readonly ModuleInfo[], origin: Orig
   return found;
 }
 
-/** Layers that share the weight of another, by the path of that other. */
-const followersOf = (modules: readonly ModuleInfo[], path: string): readonly ModuleInfo[] => modules.filter((m) => m.tiedTo === path);
-const leaderOf = (modules: readonly ModuleInfo[], m: ModuleInfo): ModuleInfo => modules.find((other) => other.path === m.tiedTo) ?? m;
-const isTied = (modules: readonly ModuleInfo[], m: ModuleInfo): boolean => m.tiedTo !== undefined || followersOf(modules, m.path).length > 0;
+/** Layers that share one weight: the first of them, and those that follow it. */
+interface Group { readonly leader: ModuleInfo; readonly others: readonly ModuleInfo[]; readonly names: string }
+type Groups = ReadonlyMap<ModuleInfo, Group>;
+
+/** The group of every layer that shares its weight. */
+function groupsOf(modules: readonly ModuleInfo[]): Groups {
+  const byPath = new Map(modules.map((m) => [m.path, m])), followers = new Map<ModuleInfo, ModuleInfo[]>(), groups = new Map<ModuleInfo, Group>();
+  for (const m of modules) {
+    const leader = m.tiedTo === undefined ? undefined : byPath.get(m.tiedTo);
+    if (leader !== undefined) followers.set(leader, [...(followers.get(leader) ?? []), m]);
+  }
+  for (const [leader, others] of followers) {
+    const group: Group = { leader, others, names: [leader, ...others].map((m) => m.path).join(" and ") };
+    for (const m of [leader, ...others]) groups.set(m, group);
+  }
+  return groups;
+}
 
 /** `modules_to_save`, with the copies of tied weights tied where that is asked for. */
-function wholeModules(c: LoraConfig, modules: readonly ModuleInfo[], origin: Origin, warnings: string[]): readonly Beside[] {
+function wholeModules(c: LoraConfig, modules: readonly ModuleInfo[], groups: Groups, origin: Origin, warnings: string[]): readonly Beside[] {
   const saved = new Map(savedLayers(c, modules, origin, warnings)), out: Beside[] = [];
   const followers = new Map<ModuleInfo, ModuleInfo>();
   for (const [m, name] of [...saved]) {
-    if (!isTied(modules, m)) continue;
-    const leader = leaderOf(modules, m), others = followersOf(modules, leader.path), pair = `${leader.path} and ${others.map((o) => o.path).join(", ")}`;
+    const group = groups.get(m);
+    if (group === undefined) continue;
+    const { leader, others, names } = group;
     if (c.ensureWeightTying) {
       if (!saved.has(leader)) saved.set(leader, name);
       for (const other of others) { saved.delete(other); followers.set(other, leader); }
-    } else if (origin === "new") refuse("modules_to_save", name, `${pair} share one weight, and a copy of one of them would part them`, "set ensureWeightTying: true to train one copy for both, or untie the base first");
-    else warnings.push(`modules_to_save: ${pair} share one weight in the base; with this adapter they do not`);
+    } else if (origin === "new") refuse("modules_to_save", name, `${names} share one weight, and a copy of one of them would part them`, "set ensureWeightTying: true to train one copy for both, or untie the base first");
+    else warnings.push(`modules_to_save: ${names} share one weight in the base; with this adapter they do not`);
   }
   for (const [m, name] of saved) {
     const method = wholeCopy(m.parameters ?? {}, c.bias === "all");
@@ -93,7 +108,7 @@ function wholeModules(c: LoraConfig, modules: readonly ModuleInfo[], origin: Ori
 }
 
 /** `trainable_token_indices`: rows of embeddings, and of heads by name or because they share the embedding's weight. */
-function tokenRows(c: LoraConfig, modules: readonly ModuleInfo[], warnings: string[]): readonly Beside[] {
+function tokenRows(c: LoraConfig, modules: readonly ModuleInfo[], groups: Groups, warnings: string[]): readonly Beside[] {
   const wanted = c.trainableTokenIndices, key = "trainable_token_indices";
   if (wanted === null) return [];
   const isList = (v: unknown): v is readonly number[] => Array.isArray(v);
@@ -114,13 +129,13 @@ function tokenRows(c: LoraConfig, modules: readonly ModuleInfo[], warnings: stri
     const shape = m.parameters?.weight ?? refuse(key, name, `${m.path} has no weight`, "name an embedding");
     const outside = ids.find((id) => id >= shape[0]);
     if (outside !== undefined) refuse(key, outside, `${m.path} has ${shape[0]} rows, and no row ${outside}`, "name ids below that");
-    if (!isTied(modules, m)) continue;
-    const leader = leaderOf(modules, m), group = [leader, ...followersOf(modules, leader.path)];
-    const lists = group.flatMap((g) => { const found = asked.get(g); return found === undefined ? [] : [found.ids]; });
+    const group = groups.get(m);
+    if (group === undefined) continue;
+    const { leader, others, names } = group, lists = [leader, ...others].flatMap((g) => { const found = asked.get(g); return found === undefined ? [] : [found.ids]; });
     const same = lists.every((l) => l.length === lists[0].length && l.every((id, i) => id === lists[0][i]));
-    if (!same && c.ensureWeightTying) refuse(key, wanted, `${group.map((g) => g.path).join(" and ")} share one weight, and other rows are named for each`, "name the same rows, or set ensureWeightTying: false");
-    if (!same || !asked.has(leader)) warnings.push(`${key}: ${group.map((g) => g.path).join(" and ")} share one weight in the base; with this adapter they do not`);
-    else for (const other of group.slice(1)) { asked.delete(other); followers.set(other, leader); }
+    if (!same && c.ensureWeightTying) refuse(key, wanted, `${names} share one weight, and other rows are named for each`, "name the same rows, or set ensureWeightTying: false");
+    if (!same || !asked.has(leader)) warnings.push(`${key}: ${names} share one weight in the base; with this adapter they do not`);
+    else for (const other of others) { asked.delete(other); followers.set(other, leader); }
   }
   for (const [m, { ids, name }] of asked) {
     if (ids.length === 0 || m.parameters?.weight === undefined) continue;
@@ -163,32 +178,32 @@ function biases(c: LoraConfig, modules: readonly ModuleInfo[], adapted: Readonly
 
 /** Everything beside the targets. `choose`: the entry of target_modules that a path matches, null for none. */
 export function besideTargets(c: LoraConfig, modules: readonly ModuleInfo[], choose: (path: string) => string | null, rankOf: RankOf, origin: Origin): BesideTargets & { readonly chosen: ReadonlyMap<string, string> } {
-  const warnings: string[] = [], whole = wholeModules(c, modules, origin, warnings), taken = new Set(whole.map((b) => b.site.path));
+  const warnings: string[] = [], groups = groupsOf(modules), whole = wholeModules(c, modules, groups, origin, warnings), taken = new Set(whole.map((b) => b.site.path));
   const chosen = new Map<string, string>();
   for (const m of modules) {
     const by = taken.has(m.path) ? null : choose(m.path);
     if (by !== null) chosen.set(m.path, by);
   }
   const tied: Beside[] = [];
-  for (const [path, by] of [...chosen]) {
-    const m = modules.find((other) => other.path === path);
-    if (m === undefined || !isTied(modules, m)) continue;
-    const leader = leaderOf(modules, m), others = followersOf(modules, leader.path), pair = `${leader.path} and ${others.map((o) => o.path).join(", ")}`;
+  for (const m of groups.keys()) {
+    const group = groups.get(m), by = chosen.get(m.path);
+    if (group === undefined || by === undefined) continue;
+    const { leader, others, names } = group;
     if (!c.ensureWeightTying) {
-      warnings.push(`${pair} share one weight, and only ${path} is adapted: merging would need them apart (ensure_weight_tying: true adapts both as one)`);
+      warnings.push(`${names} share one weight, and the adapter of ${m.path} is for ${m.path} alone: merging would need them apart (ensure_weight_tying: true adapts both as one)`);
       continue;
     }
-    if (c.useDora) refuse("ensure_weight_tying", true, `DoRA on ${pair}, which share one weight, is not implemented`, "use LoRA there, or set ensureWeightTying: false");
+    if (c.useDora) refuse("ensure_weight_tying", true, `DoRA on ${names}, which share one weight, is not implemented`, "use LoRA there, or set ensureWeightTying: false");
     chosen.set(leader.path, chosen.get(leader.path) ?? by);
     for (const other of others) {
       chosen.delete(other.path);
       if (tied.some((b) => b.site.path === other.path)) continue;
       const site = { ...plainSite(other, by), ...rankOf(other.path) };
-      if (site.r !== rankOf(leader.path).r) refuse("rank_pattern", site.r, `${pair} share one weight and one adapter, but not one rank`, "give both the same rank");
+      if (site.r !== rankOf(leader.path).r) refuse("rank_pattern", site.r, `${names} share one weight and one adapter, but not one rank`, "give both the same rank");
       tied.push({ site, method: tiedLowRank, what: `as ${leader.path}`, shares: { path: leader.path, method: "lora" } });
     }
   }
-  const tokens = tokenRows(c, modules, warnings), raw = rawParameters(c, modules, rankOf);
+  const tokens = tokenRows(c, modules, groups, warnings), raw = rawParameters(c, modules, rankOf);
   const layers = new Map<string, string>([...[...chosen.keys()].map((p) => [p, "target_modules"] as const), ...whole.map((b) => [b.site.path, "modules_to_save"] as const)]);
   for (const [key, list] of [["trainable_token_indices", tokens], ["target_parameters", raw]] as const) {
     for (const { site } of list) {
