@@ -200,7 +200,7 @@ function checkTogether(c: LoraConfig, name: (key: string) => string, file?: stri
   if (rows !== null && !Array.isArray(rows)) {
     for (const at of Object.keys(rows)) if (c.modulesToSave?.includes(at) === true) refuse(name("trainableTokenIndices"), at, `is also in ${name("modulesToSave")}, which trains all of it`, "name it in one of the two", file);
   }
-  if (c.useDora && (keepsOrigin(c.initLoraWeights) || c.initLoraWeights === "mica")) contradiction("useDora", "initLoraWeights", 'use DoRA with true, "gaussian", "orthogonal", "eva" or "loftq"');
+  if (c.useDora && c.initLoraWeights === "mica") contradiction("useDora", "initLoraWeights", "use DoRA with another initialisation");
   if (c.loraBias && c.useDora) contradiction("loraBias", "useDora", `set ${name("loraBias")} to false`);
   if (c.loraBias && !(typeof c.initLoraWeights === "boolean")) contradiction("loraBias", "initLoraWeights", `set ${name("initLoraWeights")} to true or false, or ${name("loraBias")} to false`);
   if (pattern && !layers) refuse(name("layersPattern"), c.layersPattern, `does nothing without ${name("layersToTransform")}`, `add ${name("layersToTransform")}, or remove it`, file);

@@ -10,7 +10,7 @@
  */
 import { type HostArray, type Shape, stopGradient, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod, Factors, Site } from "./adapter.ts";
-import { type Layer, loraOn, widened, zerosOf } from "./layer.ts";
+import { dropped, type Layer, loraOn, widened, zerosOf } from "./layer.ts";
 
 /** Smallest n²: a row of zeros stays one. */
 const TINY = 1e-30;
@@ -28,7 +28,7 @@ export function doraOn(layer: Layer): AdapterMethod {
 
   /** n, in the shape in which it multiplies outputs */
   function norm(p: Factors, site: Site, weight: Tensor): Tensor {
-    const A = stopGradient(flat(p.A)), B = stopGradient(flat(p.B)).T, s = site.scale;
+    const { A: down, B: up } = layer.factors?.(p) ?? p, A = stopGradient(flat(down)), B = stopGradient(flat(up)).T, s = site.scale;
     const AW = A.matmul(layer.rows(weight, site).T), AAB = A.matmul(A.T).matmul(B); // (r, out)
     const cross = AW.mul(2 * s).add(AAB.mul(s * s)).mul(B).sum(0).reshape([site.outFeatures]);
     return length(p.squares.add(cross)).reshape(magnitude(site));
@@ -44,8 +44,9 @@ export function doraOn(layer: Layer): AdapterMethod {
     settled: (p, site, { weight }) => ({ factor: factor(p, site, weight) }),
     forward(p, site, use) {
       const c = factor(p, site, use.frozen.weight), { bias } = use.frozen, { y } = use, part = layer.part(p, site, use);
-      const Wx = use.key !== null ? layer.product(site, use) : bias === undefined ? y : y.sub(widened(bias).reshape(magnitude(site)));
-      return y.add(part).add(c.sub(1).mul(Wx.add(part))); // c (W x + s B A x) + bias, and exactly y while c is 1 and B is 0
+      const change = (x: Tensor): Tensor => (layer.lost === undefined ? part : part.sub(layer.lost(p, site, { ...use, x }))), plain = change(use.x);
+      const Vx = use.key !== null ? layer.product(site, use).add(change(dropped(use))) : (bias === undefined ? y : y.sub(widened(bias).reshape(magnitude(site)))).add(plain);
+      return y.add(plain).add(c.sub(1).mul(Vx)); // c V x + bias, and exactly y while c is 1 and B A is 0
     },
     merged: (p, site, { weight }) => {
       const { weight: V } = loraOn(layer).merged(p, site, { weight });

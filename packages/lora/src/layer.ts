@@ -16,6 +16,10 @@ export interface Layer {
   part(p: Factors, site: Site, use: Application): Tensor;
   /** s B A in the weight's layout. @throws ConfigError where there is none */
   delta(p: Factors, site: Site): Tensor;
+  /** what an initialisation took out of the layer, s B₀ A₀ x; left out where it took nothing */
+  lost?(p: Factors, site: Site, use: Application): Tensor;
+  /** the factors of `delta`, where they are not A and B alone */
+  factors?(p: Factors): Pair<Tensor>;
   /** W x without the bias, on the dropped input: as the layer itself computes it */
   product(site: Site, use: Application): Tensor;
   /** the weight as a matrix [out, in] */

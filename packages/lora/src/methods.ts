@@ -10,7 +10,7 @@ import { loraWithBiasOn } from "./lora-bias.ts";
 import { dense, lowRank } from "./low-rank.ts";
 import { doraOnWeight, loraOnWeight } from "./lstm.ts";
 import { minorOn } from "./minor.ts";
-import { originOn } from "./origin.ts";
+import { originLayer, originOn } from "./origin.ts";
 import type { ModuleInfo } from "./targets.ts";
 import { vera } from "./vera.ts";
 
@@ -21,6 +21,7 @@ const methods = {
   bias: { dense: loraWithBiasOn(dense), conv: loraWithBiasOn(convolutional), lstm: loraOnWeight },
   /** PiSSA, OLoRA, CorDA and LoRA-GA */
   origin: { dense: originOn(dense), conv: null, lstm: null },
+  doraOrigin: { dense: doraOn(originLayer(dense)), conv: null, lstm: null },
   /** MiCA */
   minor: { dense: minorOn(dense), conv: null, lstm: null },
 } satisfies Readonly<Record<string, Readonly<Record<"dense" | "conv" | "lstm", AdapterMethod | null>>>>;
@@ -28,7 +29,8 @@ const methods = {
 function askedFor({ initLoraWeights: rule, useDora, loraBias }: LoraConfig): keyof typeof methods {
   const special = keepsOrigin(rule) ? "origin" : rule === "mica" ? "minor" : null;
   if (special === null) return useDora ? "dora" : loraBias ? "bias" : "lora";
-  if (useDora) throw new ConfigError(`use_dora beside init_lora_weights = ${JSON.stringify(rule)} is not implemented`, { key: "use_dora", value: true, fix: 'use DoRA with true or "gaussian", or this initialisation with plain LoRA' });
+  if (useDora && special === "origin") return "doraOrigin";
+  if (useDora) throw new ConfigError(`use_dora beside init_lora_weights = ${JSON.stringify(rule)} is not implemented`, { key: "use_dora", value: true, fix: "use DoRA with another initialisation, or this one with plain LoRA" });
   return special;
 }
 

@@ -6,7 +6,7 @@ import { type Context, Linear } from "@adjoint/nn";
 import { dequantize, quantize, quantizedWeight } from "@adjoint/quant";
 import { assign, type Backend, clearPlans, compile, dropout, getDevice, hostArray, hostNormal, operationsOf, planOf, referenceBackend, scalar, setDevice, type Shape, sizeOf, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
-import { type AdapterMethod, type Application, type Factors, lora, loraConfig, lowRank, mergeAndReinit, methodOf, type Site, type Tuned } from "../src/index.ts";
+import { type AdapterMethod, type Application, createLora, type Factors, lora, loraConfig, lowRank, mergeAndReinit, methodOf, plainLora, type Site, tensorsOf, type Tuned } from "../src/index.ts";
 import { ids, Toy } from "./toy.ts";
 
 const numRuns = Number(process.env["ADJOINT_RUNS"] ?? 12);
@@ -133,6 +133,23 @@ describe("DoRA beside a model", () => {
     expect((await numbers(dropped)).filter((v) => v === 0).length).toBeGreaterThan(0);
     expect(method.name).toBe("dora");
     await close(layer.forward(x, tuned.context({ train: false })), await numbers(layer.forward(x, tuned.context())), 0);
+  });
+
+  it("over PiSSA: starts as the base, gives up what PiSSA took on the whole input, drops what stays, and is saved as DoRA of twice the rank", async () => {
+    const w = store(hostNormal(1, "w", [5, 4])), x = tensor(hostNormal(1, "x", [3, 4]).data, { shape: [3, 4] }), layer = new Linear(w), net = { layer }, base = await numbers(layer.forward(x));
+    const options = { r: 2, loraAlpha: 3, useDora: true, loraDropout: 0.5, targetModules: ["layer"] }, tuned = await createLora(net, { ...options, initLoraWeights: "pissa" });
+    await close(layer.forward(x, tuned.context()), base, 1e-6);
+    fill(tuned);
+    const [a] = tuned.attachments, { A, B, magnitude, A0, B0 } = tensorsOf(a), step = scalar(0, "u32"), dropped = dropout(x, 0.5, { seed: 3, stream: "d/lora/layer", step }), { scale: s } = a.site;
+    const part = (v: Tensor, down: Tensor, up: Tensor): Tensor => v.matmul(down.T).matmul(up.T).mul(s), V = w.add(B.matmul(A).mul(s)).sub(B0.matmul(A0).mul(s)), c = magnitude.div(lengths(V));
+    const Vx = dropped.matmul(w.T).sub(part(dropped, A0, B0)).add(part(dropped, A, B));
+    await close(layer.forward(x, tuned.context({ train: true, key: { seed: 3, stream: "d", step } })), x.matmul(w.T).sub(part(x, A0, B0)).add(part(dropped, A, B)).add(c.sub(1).mul(Vx)), 1e-5);
+    const plain = await plainLora(tuned);
+    expect([...plain.tensors().values()].map((t) => t.shape)).toEqual([[4, 4], [5, 4], [5]]);
+    await close(layer.forward(x, plain.context()), await numbers(layer.forward(x, tuned.context())), 1e-5);
+    const y = await numbers(layer.forward(x, tuned.context()));
+    await tuned.merge();
+    await close(layer.forward(x), y, 1e-5);
   });
 
   it("works over codes as over the numbers that they stand for, and trains beside them", async () => {

@@ -439,6 +439,6 @@ describe("createLora", () => {
     expect(() => loraConfig({ evaConfig: { rho: 2 } })).toThrow(/evaConfig.*does nothing/);
     expect(() => loraConfig({ initLoraWeights: "eva", evaConfig: { rho: 0.5 } })).toThrow(/evaConfig\.rho = 0\.5/);
     expect(() => loraConfig({ initLoraWeights: "eva", evaConfig: JSON.parse('{"rhoo": 2}') as { rho: number } })).toThrow(/evaConfig\.rhoo.*is not an option/);
-    expect(() => loraConfig({ initLoraWeights: "pissa", useDora: true })).toThrow(/useDora.*initLoraWeights/);
+    expect(() => loraConfig({ initLoraWeights: "mica", useDora: true })).toThrow(/useDora.*initLoraWeights/);
   });
 });
