@@ -1,5 +1,5 @@
 /** FLoRA beside a model, and its files: our own, because PEFT has no such adapter. */
-import { openSafetensors, parseJsonObject, readText, safetensorsParts } from "@adjoint/io";
+import { fileSystem, openSafetensors, parseJsonObject, readText, safetensorsParts } from "@adjoint/io";
 import { ConfigError, convertArray, FormatError, type HostArray } from "@adjoint/tensor";
 import { keyOf } from "./attachments.ts";
 import { type LoraConfig, loraConfig, type LoraOptions, snakeCase } from "./config.ts";
@@ -52,7 +52,8 @@ export function floraAdapter<M extends object>(model: M, options: FloraOptions &
 
 /** Whether a directory holds FLoRA's files. */
 export async function isFlora(directory: string): Promise<boolean> {
-  return parseJsonObject(await readText(`${directory}/${CONFIG}`), `${directory}/${CONFIG}`, "copy the directory again")["peft_type"] === TYPE;
+  const names = await fileSystem().list(directory);
+  return Array.isArray(names) && names.includes(CONFIG) && parseJsonObject(await readText(`${directory}/${CONFIG}`), `${directory}/${CONFIG}`, "copy the directory again")["peft_type"] === TYPE;
 }
 
 /** Reads what `FloraTuned.save` wrote. @throws FormatError for other files and for tensors that miss, that nobody asked for, or of another shape */

@@ -60,7 +60,7 @@ export class MixedRows implements ModuleAdapter {
     adapters.forEach((adapter, i) => {
       for (const attachment of adapter.attachments) {
         const { site, method, module } = attachment;
-        if (site.kind === "lstm") throw new ConfigError(`adapter ${adapter.name}: ${method.name} on ${site.path} changes a weight, which all rows share`, { op: "rows", key: site.path, value: method.name, fix: "run this adapter alone: set.with(name)" });
+        if (method.weight !== undefined) throw new ConfigError(`adapter ${adapter.name}: ${method.name} on ${site.path} changes a weight, which all rows share`, { op: "rows", key: site.path, value: method.name, fix: "run this adapter alone: set.with(name)" });
         this.#of.set(module, [...(this.#of.get(module) ?? []), { slot: i + 1, attachment, adapter }]);
       }
     });

@@ -7,13 +7,16 @@ import type { Tuned } from "./tuned.ts";
 /** Roles in which an adapter's update is linear: k B A = (k B) A. Bias on B and factors that an initialisation took out of the base go along. */
 const linear: readonly string[] = ["B", "B0", "biasB"];
 
-/** An adapter without such a role has no scale (biases, whole modules, FLoRA). */
-export const hasScale = (attachments: readonly Attachment[]): boolean => attachments.some((a) => "B" in a.factors || "B" in (a.beside ?? {}));
+/** What a frozen DoRA has computed ahead (m / n): it holds for the adapter's own scale alone. */
+const ahead: readonly string[] = ["factor"];
+
+/** An adapter without such a role has no scale (biases, whole modules, FLoRA), and VeRA's vectors are its scale. */
+export const hasScale = (attachments: readonly Attachment[]): boolean => attachments.some(({ method, factors, beside }) => method.name !== "vera" && ("B" in factors || "B" in (beside ?? {})));
 
 /** k B in place of B; tensors of other roles as they are. */
 export function strengthened(p: Factors, k: Tensor | null): Factors {
   if (k === null || !("B" in p)) return p;
-  return Object.fromEntries(Object.entries(p).map(([role, t]) => [role, linear.includes(role) ? t.mul(k.dtype === t.dtype ? k : k.cast(t.dtype)) : t]));
+  return Object.fromEntries(Object.entries(p).filter(([role]) => !ahead.includes(role)).map(([role, t]) => [role, linear.includes(role) ? t.mul(k.dtype === t.dtype ? k : k.cast(t.dtype)) : t]));
 }
 
 /** The method with all its tensors under a factor that is asked for at each use. */

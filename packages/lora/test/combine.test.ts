@@ -3,9 +3,10 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { tensor } from "@adjoint/tensor";
+import { type Context, Conv2d } from "@adjoint/nn";
+import { type Tensor, tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
-import { adapters, type AdapterSet, combine, type CombineOptions, electedMean, keepLargest, keepRandom, loadAdapters, loadLora, lora, type Tuned, weightedSum } from "../src/index.ts";
+import { adapters, type AdapterSet, combine, type CombineOptions, createLora, electedMean, keepLargest, keepRandom, loadAdapters, loadLora, lora, type Tuned, weightedSum } from "../src/index.ts";
 import { goldenNet, grid, gridNet, type Net, restart } from "./net.ts";
 
 let scratch = "";
@@ -107,6 +108,18 @@ describe("combinations", () => {
     set.setScale("b", 0.5);
     const half = await deltas(await set.combine("half", { a: 1, b: 1 }, { combinationType: "cat" })), same = await deltas(await combine(set.base, [{ name: "a", adapter: set.get("a"), weight: 1 }, { name: "b", adapter: set.get("b"), weight: 0.5 }], { combinationType: "cat" }));
     expect(half).toEqual(same);
+  });
+  it("reads kernels of convolutions as rows, and takes in what PiSSA took out of the base", async () => {
+    restart(12);
+    const net = { conv: new Conv2d(grid([4, 2, 2, 2], "f32")), forward(x: Tensor, context: Context = {}): Tensor { return this.conv.forward(x, context); } }, set = adapters(net), x = grid([1, 2, 3, 3], "f32"), y = async (t: { forward(x: Tensor): Tensor }, input: Tensor): Promise<number[]> => [...(await t.forward(input).data())];
+    for (const name of ["p", "q"]) for (const s of set.add(name, { r: name === "p" ? 1 : 2, targetModules: ["conv"] }).tensors().values()) s.set(await grid(s.shape, "f32").host());
+    for (const combinationType of ["cat", "svd"] as const) expect(error(await y(await set.combine(combinationType, { p: 1, q: 1 }, combinationType === "svd" ? { svdRank: 3 } : { combinationType }), x), await y(set.with(["p", "q"]), x))).toBeLessThan(1e-4);
+    const base = gridNet("f32"), ids = tensor(Int32Array.from([0, 3]), { shape: [1, 2] }), pissa = await createLora(base, { r: 2, initLoraWeights: "pissa", targetModules: ["up"] });
+    for (const s of pissa.tensors().values()) s.set(await grid(s.shape, "f32").host());
+    const plain = await combine(base, [{ name: "p", adapter: pissa, weight: 1 }], { combinationType: "cat" });
+    expect(plain.targets.targets[0].r).toBe(4);
+    expect(error(await y(plain, ids), await y(pissa, ids))).toBeLessThan(1e-5);
+    await expect(combine(base, [{ name: "p", adapter: pissa, weight: 1 }], { compat: "peft" })).rejects.toThrow(/converted file/);
   });
   it("limits factors by their magnitudes, whatever signs the decomposition has", async () => {
     const set = await setOf(), { A = [], B = [] } = (await deltas(await set.combine("new", { a: 1, b: 1 }, { svdRank: 2, svdClamp: 0.75 }))).get("up") ?? {}, all = [...A, ...B].map(Math.abs), top = Math.max(...all);

@@ -83,6 +83,24 @@ describe("a set of adapters", () => {
     expect(() => { set.setScale("a", NaN); }).toThrow(/finite/);
     expect(() => set.with({ a: tensor([1, 2]) })).toThrow(/2 elements/);
   });
+  it("scales DoRA as its alpha would, also where a frozen one has its factor ready; VeRA has no scale", async () => {
+    const set = await setOf(), options = { r: 2, useDora: true, targetModules: ["up"] }, d = set.add("d", { ...options, loraAlpha: 2 }), half = set.add("half", { ...options, loraAlpha: 1 });
+    for (const [key, s] of d.tensors()) {
+      await Promise.all([s.data(), half.tensors().get(key)?.data()]);
+      const value = await (key.endsWith("vector") ? s : grid(s.shape, "f32")).host();
+      for (const t of [s, half.tensors().get(key)]) t?.set(value);
+    }
+    set.add("frozen", d.frozen());
+    for (const name of ["d", "frozen"]) {
+      set.setScale(name, 0.5);
+      expect(error(await numbers(set.with(name).forward(ids)), await numbers(set.with("half").forward(ids))), name).toBeLessThan(1e-6);
+    }
+    await set.merge("d");
+    expect(error(await numbers(set.base.forward(ids)), await numbers(set.with(["d"]).forward(ids)))).toBe(0);
+    await set.unmerge();
+    set.add("v", { vera: {}, targetModules: ["up"] });
+    expect(() => { set.setScale("v", 2); }).toThrow(/no scale/);
+  });
   it("merges and takes out last in, first out, with the scales of the set; what is merged cannot be left out", async () => {
     const set = await setOf(), base = await numbers(set.base.forward(ids)), weights = await set.base.up.weight.host(), copy = { ...weights, data: weights.data.slice() };
     set.setScale("b", 0.5);

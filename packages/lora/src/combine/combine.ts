@@ -5,13 +5,15 @@
  * (cross terms B_i A_j and all); `ties`, `dare_linear`, `dare_ties` and `magnitude_prune` prune and add factors, their `_svd` forms the Δ_i.
  * Each s_i enters once; the result has scale 1 whatever the parts had.
  */
-import { ConfigError, hostOf, type HostArray, type Matrix, matrixOf, type Tensor } from "@adjoint/tensor";
-import type { Role, Site } from "../adapter.ts";
+import { ConfigError, hostOf, type HostArray, type Matrix, matrixOf, sizeOf } from "@adjoint/tensor";
+import type { Role, Shapes, Site } from "../adapter.ts";
 import type { Attachment } from "../attachments.ts";
 import { type LoraConfig, loraConfig } from "../config.ts";
+import { convolution } from "../convolution.ts";
 import { attachLora, planLora } from "../lora.ts";
 import { lowRank } from "../low-rank.ts";
 import { nearest } from "../nearest.ts";
+import { stacked } from "../origin.ts";
 import type { Tuned } from "../tuned.ts";
 import { electedMean, keepLargest, keepRandom, type SignRule, weightedSum } from "./operators.ts";
 import { clamped, concatenated, deltaOf, factored, type Pair, topSingular, type Weighted } from "./pairs.ts";
@@ -90,14 +92,16 @@ function checkOptions({ combinationType: type = "svd", svdRank, svdClamp, densit
   if (compat !== undefined && compat !== "peft") fail(`compat = ${JSON.stringify(compat)} is none`, "compat", compat, 'use "peft", or leave it out');
 }
 
-function checkParts<M>(model: M, parts: readonly CombinePart<M>[]): void {
+function checkParts<M>(model: M, parts: readonly CombinePart<M>[], compat: boolean): void {
   if (parts.length === 0) fail("no adapters", "adapters", [], "name at least one, with a weight");
   for (const { name, adapter, weight } of parts) {
     if (!Number.isFinite(weight)) fail(`the weight of ${name} is ${weight}`, name, weight, "pass a finite number; a negative one takes the adapter away");
     if (parts.filter((p) => p.name === name).length > 1) fail(`${name} is named twice`, name, name, "name it once, with the sum of the weights");
     if (adapter.base !== model) fail(`${name} was made for another model`, name, name, "load it onto this one first");
-    for (const { method, site } of adapter.attachments) {
-      if (method !== lowRank) fail(`${name} has ${method.name} on ${site.path}, which does not combine`, name, method.name, "only LoRA and rsLoRA on linear layers and embeddings do: merge the other adapter into the base first, or leave it out");
+    for (const { method, site, beside = {} } of adapter.attachments) {
+      if (method === convolution && (site.groups ?? 1) > 1) fail(`${name} is on ${site.path}, a convolution of ${site.groups} groups`, name, site.path, "leave it out, or merge the adapter into the base first");
+      if (compat && beside["A0"] !== undefined) fail(`${name} was made by ${method.name}, of which PEFT combines the converted file`, name, method.name, 'save it, load it again, and combine that; or leave compat: "peft" out');
+      if (method !== lowRank && method !== convolution && beside["A0"] === undefined) fail(`${name} has ${method.name} on ${site.path}, which does not combine`, name, method.name, "LoRA, rsLoRA, and what starts as PiSSA and the like do: merge the other adapter into the base first, or leave it out");
     }
   }
 }
@@ -136,7 +140,12 @@ function padded({ A, B }: Pair, rank: number): Pair {
 }
 
 const escape = (path: string): string => path.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
-const read = async (t: Tensor): Promise<Matrix> => matrixOf(await t.host());
+const flat = ({ dtype, shape: [rows, ...rest], data }: HostArray): Matrix => matrixOf({ dtype, shape: [rows, sizeOf(rest)], data });
+/** Factors as matrices: a convolution's kernels as rows, and with what was taken out of the base at the start (PiSSA), as `save` converts it. */
+async function read({ factors: { A, B }, beside: { A0, B0 } = {} }: Attachment): Promise<Pair> {
+  const now = { A: await A.host(), B: await B.host() }, whole = A0 === undefined ? now : stacked(now, { A: await A0.host(), B: await B0.host() });
+  return { A: flat(whole.A), B: flat(whole.B) };
+}
 
 /** The plain config of the result: its modules by their last names where these choose no others, else by their paths; the most frequent rank, and exceptions. */
 function plainConfig<M extends object>(model: M, parts: readonly CombinePart<M>[], paths: readonly string[], rankOf: (path: string) => number): LoraConfig {
@@ -173,8 +182,9 @@ function inheritedConfig<M>(parts: readonly CombinePart<M>[], r: number): LoraCo
  */
 export async function combine<M extends object>(model: M, parts: readonly CombinePart<M>[], options: CombineOptions = {}): Promise<Tuned<M>> {
   checkOptions(options);
-  checkParts(model, parts);
-  const compat = options.compat === "peft", type = compat && parts.length === 1 ? "linear" : (options.combinationType ?? "svd");
+  const compat = options.compat === "peft";
+  checkParts(model, parts, compat);
+  const type = compat && parts.length === 1 ? "linear" : (options.combinationType ?? "svd");
   const at = new Map<string, { readonly part: CombinePart<M>; readonly attachment: Attachment }[]>();
   for (const part of parts) for (const attachment of part.adapter.attachments) at.set(attachment.site.path, [...(at.get(attachment.site.path) ?? []), { part, attachment }]);
   const largest = (sites: readonly Site[]): number => Math.max(...sites.map((s) => s.r));
@@ -182,15 +192,15 @@ export async function combine<M extends object>(model: M, parts: readonly Combin
   const common = isSvd(type) ? (options.svdRank ?? Math.max(...allRanks)) : type === "cat" ? allRanks.reduce((a, b) => a + b, 0) : Math.max(...allRanks);
   const pairs = new Map<string, Pair>();
   for (const [path, held] of at) {
-    const here = await Promise.all(held.map(async ({ part: { name, weight }, attachment: { site, factors } }): Promise<Here> => ({ name, weight, scale: site.scale, rank: site.r, A: await read(factors["A"]), B: await read(factors["B"]) })));
+    const here = await Promise.all(held.map(async ({ part: { name, weight }, attachment }): Promise<Here> => { const pair = await read(attachment); return { name, weight, scale: attachment.site.scale, rank: pair.A.rows, ...pair }; }));
     const pair = combineSite(path, here, type, options, isSvd(type) ? (options.svdRank ?? (compat ? common : largest(held.map((h) => h.attachment.site)))) : 0);
     pairs.set(path, compat ? padded(pair, common) : pair);
   }
   const config = compat ? inheritedConfig(parts, common) : plainConfig(model, parts, [...pairs.keys()], (path) => pairs.get(path)?.A.rows ?? 0);
-  return attachLora(model, config, planLora(model, config, null), ({ site }) => factorsOf(pairs.get(site.path), site), false);
+  return attachLora(model, config, planLora(model, config, null), ({ site, method }) => factorsOf(pairs.get(site.path), site.path, method.shapes(site, config)), false);
 }
 
-function factorsOf(pair: Pair | undefined, { path }: Site): Readonly<Record<Role, HostArray>> {
+function factorsOf(pair: Pair | undefined, path: string, shapes: Shapes): Readonly<Record<Role, HostArray>> {
   if (pair === undefined) return fail(`the union of target modules adapts ${path}, which no adapter does`, "targetModules", path, 'leave compat: "peft" out');
-  return { A: hostOf(pair.A), B: hostOf(pair.B) };
+  return { A: { ...hostOf(pair.A), shape: shapes["A"] }, B: { ...hostOf(pair.B), shape: shapes["B"] } };
 }
