@@ -10,7 +10,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { createLora, type CreateLoraOptions, type InitialData, initialisations, loadLora, loftq, lora, type LoraOptions, loraConfig, plainLora, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
+import { adapters, createLora, type CreateLoraOptions, type InitialData, initialisations, loadAdapters, loadLora, loftq, lora, type LoraOptions, loraConfig, plainLora, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
 import { IncrementalPCA } from "../src/initial/pca.ts";
 import { dense } from "../src/low-rank.ts";
 import { originOn } from "../src/origin.ts";
@@ -392,6 +392,25 @@ describe("files", () => {
     expect(worst(await numbers(tuned.forward(x)), y)).toBeLessThan(1e-5);
     await tuned.unmerge();
     expect(await numbers(tuned.base.up.weight)).toEqual(was);
+  });
+});
+
+describe("in a set of adapters", () => {
+  it("shares the base with others: alone, in a mixed batch, under a factor, in a combination and from a folder", async () => {
+    const net = new Net(), set = adapters(net), first = await make(net, { initLoraWeights: "pissa" }), second = await make(net, { initLoraWeights: "mica", seed: 2 }), x = inputs(3);
+    for (const t of [first, second]) await shaken(t);
+    set.add("first", first);
+    set.add("second", second);
+    const base = await numbers(net.forward(x)), [a, b] = [await numbers(first.forward(x)), await numbers(second.forward(x))];
+    const mixed = await numbers(set.rows(["first", null, "second"]).forward(x));
+    expect(worst(mixed, [...a.slice(0, 8), ...base.slice(8, 16), ...b.slice(16)])).toBeLessThan(1e-6);
+    const up = first.attachments.filter(({ site }) => site.path === "up"), y = async (k: number): Promise<number[]> => numbers(net.up.forward(x, set.with({ first: k }).context()));
+    expect(up.length).toBe(1);
+    const [none, half, whole] = [await y(0), await y(0.5), await y(1)];
+    expect(worst(half.map((v, i) => v - none[i]), whole.map((v, i) => (v - none[i]) / 2))).toBeLessThan(1e-5);
+    await set.save(join(scratch, "set"));
+    const back = (await loadAdapters(new Net(), join(scratch, "set"))).with("first");
+    expect(worst(await numbers(back.forward(x)), a)).toBeLessThan(1e-5);
   });
 });
 
