@@ -3,7 +3,7 @@ import { isRecord, parseJsonObject } from "@adjoint/io";
 import { ConfigError } from "@adjoint/tensor";
 import { fileDefaults, inertKeys, type JsonValue, refusedKeys, taskTypes } from "./config-keys.ts";
 import { type CordaConfig, type EvaConfig, isPart, type LoftqConfig, type LoraGaConfig, partDefaults, type PartKey, partOf, partRules } from "./initial/configs.ts";
-import { type InitLoraWeights, initWants, isInitLoraWeights, keepsOrigin } from "./initial/names.ts";
+import { type InitLoraWeights, initWants, isInitLoraWeights } from "./initial/names.ts";
 import { completeKinds, type KindKey, type Kinds, readKind, writeKind } from "./kinds.ts";
 import { nearest } from "./nearest.ts";
 import type { Scaling } from "./scaling.ts";

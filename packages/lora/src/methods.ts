@@ -21,7 +21,7 @@ const methods = {
   bias: { dense: loraWithBiasOn(dense), conv: loraWithBiasOn(convolutional), lstm: loraOnWeight },
   /** PiSSA, OLoRA, CorDA and LoRA-GA */
   origin: { dense: originOn(dense), conv: null, lstm: null },
-  doraOrigin: { dense: doraOn(originLayer(dense)), conv: null, lstm: null },
+  doraOrigin: { dense: { ...doraOn(originLayer(dense)), name: "dora from an origin" }, conv: null, lstm: null },
   /** MiCA */
   minor: { dense: minorOn(dense), conv: null, lstm: null },
 } satisfies Readonly<Record<string, Readonly<Record<"dense" | "conv" | "lstm", AdapterMethod | null>>>>;

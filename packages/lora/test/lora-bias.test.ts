@@ -3,7 +3,7 @@ import { describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { Embedding, Linear } from "@adjoint/nn";
 import { ConfigError, hostNormal, store, type Tensor, tensor } from "@adjoint/tensor";
-import { lora, loraConfig, type LoraOptions, readLoraConfig, writeLoraConfig } from "../src/index.ts";
+import { foldScale, lora, loraConfig, type LoraOptions, readLoraConfig, writeLoraConfig } from "../src/index.ts";
 
 const numbers = async (t: Tensor | null): Promise<number[]> => (t === null ? [] : [...(await t.data())]);
 const options: LoraOptions = { r: 2, loraAlpha: 3, loraBias: true, targetModules: ["layer"] };
@@ -24,6 +24,13 @@ describe("lora_bias", () => {
       await tuned.merge();
       (await numbers(layer.forward(x))).forEach((v, i) => { expect(v).toBeCloseTo(before[i], 5); });
     }
+  });
+  it("takes the scale into B and b together", async () => {
+    const layer = layerOf(true), tuned = lora({ layer }, options);
+    for (const [key, s] of tuned.tensors()) s.set(hostNormal(4, key, s.shape));
+    const folded = await foldScale(tuned), y = await numbers(layer.forward(x, tuned.context()));
+    expect(folded.targets.targets[0].scale).toBe(1);
+    (await numbers(layer.forward(x, folded.context()))).forEach((v, i) => { expect(v).toBeCloseTo(y[i], 5); });
   });
   it("starts at zero, or where torch's layers start", async () => {
     const bias = async (initLoraWeights: boolean): Promise<number[]> => numbers(lora({ layer: layerOf(true) }, { ...options, initLoraWeights }).tensors().get("base_model.model.layer.lora_B.bias") ?? null);

@@ -7,6 +7,8 @@ import { attachLora, planLora } from "../lora.ts";
 import type { Tuned } from "../tuned.ts";
 
 const scaledRoles: readonly Role[] = ["B", "biasB"];
+/** methods whose update is s times what is linear in these roles */
+const foldable: readonly string[] = ["lora", "dora", "lora with bias"];
 
 /**
  * A new adapter with s B in place of B, alpha = r and so s = 1 in every module; the same outputs (bit for bit where s is a power of 2).
@@ -17,7 +19,7 @@ const scaledRoles: readonly Role[] = ["B", "biasB"];
 export async function foldScale<M extends object>(tuned: Tuned<M>): Promise<Tuned<M>> {
   const { loraConfig: old } = tuned, initial = new Map<string, HostArray>();
   for (const a of tuned.attachments) {
-    if (a.method.name !== "lora" && a.method.name !== "dora") throw new ConfigError(`foldScale: ${a.method.name} on ${a.site.path} has no B to take the scale`, { op: "foldScale", key: a.site.path, value: a.method.name, fix: "fold LoRA, rsLoRA and DoRA" });
+    if (!foldable.includes(a.method.name)) throw new ConfigError(`foldScale: ${a.method.name} on ${a.site.path} has no B to take the scale`, { op: "foldScale", key: a.site.path, value: a.method.name, fix: "fold LoRA, rsLoRA and DoRA" });
     for (const [role, factor] of Object.entries(a.factors)) {
       const { dtype, shape, data } = await factor.host(), numbers = convertArray(data, dtype, "f32");
       initial.set(keyOf(a, role), { dtype: "f32", shape, data: scaledRoles.includes(role) ? Float32Array.from(numbers, (v) => v * a.site.scale) : numbers });
