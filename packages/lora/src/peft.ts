@@ -149,7 +149,7 @@ export async function readAdapterDirectory(directory: string): Promise<AdapterDi
   if (names === null) fail("there is no such directory", null, "pass the directory that holds adapter_config.json");
   if (names === "file" || names === null) return fail("is a file", names, "pass the directory that holds adapter_config.json");
   if (!names.includes(CONFIG)) {
-    const hint = names.includes("config.json") ? "this looks like a model, not an adapter" : "an adapter other than the default lies in a subfolder of its name";
+    const hint = names.includes("config.json") ? "this looks like a model, not an adapter" : `an adapter other than the default lies in a subfolder of its name${names.some((n) => !n.includes(".")) ? ` (here: ${names.filter((n) => !n.includes(".")).join(", ")})` : ""}`;
     fail(`holds no ${CONFIG}`, names, hint);
   }
   if (!names.includes(WEIGHTS)) {

@@ -131,6 +131,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
     const held = new Map<object, Record<string, Tensor>>(), out = new Map<string, Tensor>();
     for (const a of options.which === undefined ? this.#parts.attachments : this.#parts.attachments.filter(options.which)) {
+      if (options.untied !== true && leaderOf(this.#parts.attachments, a) !== null) continue; // its weight is the leader's
       const before = held.get(a.module) ?? { ...parametersOf(a.module) }, after = a.method.merged(tensorsOf(a), a.site, before);
       if ("weight" in after && options.untied !== true) refuseTied(this.#parts, a);
       held.set(a.module, { ...before, ...after });
@@ -276,11 +277,19 @@ export class Tuned<M> extends AdaptedModel<M> {
   }
 }
 
+/** The store of another attachment that this one uses without a tensor of its own, as the head of a tied pair does. */
+function leaderOf(attachments: readonly Attachment[], { factors, beside = {} }: Attachment): Store | null {
+  if (Object.keys(factors).length > 0) return null;
+  const used = new Set(Object.values(beside));
+  for (const other of attachments) for (const store of Object.values(other.factors)) if (used.has(store)) return store;
+  return null;
+}
+
 /** A weight that two modules share would change in both. */
 function refuseTied<M>(parts: TunedParts<M>, { site, module, factors }: Attachment): void {
   const { weight } = parametersOf(module), twin = parts.weights.find((w) => w.store === weight && w.path !== `${site.path}.weight`)?.path;
-  // a layer that uses the same tensors beside the same weight changes in the same way
-  const together = parts.attachments.some((a) => a.site.path !== site.path && twin === `${a.site.path}.weight` && Object.values(factors).some((s) => Object.values(a.beside ?? {}).includes(s)));
+  // a layer that follows this one changes in the same way
+  const own = new Set<Store | null>(Object.values(factors)), together = parts.attachments.some((a) => twin === `${a.site.path}.weight` && own.has(leaderOf(parts.attachments, a)));
   if (twin !== undefined && !together) {
     throw new ConfigError(`${site.path} shares its weight with ${twin}: merging would change both`, {
       op: "merge",

@@ -7,7 +7,7 @@ import { gradients } from "@adjoint/autograd";
 import { loadModel } from "@adjoint/models";
 import { type Context, Conv2d, Linear } from "@adjoint/nn";
 import { quantize, quantizedWeight } from "@adjoint/quant";
-import { accesses, type Backend, ConfigError, createReference, flatten, FormatError, getDevice, type HostArray, hostArray, planOf, scope, setDevice, store, Tensor, tensor } from "@adjoint/tensor";
+import { accesses, type Backend, ConfigError, createReference, flatten, FormatError, getDevice, type HostArray, hostArray, planOf, scope, setDevice, Store, store, Tensor, tensor } from "@adjoint/tensor";
 import { fixture } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
 import { loadLora, lora, type LoraOptions, mapKey, moduleInfos, readAdapterDirectory, type Tuned } from "../src/index.ts";
@@ -207,6 +207,21 @@ describe("tied weights", () => {
     const gradientOf = async (t: Tuned<Rich>, key: string): Promise<number[]> => { const { paths, leaves } = flatten(gradients(t.loss(ids), t.adapter), isTensor); return numbers(leaves[paths.indexOf(`base_model.model.${key}.weight`)]); };
     const [one, embed, head] = [await gradientOf(tuned, "embed_tokens"), await gradientOf(apart, "embed_tokens"), await gradientOf(apart, "lm_head")];
     one.forEach((v, i) => { expect(Math.abs(v - embed[i] - head[i])).toBeLessThan(1e-12); });
+  });
+
+  it("may be written apart, each with what it computes", async () => {
+    await fc.assert(
+      fc.asyncProperty(tied, async (o) => {
+        const tuned = await moved(lora(new Rich({ tied: true }), o)), y = await numbers(tuned.forward(ids)), apart = new Rich(), model = new Rich({ tied: true });
+        const merged = tuned.mergedWeights({ untied: true }), weights = new Map(flatten(apart, isTensor).paths.map((p, i) => [p, storesOf(apart)[i]]));
+        for (const [name, s] of weights) {
+          const own = merged.get(name), at = name === "lm_head.weight" ? model.lm_head.weight : flatten(model, isTensor).leaves[flatten(model, isTensor).paths.indexOf(name)];
+          if (s instanceof Store) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from(await (own ?? at).data()) });
+        }
+        (await numbers(apart.forward(ids))).forEach((v, i) => { expect(Math.abs(v - y[i])).toBeLessThan(2e-5 * (1 + Math.abs(y[i]))); });
+      }),
+      { numRuns },
+    );
   });
 
   it("are parted only knowingly", async () => {

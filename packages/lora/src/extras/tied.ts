@@ -1,4 +1,5 @@
 /** `ensure_weight_tying`: the adapter of an embedding in the output head that shares its weight, so that the two stay one matrix. */
+import { wide } from "@adjoint/nn";
 import type { AdapterMethod } from "../adapter.ts";
 import { factorKey } from "../peft-keys.ts";
 
@@ -8,6 +9,6 @@ export const tiedLowRank: AdapterMethod = {
   shapes: () => ({}),
   init: () => ({}),
   forward: ({ A, B }, { scale }, { x, y }) => y.add(x.matmul(B).mul(scale).matmul(A)),
-  merged: () => ({}),
+  merged: ({ A, B }, { scale }, { weight }) => ({ weight: wide(weight).add(A.T.matmul(B.T.mul(scale))) }),
   echoes: ({ path }) => ({ [factorKey(path, "A", "linear")]: (p) => p.B.T, [factorKey(path, "B", "linear")]: (p) => p.A.T }),
 };

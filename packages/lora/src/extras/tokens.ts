@@ -26,6 +26,7 @@ const scored = ({ tokens, slots }: Factors, { x, y, frozen: { bias } }: Applicat
   const columns = gather(few.T, slot.maximum(0)).T.reshape(y.shape); // (..., vocabulary)
   return where(slot.ge(0), bias === undefined ? columns : columns.add(wide(bias)), y);
 };
+const merged: AdapterMethod["merged"] = ({ tokens, slots }, _site, { weight }) => ({ weight: where(slots.ge(0), gather(tokens, slots.maximum(0).reshape([slots.shape[0]])), wide(weight)) });
 const forward = (p: Factors, { kind }: Site, use: Application): Tensor => (kind === "embedding" ? embedded(p, use) : scored(p, use));
 
 /** These rows of a weight [vocabulary, width]. */
@@ -37,8 +38,8 @@ export const trainedRows = (ids: readonly number[], [vocabulary, width]: readonl
   constants: () => ({ slots: slotsOf(ids, vocabulary) }),
   start: (_p, _site, { weight }) => ({ tokens: gather(weight, tensor(Int32Array.from(ids))) }),
   forward,
-  merged: ({ tokens, slots }, _site, { weight }) => ({ weight: where(slots.ge(0), gather(tokens, slots.maximum(0).reshape([vocabulary])), wide(weight)) }),
+  merged,
 });
 
 /** The rows of another layer, in a layer that shares its weight. */
-export const tiedRows: AdapterMethod = { name: "tokens-tied", shapes: () => ({}), init: () => ({}), forward, merged: () => ({}) };
+export const tiedRows: AdapterMethod = { name: "tokens-tied", shapes: () => ({}), init: () => ({}), forward, merged };

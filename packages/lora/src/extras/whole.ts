@@ -39,6 +39,6 @@ export const tiedCopy: AdapterMethod = {
   name: "full-tied",
   ...shapesOf({}),
   forward: ({ weight }, _site, { x, module }) => withParameters(module, { weight }).forward(x),
-  merged: () => ({}),
+  merged: ({ weight }) => ({ weight }),
   echoes: ({ path }) => ({ [`${PREFIX}${path}.weight`]: (p) => p.weight }),
 };
