@@ -121,6 +121,8 @@ if (models.length > 0) {
 }
 const copy = rows.find((r) => r.task === "copy" && r.system === "adjoint"), mapped = rows.filter((r) => r.unit === "bytes" && r.system === "adjoint" && r.task !== "copy");
 if (copy && mapped.length > 0) console.log(`\n${mapped.map((r) => `${r.task.padEnd(14)} ${((100 * (r.work / r.ms)) / (copy.work / copy.ms)).toFixed(0)} % of the copy bandwidth`).join("\n")}`);
+const qlora = systems.flatMap(({ key }) => { const [a, b] = ["llama-qlora", "llama-lora"].map((task) => rows.find((r) => r.task === task && r.system === key)); return a && b ? [`${key} ${(a.ms / b.ms).toFixed(2)} times LoRA's step (at most 1.15 wanted), ${(a.bytes / b.bytes).toFixed(2)} of its bytes`] : []; });
+if (qlora.length > 0) console.log(`\nQLoRA over nf4: ${qlora.join("; ")}`);
 if (o["at-least"] !== undefined) {
   const { lines, reached } = judge(o["at-least"], rows, (task, system) => { const why = reasons.get(`${task} ${system}`) ?? absent.get(system); return why === undefined ? "" : ` (${why})`; });
   console.log(`\n${lines.join("\n")}`);

@@ -6,7 +6,7 @@ import { adamw } from "@adjoint/optim";
 import { type DType, Tensor, assign, compile, flatten, fromHost, layerNorm, matmul, rmsNorm, softmax } from "@adjoint/tensor";
 import { Gpt2 } from "./gpt2.ts";
 import { alpha, batchOf, gpt2Small, gpt2Tiny, idsOf, llama1b, llamaTiny, rank } from "./same.ts";
-import { constantStore, randomStore } from "./weights.ts";
+import { codesLike, constantStore, randomStore } from "./weights.ts";
 
 /** One prepared task: `run` queues it once; a run does `work` units; `first` gives numbers that every system must agree on. */
 export interface Task { readonly run: () => void; readonly first?: () => Promise<readonly number[]>; readonly work: number; readonly unit: "bytes" | "flops" | "tokens"; /** the weights that a step reads */ readonly stores?: readonly Tensor[] }
@@ -25,6 +25,11 @@ const product = (m: number, n: number, k: number, dtype: Extract<DType, "f32" | 
   const corner = (from: readonly [number, number]): Promise<number> => y.slice(0, from[0], from[0] + 1).slice(1, from[1], from[1] + 1).item();
   const first = async (): Promise<readonly number[]> => { step(); return [await corner([0, 0]), await corner([M - 1, N - 1])]; };
   return { run: () => { step(); }, first, work: 2 * M * N * K, unit: "flops" };
+};
+/** A product whose weight [n, k] is codes, decoded inside its tiles. */
+const overCodes = (m: number, n: number, k: number): Make => ({ smoke }) => {
+  const [M, N, K] = smoke ? [64, 64, 64] : [m, n, k], a = randomStore("a", [M, K]), w = codesLike("w", [N, K]), y = randomStore("y", [M, N]), step = compile(() => { assign([y], [matmul(a, w.T)]); });
+  return { run: () => { step(); }, work: 2 * M * N * K, unit: "flops" };
 };
 /** AdamW over one flat parameter: reads p, g, m, v and writes p, m, v. */
 const optimizer: Make = ({ smoke }) => {
@@ -56,10 +61,13 @@ export const gpt2Step: Make = (o) => {
   return { run: () => { step(ids); }, first: () => losses(() => step(ids)), work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
 };
 
-/** One LoRA step of a model of Llama 1B's size, base in bf16. */
-export const llamaStep: Make = (o) => {
+/** One LoRA step of a model of Llama 1B's size, base in bf16; or its linear layers as nf4 (QLoRA), where nothing but memory should change. */
+const llamaOver = (base: "bf16" | "nf4"): Make => (o) => {
   const config = parseConfig(o.smoke ? llamaTiny : llama1b), shapes = parameterShapes(config), { batch, length: usual } = batchOf("llama-lora", o), { length = usual } = o;
-  const model = buildModel(config, (name) => { const shape = shapes.get(name)!; return name.endsWith("norm.weight") ? constantStore(name, shape[0], 1) : randomStore(name, shape, "bf16"); });
+  const model = buildModel(config, (name) => {
+    const shape = shapes.get(name)!;
+    return name.endsWith("norm.weight") ? constantStore(name, shape[0], 1) : base === "nf4" && !name.includes("embed_tokens") ? codesLike(name, shape) : randomStore(name, shape, "bf16");
+  });
   const tuned = lora(model, { r: rank, loraAlpha: alpha, targetModules: "all-linear", seed: 1 }), opt = adamw({ learningRate: 1e-4 }).for(tuned.adapter);
   const step = compile((inputIds: Tensor) => {
     const loss = tuned.loss({ inputIds, labels: inputIds });
@@ -69,6 +77,8 @@ export const llamaStep: Make = (o) => {
   const ids = tokens(batch, length, config.vocabSize);
   return { run: () => { step(ids); }, first: () => losses(() => step(ids)), work: batch * length, unit: "tokens", stores: flatten(tuned.base, isTensor).leaves };
 };
+
+export const llamaStep: Make = llamaOver("bf16");
 
 /** All tasks by name; a rival that has one of the same name is shown beside it. */
 export const tasks: Readonly<Record<string, Make>> = {
@@ -83,5 +93,7 @@ export const tasks: Readonly<Record<string, Make>> = {
   "lora-down": product(8192, 16, 2048, "f32", true),
   "lora-dA": product(16, 2048, 8192, "f32", false),
   "gpt2-lora": gpt2Step,
+  "gemm-nf4": overCodes(4096, 4096, 4096),
   "llama-lora": llamaStep,
+  "llama-qlora": llamaOver("nf4"),
 };
