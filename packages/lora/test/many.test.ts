@@ -3,10 +3,12 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
-import { type Backend, clearPlans, compile, ConfigError, flatten, getDevice, type HostArray, memory, scalar, setDevice, Tensor, tensor } from "@adjoint/tensor";
+import { generateIds, loadModel } from "@adjoint/models";
+import { type Backend, clearPlans, compile, ConfigError, flatten, getDevice, type HostArray, memory, scalar, scope, setDevice, Tensor, tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
 import { adapters, type AdapterSet, foldScale, loadAdapters, lora, type NewLoraOptions } from "../src/index.ts";
+import { batchOf } from "./batch.ts";
 import { goldenNet, grid, gridNet, type Net, restart } from "./net.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
@@ -161,6 +163,18 @@ describe("a set of adapters", () => {
       expect(error(await numbers(folded.forward(ids)), await numbers(set.get(name).forward(ids)))).toBeLessThan(2e-6);
     }
   });
+});
+
+it("a language model gives each row its adapter down to an adapted head, and a view generates", async () => {
+  const base = await loadModel(fixture("llama/tiny")), set = adapters(base);
+  for (const [name, targetModules] of [["a", ["q_proj", "lm_head"]], ["b", ["up_proj", "embed_tokens", "lm_head"]]] as const) for (const s of set.add(name, { r: 2, targetModules }).tensors().values()) s.set(await grid(s.shape, "f32").host());
+  const rows = [[1, 5, 3, 2], [4, 4, 1], [2, 7, 3, 3]], names = ["b", "__base__", "a"], mixed = set.rows(names), { total, count } = mixed.lossSum(batchOf(rows)), own = scope(() => gradients(mixed.lossSum(batchOf(rows)).total, mixed.adapter));
+  const each = await Promise.all(rows.map((row, i) => set.with(names[i] === "__base__" ? [] : names[i]).lossSum(batchOf([row])).total.item()));
+  expect(Math.abs((await total.item()) - each.reduce((a, b) => a + b, 0))).toBeLessThan(1e-3);
+  expect(await count.item()).toBe(8);
+  const alone = scope(() => gradients(set.with("a").lossSum(batchOf([rows[2]])).total, set.get("a").adapter)), flat = (tree: unknown): Map<string, Tensor> => { const { paths, leaves } = flatten(tree, isTensor); return new Map(paths.map((path, i) => [path, leaves[i]])); }, ours = flat(own);
+  for (const [path, g] of flat(alone)) { const want = await numbers(g), size = Math.max(...want.map(Math.abs)); expect(error(await numbers(ours.get(`a.${path}`) ?? g.mul(NaN)), want), path).toBeLessThan(1e-4 * size); }
+  expect(await generateIds(set.with("a"), [1, 5, 3], { maxNewTokens: 4, temperature: 0 })).toEqual(await generateIds(set.get("a"), [1, 5, 3], { maxNewTokens: 4, temperature: 0 }));
 });
 
 describe("against PEFT", () => {

@@ -3,7 +3,7 @@
  * first one runs in every suite, all of them where ADJOINT_RUNS is 60 or more (`node scripts/gpu.mjs -- node node_modules/vitest/vitest.mjs run packages/webgpu/test/adapters`).
  */
 import { gradients } from "@adjoint/autograd";
-import { createLora, type CreateLoraOptions } from "@adjoint/lora";
+import { adapters, createLora, type CreateLoraOptions } from "@adjoint/lora";
 import { type Context, Embedding, Linear } from "@adjoint/nn";
 import { type Backend, createReference, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
 import { expect, test } from "vitest";
@@ -28,6 +28,8 @@ const cases: Readonly<Record<string, CreateLoraOptions>> = {
   "rsLoRA with a bias on B": { useRslora: true, loraBias: true },
   "DoRA on an embedding": { useDora: true, targetModules: ["embed"] },
   "PiSSA": { initLoraWeights: "pissa" },
+  "biases, a copy and token rows": { targetModules: ["up"], bias: "all", modulesToSave: ["head"], trainableTokenIndices: [3, 4] },
+  "a raw parameter": { targetModules: ["up"], targetParameters: ["embed.weight"], trainableTokenIndices: { head: [1, 3] } },
 };
 
 async function answers(device: Backend, options: CreateLoraOptions): Promise<readonly (readonly number[])[]> {
@@ -51,4 +53,21 @@ test.runIf(gpu !== null).each(Object.entries(cases).slice(0, whole ? undefined :
     const size = Math.max(1e-2, ...row.map(Math.abs));
     row.forEach((v, j) => { expect(Math.abs(v - got[i][j]), `part ${i}, element ${j}`).toBeLessThan(1e-5 * size); });
   });
+}, 600_000);
+
+test.runIf(gpu !== null && whole).each(["masked", "gathered"] as const)("a mixed batch, %s: output and gradients", async (form) => {
+  const of = async (device: Backend): Promise<readonly (readonly number[])[]> => {
+    setDevice(device);
+    const set = adapters(new Toy()), view = (): ReturnType<typeof set.rows> => set.rows(["b", "__base__"], { form });
+    for (const [name, options] of [["a", { r: 2, targetModules: ["embed", "up"] }], ["b", { r: 3, targetModules: ["embed", "up", "head"] }]] as const) {
+      for (const s of set.add(name, options).tensors().values()) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from({ length: s.size }, (_, i) => (((i * 5) % 17) - 8) / 64) });
+    }
+    const { y, found } = scope(() => {
+      const y = view().forward(ids);
+      return { y, found: gradients(y.square().sum(), Object.fromEntries(set.names.flatMap((name) => [...set.get(name).tensors()].map(([key, s]) => [`${name}/${key}`, s])))) };
+    });
+    return Promise.all([y, ...Object.values(found)].map(async (t) => [...(await t!.data())]));
+  };
+  const want = await of(createReference({ name: "fused", fuse: true })), got = await of(gpu!);
+  want.forEach((row, i) => { row.forEach((v, j) => { expect(Math.abs(v - got[i][j]), `part ${i}, element ${j}`).toBeLessThan(1e-5 * Math.max(1e-2, ...row.map(Math.abs))); }); });
 }, 600_000);
