@@ -3,6 +3,7 @@ import { AdjointError, ConfigError } from "@adjoint/tensor";
 import { nearest } from "@adjoint/lora";
 import { globalFlags, help, parseArguments } from "./arguments.ts";
 import type { Command } from "./command.ts";
+import { combineCommand } from "./commands/combine.ts";
 import { data } from "./commands/data.ts";
 import { doctor } from "./commands/doctor.ts";
 import { evaluateCommand } from "./commands/eval.ts";
@@ -18,7 +19,7 @@ import { paint, type Terminal } from "./terminal.ts";
 import { version } from "./version.ts";
 
 export const commands: Readonly<Record<string, Command>> = {
-  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, inspect, explain: explainCommand, data, doctor, memory: memoryCommand, quantize: quantizeCommand, tune: tuneCommand,
+  finetune, pretrain, eval: evaluateCommand, generate: generateCommand, merge, combine: combineCommand, inspect, explain: explainCommand, data, doctor, memory: memoryCommand, quantize: quantizeCommand, tune: tuneCommand,
 };
 
 function overview(): string {

@@ -44,7 +44,7 @@ export type { ParsedKey } from "./peft-keys.ts";
 export { adalora } from "./adalora.ts";
 export { type AdaloraConfig, budgetAt } from "./adalora-config.ts";
 export { type AllocatorState, RankAllocator } from "./allocator.ts";
-export type { KindKey, Kinds } from "./kinds.ts";
+export { type KindKey, type Kinds, scaleIn } from "./kinds.ts";
 export { vera } from "./vera.ts";
 export type { VeraConfig } from "./vera-config.ts";
 export { isTarget, mergeAndReinit, type ReinitOptions, reinitSeed } from "./relora.ts";

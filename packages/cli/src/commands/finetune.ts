@@ -6,10 +6,11 @@ import { aboutOptimizer } from "@adjoint/optim";
 import { ConfigError, type HostArray } from "@adjoint/tensor";
 import { baseOptions, checkpointOrigin, type DataSet, defaultRecipe, fields, fullTrainee, latestCheckpoint, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, traineeOf, tunedFor, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
+import { adapterTitle, rankText } from "../adapter-text.ts";
 import type { Answer, Command } from "../command.ts";
 import { forgottenInFull } from "../beside.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
-import { baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf as dataTitle } from "../open.ts";
+import { baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
 import { recipeKeys, recipeOf } from "../recipes.ts";
 import { Progress } from "../progress.ts";
 import { Screen } from "../screen.ts";
@@ -106,12 +107,6 @@ async function fromScratch(recipe: Recipe): Promise<OpenModel> {
   return { model, path, name: node().path.basename(node().path.dirname(path)) || path, folder: null };
 }
 
-/** What the adapter is called. */
-function titleOf(c: LoraConfig, recipe: Recipe): string {
-  const kind = c.adalora !== null ? "AdaLoRA" : c.vera !== null ? "VeRA" : c.useDora ? (c.useRslora ? "rsDoRA" : "DoRA") : c.useRslora ? "rsLoRA" : "LoRA";
-  return recipe.relora === null ? kind : `Re${kind.replace("rsLoRA", "LoRA")}`;
-}
-const rankText = (c: LoraConfig): string => (c.adalora === null ? `r=${c.r}` : `r=${c.adalora.initR} to ${c.adalora.targetR}`);
 function scaleText(c: LoraConfig, scales: readonly number[]): string {
   if (scales.length > 1) return "scales by module";
   const plain = c.adalora === null && c.vera === null, formula = !plain ? "" : c.useRslora ? `${c.loraAlpha}/sqrt(${c.r}) = ` : `${c.loraAlpha}/${c.r} = `;
@@ -133,7 +128,7 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
   if (tuned !== null) {
     const { loraConfig: c, targets } = tuned, scales = [...new Set(targets.targets.map((t) => t.scale))], linear = targets.targets.length;
     const heads = new Set(base.model.modules().filter((m) => m.isOutputHead).map((m) => m.path)), rest = targets.notAdapted.filter((path) => !heads.has(path)).length;
-    screen.row("adapter", titleOf(c, recipe), `${rankText(c)}, ${scaleText(c, scales)}, ${linear} of ${linear + rest} layers${besideText(c, recipe)}`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
+    screen.row("adapter", recipe.relora === null ? adapterTitle(c) : `Re${adapterTitle({ ...c, useRslora: false })}`, `${rankText(c).replace(" ", "=")}, ${scaleText(c, scales)}, ${linear} of ${linear + rest} layers${besideText(c, recipe)}`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
     if (recipe.relora !== null) screen.row("merges", `each ${recipe.relora} steps`, `${Math.max(0, Math.floor((stepsOf(recipe, rows) - 1) / recipe.relora))} in all, moments ${recipe.relora_reset === "none" ? "kept" : recipe.relora_reset === "zero" ? "set to zero" : `${recipe.relora_reset}, ${100 * (recipe.relora_reset_ratio ?? 0)} % forgotten`}`, "");
   } else screen.row("weights", "all", `${count(trains)} train (100 %)`, "");
   const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
@@ -185,7 +180,7 @@ async function measuredOf(recipe: Recipe, { base }: Subject, data: Awaited<Retur
   const list: Measured[] = data.heldOut === null ? [] : [{ name: data.title, role: "new", data: data.heldOut }];
   if (recipe.old_dataset_name.length > 0) {
     if (base.model.tokenizer === null) throw new ConfigError("old_dataset_name needs a tokenizer", { key: "old_dataset_name", value: recipe.old_dataset_name, fix: "remove it, or leave out --ids" });
-    const name = dataTitle(recipe.old_dataset_name);
+    const name = titleOf(recipe.old_dataset_name);
     list.push({ name: name === data.title ? `${name} (old)` : name, role: "old", data: await openMeasured(recipe.old_dataset_name, recipe, base.model.tokenizer) });
   }
   return list;

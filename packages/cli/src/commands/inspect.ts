@@ -1,6 +1,6 @@
 /** `adjoint inspect`: what a model, adapter, checkpoint or tensor file holds. */
 import { fileSystem, node, openGguf, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
-import { readAdapterDirectory, scaleOf } from "@adjoint/lora";
+import { readAdapterDirectory, scaleIn } from "@adjoint/lora";
 import { parameterShapes, resolveModel, parseConfig } from "@adjoint/models";
 import { bitsandbytesWeights } from "@adjoint/quant";
 import * as tiny from "@adjoint/tiny";
@@ -8,6 +8,7 @@ import { ConfigError, sizeOf } from "@adjoint/tensor";
 import { compactRecipe, defaultRecipe, readCheckpoint } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
+import { adapterTitle, rankText } from "../adapter-text.ts";
 import { adapterFolder, BUNDLED } from "../open.ts";
 import { bytes, count, millions } from "../terminal.ts";
 
@@ -38,9 +39,9 @@ async function ggufFile(path: string): Promise<Answer> {
 async function adapter(path: string): Promise<Answer> {
   const { config, tensors, warnings } = await readAdapterDirectory(path);
   const size = [...tensors.values()].reduce((n, t) => n + t.data.length, 0);
-  const rule = config.useRslora ? "rsLoRA" : "LoRA", scale = scaleOf(config.scaling, config.loraAlpha, config.r);
+  const rule = adapterTitle(config), scale = scaleIn(config, config.loraAlpha, config.r);
   const lines = [...tensors].map(([name, t]) => ({ name, dtype: t.dtype, shape: t.shape }));
-  const head = [`${path}: ${rule} adapter, r ${config.r}, alpha ${config.loraAlpha}, scale ${Number(scale.toPrecision(4))}, ${count(size)} parameters`, `  base     ${config.baseModelNameOrPath ?? "not named"}`, `  targets  ${Array.isArray(config.targetModules) ? config.targetModules.join(", ") : String(config.targetModules)}`, ...warnings.map((w) => `  warning  ${w}`)];
+  const head = [`${path}: ${rule} adapter, ${rankText(config)}, ${config.vera === null ? `alpha ${config.loraAlpha}, ` : ""}scale ${Number(scale.toPrecision(4))}, ${count(size)} parameters`, `  base     ${config.baseModelNameOrPath ?? "not named"}`, `  targets  ${Array.isArray(config.targetModules) ? config.targetModules.join(", ") : String(config.targetModules)}`, ...warnings.map((w) => `  warning  ${w}`)];
   return { text: `${head.join("\n")}\n${tensorText(lines)}\n`, json: { kind: "adapter", folder: path, method: rule, r: config.r, lora_alpha: config.loraAlpha, scale, target_modules: config.targetModules, base_model_name_or_path: config.baseModelNameOrPath, parameters: size, tensors: lines, warnings } };
 }
 

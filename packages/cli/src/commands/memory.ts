@@ -35,7 +35,7 @@ function requestOf(args: Arguments, recipe: Recipe, config: ConfigJson): Trainin
   const method = oneOf("method", args.text("method"), methods, "qlora"), text = (flag: string): string | null => args.text(flag), number = (flag: string, fallback: number): number => args.number(flag) ?? fallback;
   const for4 = ["format", "block", "skip"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("no-double-quant") ? "no-double-quant" : undefined);
   if (method !== "qlora" && for4 !== undefined) throw new ConfigError(`memory: --${for4} goes with --method qlora`, { key: `--${for4}`, fix: "remove it" });
-  const forAdapter = ["rank", "targets"].find((flag) => text(flag) !== null || args.number(flag) !== null);
+  const forAdapter = ["rank", "targets"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("dora") ? "dora" : undefined);
   if (method === "full" && forAdapter !== undefined) throw new ConfigError(`memory: --${forAdapter} goes with an adapter`, { key: `--${forAdapter}`, fix: "remove it, or use --method lora" });
   const own = config["dtype"] ?? config["torch_dtype"], stored = typeof own === "string" && own in dtypes ? dtypes[own as DTypeFlag] : "bf16";
   const dtype = text("dtype") === null ? (method === "full" ? "f32" : stored) : dtypes[oneOf("dtype", text("dtype"), Object.keys(dtypes) as DTypeFlag[], "f32")];
@@ -43,7 +43,7 @@ function requestOf(args: Arguments, recipe: Recipe, config: ConfigJson): Trainin
   if (!isFormatName(format)) throw new ConfigError(`memory: --format ${format}`, { key: "--format", value: format, fix: `use one of ${Object.keys(formats).join(", ")}` });
   const doubleQuant = !args.flag("no-double-quant") && formats[format].scale === "f32", block = args.number("block");
   return {
-    method, rank: number("rank", 16), targets: /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(","), dtype, format, doubleQuant, ...(block === null ? {} : { block }),
+    method, dora: args.flag("dora"), rank: number("rank", 16), targets: /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(","), dtype, format, doubleQuant, ...(block === null ? {} : { block }),
     skip: (text("skip") ?? "lm_head").split(",").filter((s) => s !== "" && s !== "none"), optimizer: recipe.optim, masterWeights: !args.flag("no-master-weights"), batch: number("batch", 1), seq: number("seq", 512),
     checkpointing: recipe.gradient_checkpointing, accumulation: recipe.gradient_accumulation_steps > 1,
   };
@@ -54,7 +54,7 @@ const GIB = 2 ** 30;
 const WASM = 4 * GIB;
 
 function show(name: string, device: string, request: TrainingRequest, { terms, total, counts, ranks }: MemoryPrediction): string {
-  const { method, batch, seq, rank = 16 } = request, what = method === "full" ? "all weights train" : `${method === "qlora" ? `QLoRA, ${request.format ?? "nf4"}` : "LoRA"}, rank ${rank}: ${millions(counts.trainable)} train (${((100 * counts.trainable) / counts.parameters).toPrecision(3)} %)`;
+  const { method, batch, seq, rank = 16 } = request, what = method === "full" ? "all weights train" : `${request.dora === true ? `DoRA${method === "qlora" ? ` over ${request.format ?? "nf4"}` : ""}` : method === "qlora" ? `QLoRA, ${request.format ?? "nf4"}` : "LoRA"}, rank ${rank}: ${millions(counts.trainable)} train (${((100 * counts.trainable) / counts.parameters).toPrecision(3)} %)`;
   const [unit, per] = total < GIB ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const), size = (bytes: number): string => (bytes / per).toFixed(bytes < 0.1 * per ? 4 : 2);
   const rows = terms.filter((t) => t.bytes > 0).map((t) => `  ${t.name.padEnd(12)}${size(t.bytes).padStart(9)}${`${((100 * t.bytes) / total).toFixed(1)} %`.padStart(9)}   ${t.from}`);
   const lines = [
@@ -81,6 +81,7 @@ export const memoryCommand: Command = {
       method: { kind: "text", value: "full|lora|qlora", help: "what trains, over what [qlora]" }, rank: { kind: "number", help: "rank of the adapter [16]", aliases: ["r"] },
       batch: { kind: "number", help: "rows of a micro-batch [1]", aliases: ["b"] }, seq: { kind: "number", help: "tokens of a row [512]", aliases: ["t"] },
       targets: { kind: "text", value: "A,B", help: "modules that are adapted: names, an expression, or all-linear [all-linear]" },
+      dora: { kind: "flag", help: "DoRA: magnitudes beside the factors" },
       format: { kind: "text", help: `of quantized weights: ${Object.keys(formats).join(", ")} [nf4]` }, block: { kind: "number", help: "weights a scale [the format's]" },
       "no-double-quant": { kind: "flag", help: "scales stay in f32" }, skip: { kind: "text", value: "A,B", help: "linear layers that are not quantized, or none [lm_head]" },
       dtype: { kind: "text", value: "f32|f16|bf16", help: "of the other weights [the file's; f32 where all train]" },

@@ -14,7 +14,7 @@ export interface StepShape {
   readonly seq: number;
   readonly checkpointing: boolean;
   /** null: every weight trains */
-  readonly adapter: Pick<LoraOptions, "r" | "targetModules"> | null;
+  readonly adapter: Pick<LoraOptions, "r" | "targetModules" | "useDora"> | null;
   readonly dtype: "f32" | "f16" | "bf16";
 }
 
@@ -69,7 +69,7 @@ function planned(config: ModelConfig, step: StepShape, device: PlannedDevice): S
 }
 
 /** An adapter whose factors hold no numbers. */
-function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules">): Tuned<CausalLM> {
+function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules" | "useDora">): Tuned<CausalLM> {
   const config = loraConfig({ taskType: "CAUSAL_LM", ...adapter }), { table, chosen } = planLora(model, config);
   const hollowStores = (shapes: Shapes, path: string): Record<string, Store> => Object.fromEntries(Object.entries(shapes).map(([role, shape]) => [role, new Store({ dtype: "f32", shape, data: hostArray("f32", 0) }, `${path}.${role}`)]));
   const attachments = chosen.map(({ site, module, method }): Attachment => ({ site, module, method, factors: hollowStores(method.shapes(site, config), site.path), beside: hollowStores(Object.fromEntries(Object.entries(method.constants?.(site, parametersOf(module)) ?? {}).map(([role, t]) => [role, t.shape])), site.path) }));

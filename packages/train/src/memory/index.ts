@@ -47,21 +47,22 @@ function tile(config: ModelConfig, tokens: number): number {
  * @throws ConfigError for sizes, names or targets that cannot be
  */
 export function predictMemory(config: ModelConfig, request: TrainingRequest, device: PlannedDevice & { readonly threads?: number } = getDevice()): MemoryPrediction {
-  const { method, rank = 16, targets = "all-linear", batch, seq, checkpointing = false, accumulation = false } = request;
+  const { method, rank = 16, targets = "all-linear", batch, seq, checkpointing = false, accumulation = false, dora = false } = request;
+  if (dora && method === "full") throw new ConfigError("memory: dora goes with an adapter, and all weights train", { key: "dora", value: true, fix: "use method lora or qlora, or remove it" });
   for (const [key, n] of Object.entries({ batch, seq })) if (!(Number.isInteger(n) && n > 0)) throw new ConfigError(`memory: ${key} is ${n}`, { key, value: n, fix: "use a whole number above 0" });
   const dtype = request.dtype ?? (method === "full" ? "f32" : "bf16"), s = staticTerms(config, request), tokens = batch * seq;
-  const { arena } = stepBytes(config, { batch, seq, checkpointing, adapter: method === "full" ? null : { r: rank, targetModules: targets }, dtype: method === "full" ? "f32" : dtype }, device);
+  const { arena } = stepBytes(config, { batch, seq, checkpointing, adapter: method === "full" ? null : { r: rank, targetModules: targets, useDora: dora }, dtype: method === "full" ? "f32" : dtype }, device);
   const sums = accumulation ? s.gradients : 0, logits = Math.min(logitsBytes(config, { batch, seq }), arena), gradients = Math.min(s.gradients, arena - logits), n = (x: number): string => x.toLocaleString("en-US");
   const half = method === "full" && dtype !== "f32", b = s.quantized === 0 ? "" : `${n(s.quantized)} x ${(8 * s.bytesPerCode).toFixed(3)} bits + `;
   const terms: MemoryTerm[] = [
     { name: "weights", bytes: s.weights, from: `${b}${n(s.parameters - s.quantized)} x ${dtype === "f32" ? 32 : 16} bits` },
-    { name: "adapter", bytes: s.adapter, from: method === "full" ? "none" : `r (in + out) = ${rank} x ${n(s.perRank)} = ${n(s.trainable)} x 32 bits` },
+    { name: "adapter", bytes: s.adapter, from: method === "full" ? "none" : `r (in + out) = ${rank} x ${n(s.perRank)}${dora ? `, ${n(s.magnitudes)} magnitudes and as many squares of rows:` : " ="} ${n(s.trainable + s.magnitudes)} x 32 bits` },
     { name: "gradients", bytes: s.gradients + sums, from: `${n(s.trainable)} x ${half ? 16 : 32} bits${accumulation ? ", and their sums" : ""}` },
     { name: "optimizer", bytes: s.optimizer, from: `${n(s.trainable)} x ${(s.optimizer / s.trainable).toFixed(3).replace(/\.?0+$/, "")} B${half && request.masterWeights !== false ? " (moments, and weights in f32)" : ""}` },
     { name: "activations", bytes: Math.max(0, arena - logits - gradients), from: `${n(tokens)} tokens, ${checkpointing ? "the layers' inputs and one layer's values" : "what the backward pass reads"}: the rest of the step's arena` },
     { name: "logits", bytes: logits, from: tokens * config.vocabSize <= 2 ** 24 ? `2 x ${n(tokens)} x ${n(config.vocabSize)} x 32 bits` : "in chunks of 64 MiB" },
     { name: "workspace", bytes: tile(config, tokens) * (device.threads ?? 1), from: `a tile of a product's operand, ${device.threads ?? 1} ${device.threads === 1 ? "thread" : "threads"}` },
   ];
-  const ranks = method === "full" ? [] : [...new Set([8, 16, 64, 256, rank])].sort((x, y) => x - y).map((r) => ({ rank: r, parameters: r * s.perRank, time: rankRatio(s.linears, s.trainable, r * s.perRank, { checkpointing }) }));
+  const ranks = method === "full" ? [] : [...new Set([8, 16, 64, 256, rank])].sort((x, y) => x - y).map((r) => ({ rank: r, parameters: r * s.perRank + s.magnitudes, time: rankRatio(s.linears, s.trainable, r * s.perRank + s.magnitudes, { checkpointing }) }));
   return { terms, total: terms.reduce((sum, t) => sum + t.bytes, 0), counts: s, arena, ranks };
 }

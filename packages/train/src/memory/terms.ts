@@ -1,6 +1,8 @@
 /**
  * What a fine-tuning holds in memory, term by term, from the model's config alone (no weight is ever read):
  *
+ * (DoRA: T = Σ r (in + out) + Σ out, and Σ out squares of rows that do not train)
+ *
  *   weights   = codes of quantized linears + scales + (P - Pq) b_w        adapter = T b_a,  T = Σ r (in + out)
  *   gradients = (full ? P : T) b_g                                        optimizer = N b_o, N = what trains
  *
@@ -20,6 +22,8 @@ export interface MemoryRequest {
   readonly method: Method;
   /** rank of the adapter (default 16) */
   readonly rank?: number;
+  /** DoRA: a vector of lengths a module beside the factors (default false) */
+  readonly dora?: boolean;
   /** as target_modules (default "all-linear") */
   readonly targets?: LoraOptions["targetModules"];
   /** of the weights that are no codes (default f32 for full, else bf16) */
@@ -48,6 +52,8 @@ export interface StaticTerms {
   readonly trainable: number;
   /** T: parameters of the adapter at any rank, as a multiple of r */
   readonly perRank: number;
+  /** DoRA's magnitudes, which no rank changes; as many squares of rows are kept beside them */
+  readonly magnitudes: number;
   /** parameters of the adapted linear layers, for the cost of rank */
   readonly linears: number;
   readonly weights: number;
@@ -82,7 +88,7 @@ const each = (bytes: number): StateRule => (shapes) => bytes * shapes.reduce((n,
 const eightBit = (moments: number): StateRule => (shapes) => shapes.reduce((n, s) => { const size = sizeOf(s); return n + moments * (size < 4096 ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK)); }, 0);
 const factored: StateRule = (shapes) => shapes.reduce((n, s) => n + 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]), 0);
 /** An adapter's B alone: every second matrix. */
-const ofB = (rule: StateRule): StateRule => (shapes) => rule(shapes.filter((_, i) => i % 2 === 1));
+const ofB = (rule: StateRule): StateRule => (shapes) => rule(shapes.filter((s, i) => s.length < 2 || i % 2 === 1));
 /** Bytes that an optimizer keeps beside what it trains, by the first of these expressions that its name matches. */
 const states: readonly (readonly [RegExp, StateRule])[] = [
   [/^(paged_)?(adam|adamw|adamw_bnb)_?8bit$/, eightBit(2)], [/^(paged_)?(lion|rmsprop|rmsprop_bnb)_?8bit$/, eightBit(1)],
@@ -97,7 +103,7 @@ function stateRule(name: string): StateRule {
 
 /** @throws ConfigError for an unknown optimizer, format, block size or target */
 export function staticTerms(config: ModelConfig, request: MemoryRequest): StaticTerms {
-  const { method, rank = 16, targets = "all-linear", dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
+  const { method, rank = 16, targets = "all-linear", dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true, dora = false } = request;
   const state = stateRule(optimizer);
   if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
   const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
@@ -110,13 +116,13 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
     if (isCode(name)) { quantized += sizeOf(shape); codes += quantizedBytes(sizeOf(shape), format, block, doubleQuant); }
   }
   const weights = codes + (parameters - quantized) * b;
-  const table = method === "full" ? null : describeTargets({ r: rank, targetModules: targets }, modules, config.modelType);
+  const table = method === "full" ? null : describeTargets({ r: rank, targetModules: targets, useDora: dora }, modules, config.modelType);
   const sizes = new Map(modules.map((m) => [m.path, m])), adapted = (table?.targets ?? []).map((t) => ({ r: t.r, inn: sizes.get(t.path)?.inFeatures ?? 0, out: sizes.get(t.path)?.outFeatures ?? 0 }));
-  const trains = table === null ? [...shapes.values()] : adapted.flatMap(({ r, inn, out }) => [[r, inn], [out, r]]);
+  const magnitudes = dora ? adapted.reduce((n, { out }) => n + out, 0) : 0, trains = table === null ? [...shapes.values()] : [...adapted.flatMap(({ r, inn, out }) => [[r, inn], [out, r]]), ...(dora ? adapted.map(({ out }) => [out]) : [])];
   const trainable = trains.reduce((n, s) => n + sizeOf(s), 0), half = method === "full" && dtype !== "f32";
   return {
-    parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
-    weights, adapter: method === "full" ? 0 : 4 * trainable, gradients: (half ? b : 4) * trainable, optimizer: state(trains) + (half && masterWeights ? 4 * trainable : 0),
+    parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), magnitudes, linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
+    weights, adapter: method === "full" ? 0 : 4 * (trainable + magnitudes), gradients: (half ? b : 4) * trainable, optimizer: state(trains) + (half && masterWeights ? 4 * trainable : 0),
     bytesPerCode: quantized === 0 ? 0 : codes / quantized,
   };
 }
