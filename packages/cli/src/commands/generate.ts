@@ -18,7 +18,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); };
   const { model, path } = await openModel(recipe.model_name_or_path, { tokenizerName: recipe.tokenizer_name, base: baseOptions(recipe), say, progress: new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal) });
   const tokenizer = tokenizerOf(model, path);
-  const subject = adapter === null ? model : await openAdapter(model, adapter, say);
+  const subject = adapter === null ? model : (await openAdapter(model, adapter, say)).frozen();
   const messages: readonly Message[] = [{ role: "user", content: given }];
   const prompt = args.flag("chat") ? tokenizer.applyChatTemplate(messages, { addGenerationPrompt: true }) : given;
   const stream = !args.flag("json");
