@@ -24,6 +24,7 @@ export { pairsOf, type Pair } from "./pairs.ts";
 export { inverses, sylvester } from "./solve.ts";
 export { averageWeights, WeightAverage, type AverageOptions } from "./average.ts";
 export { resetState, type ResetOptions } from "./reset.ts";
+export { remapState, type Origin } from "./remap.ts";
 export { roundByChance } from "./rounding.ts";
 export { accumulate, Accumulator, type Accumulated } from "./accumulate.ts";
 export { roleOf, roles, type Role } from "./roles.ts";
