@@ -3,7 +3,7 @@
  * other plan, and everything is differentiable: what an adapter gets is the sum over its own rows.
  */
 import { type Context, type ModuleAdapter, within } from "@adjoint/nn";
-import { ConfigError, dropout, fromHost, gather, type Key, randomUniform, ShapeError, show, type Tensor } from "@adjoint/tensor";
+import { checkIds, ConfigError, dropout, fromHost, gather, type Key, randomUniform, ShapeError, show, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod } from "./adapter.ts";
 import type { AdapterTree } from "./attachments.ts";
 import { flora } from "./flora.ts";
@@ -50,9 +50,10 @@ export class MixedRows implements ModuleAdapter {
   readonly #slots: number;
   readonly #form: RowForm | undefined;
   readonly #of = new Map<object, RowPart[]>();
-  /** @throws ShapeError unless the index is a list of i32; ConfigError for a method that changes weights (an LSTM's) */
+  /** @throws ShapeError unless the index is a list of i32 that names these adapters; ConfigError for a method that changes weights (an LSTM's) */
   constructor(adapters: readonly RowAdapter[], index: Tensor, form?: RowForm) {
     if (index.rank !== 1 || index.dtype !== "i32") throw new ShapeError(`rows: the index must be i32 [batch], got ${index.dtype} ${show(index.shape)}`, { op: "rows", shapes: [index.shape], fix: "set.index(names) makes it" });
+    if (index.value !== null) checkIds("rows", index.value.data, adapters.length + 1);
     this.adapters = Object.fromEntries(adapters.map((a) => [a.name, a.tree]));
     this.index = index;
     this.#slots = adapters.length + 1;

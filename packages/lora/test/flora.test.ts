@@ -5,7 +5,7 @@ import fc from "fast-check";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { Linear } from "@adjoint/nn";
-import { clearPlans, flatten, getDevice, setDevice, type Store, Tensor, tensor } from "@adjoint/tensor";
+import { clearPlans, flatten, getDevice, planOf, setDevice, type Store, Tensor, tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
 import { adapters, flora, floraAdapter, loadAdapters, loadFlora, loadLora } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
@@ -72,6 +72,14 @@ describe("FLoRA", () => {
       set.with(["p", "l"]).forward(ids(1));
       expect(() => { set.setScale("p", 2); }).toThrow(/no scale/);
     } finally { setDevice(before); }
+  });
+  it("never forms W ∘ a bᵀ nor a gradient of W, alone and in a mixed batch", () => {
+    const [n, T, inputs, outputs] = [2, 3, 37, 29], net = { up: new Linear(grid([outputs, inputs], "f32")) }, set = adapters(net), x = grid([n, T, inputs], "f32");
+    for (const [name, r] of [["a", 1], ["b", 2]] as const) set.add(name, floraAdapter(net, { r, targetModules: ["up"] }));
+    for (const view of [set.with("b"), set.rows(["a", "b"])]) {
+      const y = net.up.forward(x, view.context()), { spec } = planOf([y, ...flatten(gradients(y.square().sum(), { x, adapter: view.adapter }), isTensor).leaves]);
+      for (const b of spec.buffers) if (b.kind === "slot" || b.kind === "output") expect(b.length).not.toBe(inputs * outputs);
+    }
   });
   it("merges to the same function and comes out bit for bit", async () => {
     restart(6);

@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
-import { generateIds, loadModel } from "@adjoint/models";
+import { type CausalLM, generateIds, loadModel } from "@adjoint/models";
 import { type Backend, clearPlans, compile, ConfigError, flatten, getDevice, type HostArray, memory, scalar, scope, setDevice, Tensor, tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
@@ -168,7 +168,7 @@ describe("a set of adapters", () => {
 it("a language model gives each row its adapter down to an adapted head, and a view generates", async () => {
   const base = await loadModel(fixture("llama/tiny")), set = adapters(base);
   for (const [name, targetModules] of [["a", ["q_proj", "lm_head"]], ["b", ["up_proj", "embed_tokens", "lm_head"]]] as const) for (const s of set.add(name, { r: 2, targetModules }).tensors().values()) s.set(await grid(s.shape, "f32").host());
-  const rows = [[1, 5, 3, 2], [4, 4, 1], [2, 7, 3, 3]], names = ["b", "__base__", "a"], mixed = set.rows(names), { total, count } = mixed.lossSum(batchOf(rows)), own = scope(() => gradients(mixed.lossSum(batchOf(rows)).total, mixed.adapter));
+  const rows = [[1, 5, 3, 2], [4, 4, 1], [2, 7, 3, 3]], names = ["b", "__base__", "a"], mixed = set.rows(names), model: CausalLM = mixed, { total, count } = model.lossSum(batchOf(rows)), own = scope(() => gradients(mixed.lossSum(batchOf(rows)).total, mixed.adapter));
   const each = await Promise.all(rows.map((row, i) => set.with(names[i] === "__base__" ? [] : names[i]).lossSum(batchOf([row])).total.item()));
   expect(Math.abs((await total.item()) - each.reduce((a, b) => a + b, 0))).toBeLessThan(1e-3);
   expect(await count.item()).toBe(8);

@@ -1,9 +1,9 @@
 import fc from "fast-check";
 import { afterAll, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
-import type { Context } from "@adjoint/nn";
+import { type Context, Linear } from "@adjoint/nn";
 import { adamw } from "@adjoint/optim";
-import { clearPlans, compile, type DType, flatten, getDevice, memory, scalar, setDevice, ShapeError, Tensor, tensor } from "@adjoint/tensor";
+import { clearPlans, compile, type DType, flatten, getDevice, memory, planOf, scalar, setDevice, ShapeError, Tensor, tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
 import { adapters, type AdapterSet, chooseForm, type NewLoraOptions, type RowForm } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
@@ -105,7 +105,20 @@ describe("a mixed batch", () => {
     expect(await numbers(set.base.up.forward(flat.slice(0, 3, 6), { adapter: rows, flattened: { from: 3, per: 2 } }))).toEqual(whole.slice(18));
     expect(() => set.base.up.forward(flat, { adapter: rows })).toThrow(ShapeError);
     expect(() => set.rows(tensor([0, 1]))).toThrow(/i32/);
+    expect(() => set.rows(tensor(Int32Array.of(0, 3)))).toThrow(/id 3 at position 1/);
     expect(() => set.rows(["a9"])).toThrow(/no adapter "a9"/);
+  });
+  it("writes nothing of the frozen weight's shape, and does the base's product once", () => {
+    const [n, T, i, o] = [2, 3, 37, 29];
+    for (const form of ["masked", "gathered"] as const) {
+      const net = { up: new Linear(grid([o, i], "f32")) }, set = adapters(net), x = grid([n, T, i], "f32");
+      set.add("a", { r: 2, targetModules: ["up"] });
+      set.add("b", { r: 3, targetModules: ["up"] });
+      const view = set.rows(["a", "b"], { form }), y = net.up.forward(x, view.context()), d = gradients(y.square().sum(), { x, adapter: view.adapter });
+      const { spec } = planOf([y, ...flatten(d, isTensor).leaves]), full = spec.kernels.filter((k) => k.kind === "contract" && k.k * k.shape.reduce((a, b) => a * b, 1) === n * T * i * o);
+      for (const b of spec.buffers) if (b.kind === "slot" || b.kind === "output") expect(b.length).not.toBe(i * o);
+      expect(full.length).toBe(2); // y and dx
+    }
   });
   it("takes the cheaper form", () => {
     expect([[16], [8, 8], [8, 4, 4], [8, 8, 1], [8, 8, 8, 8]].map(chooseForm)).toEqual(["masked", "masked", "masked", "gathered", "gathered"]);
