@@ -38,7 +38,7 @@ export async function recipeOf(args: Arguments, base: Partial<Recipe>): Promise<
   const names = alone && (given.dataset_name === undefined || given.dataset_name.length === 0) ? (base.dataset_name ?? []) : (given.dataset_name ?? []);
   // a preset belongs to fine-tuning the bundled model
   const fits = names.length === 1 && Object.hasOwn(presets, names[0]) && (given.model_name_or_path ?? null) === null && base.use_peft !== false;
-  const preset = !fits ? {} : given.use_peft === false ? withoutAdapter(presets[names[0]]) : presets[names[0]];
+  const own = fits ? presets[names[0]] : {}, preset = given.use_peft === false ? withoutAdapter(own) : (given.peft_type ?? "LORA") === "LORA" ? own : { ...own, lora_alpha: null }; // its alpha is LoRA's
   // a flag for the length of the run replaces the preset's steps
   const steps = given.num_train_epochs !== undefined && given.max_steps === undefined ? { max_steps: -1 } : {};
   return { recipe: mergeRecipe(base, preset, steps, given, { dataset_name: names }), notes: file.notes };
