@@ -2,12 +2,13 @@
 import { ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import type { Site } from "./adapter.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
-import { type Beside, besideTargets, describeBeside, type Origin } from "./extras/select.ts";
+import { type Beside, besideTargets, type Origin } from "./extras/select.ts";
 import { methodOf } from "./methods.ts";
 import { scaleIn } from "./kinds.ts";
 import { nearest } from "./nearest.ts";
 import { compilePattern, type Pattern } from "./pattern.ts";
 import { lintScale } from "./scaling.ts";
+import { print } from "./target-table.ts";
 import { withWidest } from "./vera.ts";
 
 /** What module selection needs to know of one module. */
@@ -92,16 +93,19 @@ function layerIndex(path: string, patterns: readonly Pattern[]): number | null {
   return at < 0 ? null : Number(parts[at]);
 }
 
+const wantedLayers = (c: LoraConfig): readonly number[] => (typeof c.layersToTransform === "number" ? [c.layersToTransform] : (c.layersToTransform ?? []));
+
 /** The part of the config that filters by layer; null without one. */
 function layerFilter(c: LoraConfig): ((path: string) => boolean) | null {
-  const wanted = typeof c.layersToTransform === "number" ? [c.layersToTransform] : (c.layersToTransform ?? []);
-  if (wanted.length === 0) return null;
+  const wanted = wantedLayers(c), indexOf = layerOf(c);
+  return wanted.length === 0 ? null : (path) => { const index = indexOf(path); return index !== null && wanted.includes(index); };
+}
+
+/** The index of the layer that a path lies in, as the config finds it. */
+function layerOf(c: LoraConfig): (path: string) => number | null {
   const names = typeof c.layersPattern === "string" ? [c.layersPattern] : (c.layersPattern ?? []);
   const patterns = names.filter((n) => n !== "").map((n) => compilePattern(`(?:^|.*?\\.)(?:${n})\\.(?P<idx>\\d+)\\.`, { key: "layers_pattern" }));
-  return (path) => {
-    const index = layerIndex(path, patterns);
-    return index !== null && wanted.includes(index);
-  };
+  return (path) => layerIndex(path, patterns);
 }
 
 function byNames(names: readonly string[], inLayer: ((path: string) => boolean) | null): Chooser {
@@ -238,76 +242,30 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
   for (const [key, unused] of [["rank_pattern", ranks.unused()], ["alpha_pattern", alphas.unused()]] as const) {
     for (const source of unused) warnings.add(`${key}: ${JSON.stringify(source)} changes nothing: it matches no adapted module, or an earlier key matched first`);
   }
-  for (const [key, names, matches] of unmatchedLists(c, modules)) {
-    for (const name of names.filter((n) => !modules.some((m) => matches(m.path, n)))) {
-      const near = nearest(name.slice(name.lastIndexOf(".") + 1), [...new Set(modules.filter((m) => m.kind !== "other").map((m) => m.path.slice(m.path.lastIndexOf(".") + 1)))]);
-      const fix = near.length > 0 ? `did you mean ${near.join(" or ")}?` : "remove it";
-      if (origin === "new" && key === "target_modules") throw new ConfigError(`${key}: ${JSON.stringify(name)} matches no module of the model`, { key, value: name, fix });
-      warnings.add(`${key}: ${JSON.stringify(name)} matches no module of the model (${fix})`);
-    }
+  for (const { key, value, problem, fix, isError } of unmatched(c, modules, chosen)) {
+    if (origin === "new" && isError) throw new ConfigError(`${key}: ${problem}`, { key, value, fix });
+    warnings.add(`${key}: ${problem} (${fix})`);
   }
   const parameters = [...targets, ...beside.map((b) => b.site)].reduce((sum, t) => sum + t.parameters, 0);
   return { targets: c.vera === null ? targets : withWidest(targets), beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, toString: () => print(targets, beside, notAdapted) };
 }
 
-/** Lists of names, each of which should match something. */
-const unmatchedLists = (c: LoraConfig, modules: readonly ModuleInfo[]): readonly (readonly [string, readonly string[], (path: string, name: string) => boolean])[] => [
-  ["target_modules", modules.length > 0 && Array.isArray(c.targetModules) ? c.targetModules : [], isSuffix],
-  ["exclude_modules", Array.isArray(c.excludeModules) ? c.excludeModules : [], isSuffix],
-];
+/** Something of a config that chooses nothing. */
+interface Unmatched { readonly key: string; readonly value: unknown; readonly problem: string; readonly fix: string; readonly isError: boolean }
 
-/** Paths that differ only in numbers are one row: model.layers.{0-5}.mlp.up_proj. */
-function print(targets: readonly Target[], beside: readonly Beside[], notAdapted: readonly string[]): string {
-  const rows = new Map<string, { first: Target; paths: string[]; parameters: number }>();
-  for (const t of targets) {
-    const key = [t.path.replaceAll(/\.\d+(?=\.)/g, ".#"), t.r, t.alpha, t.scale, t.parameters, t.matchedBy].join("|");
-    const row = rows.get(key) ?? { first: t, paths: [], parameters: 0 };
-    row.paths.push(t.path);
-    row.parameters += t.parameters;
-    rows.set(key, row);
+/** Names, layers and expressions that match nothing, though others do: a new adapter must not be smaller than it was meant to be. */
+function unmatched(c: LoraConfig, modules: readonly ModuleInfo[], chosen: ReadonlyMap<string, string>): readonly Unmatched[] {
+  const found: Unmatched[] = [], leaves = [...new Set(modules.filter((m) => m.kind !== "other").map((m) => m.path.slice(m.path.lastIndexOf(".") + 1)))];
+  for (const [key, names] of [["target_modules", c.targetModules], ["exclude_modules", c.excludeModules]] as const) {
+    for (const name of typeof names === "string" ? [] : (names ?? [])) {
+      if (modules.some((m) => isSuffix(m.path, name))) continue;
+      const near = nearest(name.slice(name.lastIndexOf(".") + 1), leaves);
+      found.push({ key, value: name, problem: `${JSON.stringify(name)} matches no module of the model`, fix: near.length > 0 ? `did you mean ${near.join(" or ")}?` : "remove it", isError: key === "target_modules" });
+    }
   }
-  const number = (x: number): string => String(Number(x.toPrecision(6)));
-  const table = [["module", "count", "r", "alpha", "scale", "parameters", "matched by"]];
-  for (const { first, paths, parameters: n } of rows.values()) {
-    table.push([condense(paths), String(paths.length), String(first.r), number(first.alpha), number(first.scale), n.toLocaleString("en-US"), first.matchedBy]);
-  }
-  const widths = table[0].map((_, i) => Math.max(...table.map((row) => row[i].length)));
-  const lines = table.map((row) => row.map((cell, i) => (i === 0 || i === 6 ? cell.padEnd(widths[i]) : cell.padStart(widths[i]))).join("  ").trimEnd());
-  const sum = (sites: readonly Target[]): string => sites.reduce((n, t) => n + t.parameters, 0).toLocaleString("en-US");
-  lines.push(`${targets.length} modules, ${sum(targets)} parameters`);
-  if (beside.length > 0) lines.push(`beside them, ${sum(beside.map((b) => b.site))} parameters:`, ...describeBeside(beside, condense, groups).map((line) => `  ${line}`));
-  if (notAdapted.length > 0) lines.push(`linear layers not adapted: ${[...groups(notAdapted).values()].map(condense).join(", ")}`);
-  return lines.join("\n");
-}
-
-function groups(paths: readonly string[]): Map<string, string[]> {
-  const found = new Map<string, string[]>();
-  for (const p of paths) {
-    const key = p.replaceAll(/\.\d+(?=\.)/g, ".#");
-    found.set(key, [...(found.get(key) ?? []), p]);
-  }
+  const excluded = excluder(c.excludeModules);
+  if (typeof c.excludeModules === "string" && c.excludeModules !== "" && !modules.some((m) => excluded(m.path))) found.push({ key: "exclude_modules", value: c.excludeModules, problem: `${JSON.stringify(c.excludeModules)} matches no module of the model`, fix: "it must match a whole path", isError: false });
+  const layers = wantedLayers(c), indexOf = layerOf(c), present = new Set([...chosen.keys()].map(indexOf));
+  for (const layer of layers.filter((l) => !present.has(l))) found.push({ key: "layers_to_transform", value: layer, problem: `layer ${layer} holds no target`, fix: `layers with targets: ${[...present].filter((l) => l !== null).join(", ")}`, isError: true });
   return found;
-}
-
-/** model.layers.0.q, model.layers.1.q -> model.layers.{0-1}.q; a single path stays. */
-function condense(paths: readonly string[]): string {
-  if (paths.length === 1) return paths[0];
-  return paths[0]
-    .split(".")
-    .map((part, i) => {
-      const values = [...new Set(paths.map((p) => p.split(".")[i]))];
-      return values.length === 1 ? part : `{${spans(values.map(Number))}}`;
-    })
-    .join(".");
-}
-
-function spans(numbers: readonly number[]): string {
-  const order = [...numbers].sort((a, b) => a - b);
-  const out: [number, number][] = [];
-  for (const n of order) {
-    const last = out.at(-1);
-    if (last !== undefined && n === last[1] + 1) last[1] = n;
-    else out.push([n, n]);
-  }
-  return out.map(([a, b]) => (a === b ? `${a}` : `${a}-${b}`)).join(",");
 }

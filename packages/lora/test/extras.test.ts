@@ -249,9 +249,10 @@ describe("tied weights", () => {
 });
 
 describe("names and refusals", () => {
-  const message = (o: LoraOptions, model = new Rich()): string => {
+  const message = (o: LoraOptions): string => {
     try {
-      lora(model, { targetModules: ["q_proj"], ...o });
+      if (o.layersToTransform === undefined) lora(new Rich(), { targetModules: ["q_proj"], ...o });
+      else lora({ layers: [{ x: new Rich().q_proj }, { y: new Rich().q_proj }] }, { ...o, modelType: null });
     } catch (error) {
       if (error instanceof ConfigError) return error.message + String(error.details.key);
       throw error;
@@ -262,6 +263,7 @@ describe("names and refusals", () => {
     [{ modulesToSave: ["head"] }, /"head" is no module[^]*PEFT would take lm_head/],
     [{ modulesToSave: ["classifier"] }, /"classifier" is no module/],
     [{ targetModules: ["q_proj", "v_proj"] }, /"v_proj" matches no module[^]*q_proj/],
+    [{ layersToTransform: [0, 9], targetModules: ["x"] }, /layer 9 holds no target[^]*layers with targets: 0/],
     [{ trainableTokenIndices: [7] }, /has 7 rows, and no row 7/],
     [{ trainableTokenIndices: { wte: [1] } }, /"wte" is no embedding/],
     [{ trainableTokenIndices: [1, 1] }, /different token ids/],
@@ -282,6 +284,7 @@ describe("names and refusals", () => {
     expect(warnings({ modulesToSave: ["classifier"] })).toContain('modules_to_save: "classifier" is no module');
     expect(warnings({ modulesToSave: ["norm"] })).toBe("");
     expect(warnings({ targetModules: ["q_proj", "v_proj"] })).toContain('target_modules: "v_proj" matches no module');
+    expect(warnings({ excludeModules: ".*v_proj" })).toContain('exclude_modules: ".*v_proj" matches no module');
     expect(warnings({ excludeModules: ["v_proj"] })).toContain('exclude_modules: "v_proj" matches no module');
     const more = moduleInfos({ a: new Rich(), my_norm: new Rich().norm });
     expect(describeTargets({ targetModules: ["q_proj"], modulesToSave: ["norm"] }, more).warnings.join()).toContain("PEFT takes my_norm too");

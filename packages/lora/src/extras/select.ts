@@ -218,16 +218,3 @@ export function besideTargets(c: LoraConfig, modules: readonly ModuleInfo[], cho
   if (c.bias !== "none") warnings.push(`bias = ${JSON.stringify(c.bias)}: the base keeps its biases; merging puts the trained ones in their place, and a second adapter that is merged with biases of its own replaces them`);
   return { beside: [...all, ...biases(c, modules, adapted, taken)], taken, warnings, chosen };
 }
-
-/** Lines of a table: names of what trains beside, for people. */
-export const describeBeside = (beside: readonly Beside[], condense: (paths: readonly string[]) => string, groups: (paths: readonly string[]) => ReadonlyMap<string, readonly string[]>): readonly string[] => {
-  const rows = new Map<string, { readonly b: Beside; readonly paths: string[]; parameters: number }>();
-  for (const b of beside) {
-    const [shape] = groups([b.site.path]).keys(), id = [shape, b.what, b.site.parameters, b.site.matchedBy].join("|");
-    const row = rows.get(id) ?? { b, paths: [], parameters: 0 };
-    row.paths.push(b.site.path);
-    row.parameters += b.site.parameters;
-    rows.set(id, row);
-  }
-  return [...rows.values()].map(({ b, paths, parameters }) => `${condense(paths)}: ${b.what}, ${parameters.toLocaleString("en-US")} parameters, by ${b.site.matchedBy}`);
-};
