@@ -194,6 +194,8 @@ function checkTogether(c: LoraConfig, name: (key: string) => string, file?: stri
   if (text && c.layersPattern !== null) contradiction("layersPattern", "targetModules", `write ${name("targetModules")} as a list, or put the layers into its expression`);
   if (c.targetParameters !== null && c.targetParameters.length > 0) {
     if (c.loraDropout > 0) contradiction("loraDropout", "targetParameters", "use 0: what is added to a parameter has no input of its own to drop");
+    for (const key of ["useDora", "loraBias"] as const) if (c[key]) contradiction(key, "targetParameters", "use plain LoRA for parameters, or name modules in " + name("targetModules"));
+    if (typeof c.initLoraWeights === "string" && c.initLoraWeights !== "gaussian") contradiction("initLoraWeights", "targetParameters", 'use true, false or "gaussian" for parameters, or name modules in ' + name("targetModules"));
     if (c.fanInFanOut) contradiction("fanInFanOut", "targetParameters", "use false: a parameter is adapted as it is stored");
   }
   const rows = c.trainableTokenIndices;
