@@ -34,7 +34,9 @@ test("pretrain --relora writes one model, and finetune goes on from it", async (
   expect(code, err).toBe(0);
   expect(err).toContain("step 3: merge 1 into the base, moments set to zero");
   expect(JSON.parse(out)).toMatchObject({ status: "done", model: join(ran, "model") });
-  const again = await adjoint(["finetune", "--model", join(ran, "model"), "--ids", ids, "--max-steps", "2", "--per-device-train-batch-size", "2", ...targets, "--relora", "1", "--relora-train-rest", "--output-dir", join(folder, "more"), "--json", ...exact]);
+  // warm start: the checkpoint of a full training is a model's folder
+  expect((await adjoint(["pretrain", "--config-name", config, "--ids", ids, "--max-steps", "2", "--save-steps", "1", "--per-device-train-batch-size", "2", "--output-dir", join(folder, "full"), "--quiet", ...exact])).code).toBe(0);
+  const again = await adjoint(["finetune", "--model", join(folder, "full", "checkpoint-1"), "--ids", ids, "--max-steps", "2", "--per-device-train-batch-size", "2", ...targets, "--relora", "1", "--relora-train-rest", "--output-dir", join(folder, "more"), "--json", ...exact]);
   expect(again.code, again.err).toBe(0);
 });
 
@@ -53,7 +55,7 @@ test("what has no meaning is refused by name", async () => {
   for (const [flags, text] of [
     [["--tinit", "3"], /tinit goes with peft_type: ADALORA/], [["--init-lora-weights", "piza"], /init-lora-weights.*is not valid\n {2}fix: use true, false, or one of gaussian/], [["--relora-cycle", "3"], /relora_cycle goes with relora/],
     [["--peft-type", "VERA", "--use-dora"], /useDora = true is not for VeRA/], [["--peft-type", "ADALORA", "--relora", "2"], /relora with peft_type ADALORA/], [["--no-use-peft", "--use-dora"], /use_dora is about an adapter, and all weights train/],
-    [["--init-adapter", fixture("peft/lora/adapter"), "--use-dora"], /use_dora and init_adapter/], [["--init-batches", "2"], /init_batches goes with eva/],
+    [["--init-adapter", fixture("peft/lora/adapter"), "--use-dora"], /use_dora and init_adapter/], [["--init-batches", "2"], /init_batches goes with eva/], [["--peft-type", "ADALORA", "--optim", "lora_fa"], /optim lora_fa is about the pair B A/],
   ] as const) {
     const { code, err } = await adjoint(words(folder, "--max-steps", "2", ...flags));
     expect([flags, code]).toEqual([flags, 1]);

@@ -47,10 +47,15 @@ export function reloraOptions(recipe: Recipe): Omit<ReloraOptions, "full"> | nul
   return { every, seed, ...(cycle === null ? {} : { cycle }), ...(reset === "zero" || reset === "random" || reset === "magnitude" || reset === "none" ? { reset } : {}), ...(ratio === null ? {} : { ratio }) };
 }
 
+/** Optimizers that see A and B as one update B A. */
+const pairwise: ReadonlySet<string> = new Set(["lorafa", "lorapro", "riemannian"]);
+
 /** What a recipe trains of a model with an adapter. @throws ConfigError for keys that have no meaning together */
 export function traineeOf(recipe: Recipe, tuned: Tuned<CausalLM>): Trainee {
   const relora = reloraOptions(recipe);
   if (relora !== null && recipe.peft_type !== "LORA") throw new ConfigError(`relora with peft_type ${recipe.peft_type}: merging would take away what it learns by`, { key: "relora", value: recipe.relora, fix: "use peft_type: LORA" });
+  const { adalora, vera } = tuned.loraConfig;
+  if ((adalora !== null || vera !== null) && pairwise.has(aboutOptimizer(recipe.optim).name)) throw new ConfigError(`optim ${recipe.optim} is about the pair B A, and ${adalora !== null ? "AdaLoRA" : "VeRA"} has vectors between and around them`, { key: "optim", value: recipe.optim, fix: "use adamw_torch, or peft_type: LORA" });
   return relora === null ? adapterTrainee(tuned, tuned.loraConfig.adalora === null ? [] : [adaloraRoutine(tuned)]) : reloraTrainee(tuned, { ...relora, full: recipe.relora_train_rest ? restOf(tuned) : [] });
 }
 

@@ -56,7 +56,9 @@ interface Subject {
 /** The model that training starts from. */
 async function baseOf(kind: Kind, recipe: Recipe, say: (text: string) => void, progress: Progress): Promise<OpenModel> {
   if (kind === "pretrain") return fromScratch(recipe);
-  return openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: recipe.use_peft ? "auto" : "f32", base: baseOptions(recipe), say, progress });
+  // what trains is held in f32; so is what ReLoRA adds to, unless it is codes
+  const wide = !recipe.use_peft || recipe.relora_train_rest || (recipe.relora !== null && !recipe.load_in_4bit && !recipe.load_in_8bit);
+  return openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: wide ? "f32" : "auto", base: baseOptions(recipe), say, progress });
 }
 
 /** What trains beside or inside the base. */
