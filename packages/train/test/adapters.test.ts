@@ -21,7 +21,6 @@ describe("goes on bit for bit", () => {
   const cases: [string, Partial<Recipe>, number][] = [
     ["AdaLoRA, cut while ranks are given up", { peft_type: "ADALORA", tinit: 1, tfinal: 2 }, 3],
     ["AdaLoRA, cut after the ranks are final", { peft_type: "ADALORA", tfinal: 3, gradient_accumulation_steps: 2, per_device_train_batch_size: 1 }, 5],
-    ["VeRA", { peft_type: "VERA" }, 2],
     ["DoRA with a module in full beside it", { use_dora: true, modules_to_save: ["lm_head"] }, 2],
     ["PiSSA", { init_lora_weights: "pissa", lora_dropout: 0.25 }, 2],
   ];
@@ -59,7 +58,7 @@ describe("AdaLoRA in a run", () => {
 });
 
 describe("initialisations of a recipe", () => {
-  for (const rule of ["gaussian", "orthogonal", "olora", "pissa_niter_2", "eva", "corda", "lora_ga", "loftq"]) {
+  for (const rule of ["pissa_niter_2", "eva", "corda", "lora_ga", "loftq"]) {
     test(`${rule} takes a step`, async () => {
       const looks = ["eva", "corda", "lora_ga"].includes(rule), recipe = mergeRecipe(base, { init_lora_weights: rule, lora_target_modules: ["q_proj"], ...(looks ? { init_batches: 1 } : {}), ...(rule === "loftq" ? { load_in_4bit: true, quant_block_size: 32 } : {}) });
       const source = await loadModel(fixture("llama/tiny"), { tokenizer: false }), weights = async (name: string): Promise<HostArray> => source.parameters()[name].host();

@@ -1,10 +1,13 @@
 /** ReLoRA in a run: merges and resets where the reference has them, resume bit for bit with a base that changes, and what comes out. */
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
-import { lora } from "@adjoint/lora";
+import { gradients } from "@adjoint/autograd";
+import { lora, mergeAndReinit } from "@adjoint/lora";
 import { loadModel, type LoadModelOptions } from "@adjoint/models";
+import { Linear } from "@adjoint/nn";
+import { adamw, resetState } from "@adjoint/optim";
 import { quantizedOf } from "@adjoint/quant";
-import { ConfigError } from "@adjoint/tensor";
+import { compile, ConfigError, hostNormal, matrixOf, type Store, store, svd } from "@adjoint/tensor";
 import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import { evaluate, idsData, idsRows, latestCheckpoint, loadCheckpoint, loraOptions, mergeRecipe, readCheckpoint, type Recipe, restOf, run, type RunResult, saveCheckpoint, scheduleOf, type Trainee, traineeOf, Training, trainingOptions } from "../src/index.ts";
@@ -77,5 +80,27 @@ describe("ReLoRA", () => {
     await fails({ relora_warmup: 1, lr_scheduler_type: "cosine" }, "cosine does not restart");
     await fails({ relora_reset: "random" }, "needs relora_reset_ratio");
     await fails({ max_steps: 5 }, "restartEvery");
+  });
+
+  test("learns an update of a rank that its factors do not have (E4, in the small)", async () => {
+    const d = 12, fixed = (seed: number): Store => store({ dtype: "f32", shape: [d, d], data: Float32Array.from(hostNormal(seed, "target", [d, d]).data) });
+    const reach = async (every: number | null): Promise<{ loss: number; rank: number }> => {
+      const start = fixed(1), target = fixed(2), model = { q_proj: new Linear(fixed(1)), config: { modelType: "llama" } }, tuned = lora(model, { r: 2, loraAlpha: 2, targetModules: ["q_proj"], seed: 3 });
+      const p = Object.fromEntries(tuned.tensors()), optimizer = adamw({ learningRate: (t) => 0.1 * (every === null ? 1 : Math.min(1, (t % every) / 5)), weightDecay: 0 }).for(p), I = fixed(4);
+      const step = compile(() => { const loss = model.q_proj.forward(I, tuned.context({})).sub(I.matmul(target.T)).square().mean(); optimizer.step(gradients(loss, p)); return loss; });
+      let loss = Number.NaN;
+      for (let t = 1, count = 0; t <= 160; t++) {
+        loss = await step().item();
+        if (every === null || t % every !== 0 || t === 160) continue;
+        await mergeAndReinit(tuned, { seed: 3, count: ++count });
+        await resetState(optimizer, { mode: "zero" });
+      }
+      const delta = (tuned.mergedWeights().get("q_proj.weight") ?? start).sub(start), { s: singular } = svd(matrixOf(await delta.host()));
+      return { loss, rank: Array.from(singular).filter((x) => x > 0.01 * singular[0]).length };
+    };
+    const [plain, merged] = [await reach(null), await reach(40)];
+    expect(plain.rank).toBe(2);
+    expect(merged.rank).toBe(8);
+    expect(merged.loss).toBeLessThan(0.5 * plain.loss);
   });
 });
