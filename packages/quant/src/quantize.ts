@@ -2,12 +2,12 @@
 import { ConfigError, FormatError, ShapeError } from "@adjoint/tensor";
 import type { DType } from "@adjoint/tensor";
 import { doubleQuantize } from "./double.ts";
-import { encoders, TINY } from "./encode.ts";
-import { blockOf, formatOf } from "./format.ts";
+import { encoders } from "./encode.ts";
+import { blockOf, formatOf, formats } from "./format.ts";
 import type { FormatName } from "./format.ts";
 import { called, codeBytes, sizeOf } from "./quantized.ts";
 import type { Named, Quantized } from "./quantized.ts";
-import { CHUNK, fast, isFastName } from "./simd.ts";
+import { CHUNK, LONGEST, fast, isFastName } from "./simd.ts";
 import type { FastName } from "./simd.ts";
 
 export interface QuantizeOptions {
@@ -42,38 +42,33 @@ export function quantize(x: Float32Array, shape: readonly number[], { format: na
   if (x.length !== n) throw new ShapeError(`quantize: ${called(named)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: named.name, shapes: [shape] });
 
   const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = new Uint8Array(codeBytes(format, n));
-  const whole = isFastName(format.name) ? encodeChunks(x, format.name, block, values, packed, named) : 0;
   const scaled = new Float32Array(Math.min(block, n)), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(scaled.length + 1);
   const words = new Uint32Array(x.buffer, x.byteOffset, n), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
-  for (let b = 0; b < blocks; b++) {
-    if (b < whole && (values[b] >= TINY || values[b] === 0)) continue;
+  const one = (b: number): void => {
     const from = b * block, to = Math.min(n, from + block);
     largest[0] = maxMagnitude(words, from, to);
     if (largest[0] >= INFINITE) throw notFinite(x, from, named);
     values[b] = encode({ x, from, to, absmax: absmax[0], short: to - from < block, scaled, bits, codes: format.bits === 8 ? packed.subarray(from, to) : codes });
     if (!Number.isFinite(values[b])) throw tooLarge(absmax[0], b, format.scale, named);
     if (format.bits === 4) pack(codes, packed, from, to);
-  }
+  };
+  for (let b = isFastName(format.name) ? encodeChunks(x, format.name, block, values, packed, one) : 0; b < blocks; b++) one(b);
   if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
   return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
 }
 
-/** Full blocks of nf4, int4 and int8 by the loops of simd.ts, which equal the encoders bit for bit; gives how many were done. */
-function encodeChunks(x: Float32Array, name: FastName, block: number, values: Float32Array, packed: Uint8Array, named: Named): number {
-  const loops = block % 32 === 0 && block <= CHUNK ? fast() : null, whole = Math.floor(x.length / block), each = Math.floor(CHUNK / block), size = name === "int8" ? block : block / 2;
+/** Full blocks by the loops of simd.ts, which equal the encoders bit for bit, and by `one` what those leave; gives how many were done. */
+function encodeChunks(x: Float32Array, name: FastName, block: number, values: Float32Array, packed: Uint8Array, one: (block: number) => void): number {
+  const loops = block % 32 === 0 && block <= LONGEST ? fast() : null, whole = Math.floor(x.length / block), each = Math.max(1, Math.floor(CHUNK / block)), size = (block * formats[name].bits) / 8;
   if (loops === null) return 0;
-  const levels = name === "int8" ? 127 : name === "int4" ? 7 : 1;
+  const made = { codes: loops.codes.subarray(0, each * size), scales: loops.scales.subarray(0, each) };
   for (let b = 0; b < whole; b += each) {
     const count = Math.min(each, whole - b);
     loops.x.set(x.subarray(b * block, (b + count) * block));
-    loops.absmax(count, block);
-    for (let i = 0; i < count; i++) {
-      if (loops.magnitudes[i] >= INFINITE) throw notFinite(x, (b + i) * block, named);
-      const absmax = (values[b + i] = loops.factors[i]);
-      loops.factors[i] = absmax < TINY ? 0 : levels / absmax;
-    }
-    loops.encode(name, count, block);
-    packed.set(loops.codes.subarray(0, count * size), b * size);
+    const left = loops.quantize(name, count, block);
+    values.set(count === each ? made.scales : made.scales.subarray(0, count), b);
+    packed.set(count === each ? made.codes : made.codes.subarray(0, count * size), b * size);
+    if (left) for (let i = 0; i < count; i++) if ((loops.left[i >> 2] >> (i & 3)) & 1) one(b + i);
   }
   return whole;
 }

@@ -1,0 +1,44 @@
+/** WebAssembly SIMD as nested lists of bytes: instructions after their operands, loops, and the module around them. */
+
+export type Code = readonly (number | Code)[];
+const flat = (code: Code): number[] => code.flatMap((part) => (typeof part === "number" ? [part] : flat(part)));
+const leb = (n: number): number[] => (n < 128 ? [n] : [(n & 127) | 128, ...leb(n >>> 7)]);
+/** Signed LEB128. */
+const sleb = (n: number): number[] => { const low = n & 127, rest = n >> 7; return (rest === 0 && (low & 64) === 0) || (rest === -1 && (low & 64) !== 0) ? [low] : [low | 128, ...sleb(rest)]; };
+
+/** Locals, whole numbers, memory. */
+export const get = (i: number): Code => [0x20, leb(i)], set = (i: number, value: Code): Code => [value, 0x21, leb(i)], tee = (i: number, value: Code): Code => [value, 0x22, leb(i)];
+export const i32 = (n: number): Code => [0x41, sleb(n)], add = (a: Code, b: Code): Code => [a, b, 0x6a], less = (a: Code, b: Code): Code => [a, b, 0x49];
+export const load32 = (at: Code, offset = 0): Code => [at, 0x28, 0x02, leb(offset)], store32 = (at: Code, value: Code, offset = 0): Code => [at, value, 0x36, 0x02, leb(offset)], store8 = (at: Code, value: Code): Code => [at, value, 0x3a, 0x00, 0x00];
+export const load = (at: Code, offset = 0): Code => [at, 0xfd, 0x00, 0x00, leb(offset)], store = (at: Code, value: Code): Code => [at, value, 0xfd, 0x0b, 0x00, 0x00], load32Splat = (at: Code): Code => [at, 0xfd, 0x09, 0x02, 0x00];
+/** Does `body`, and again while `condition`. */
+export const loop = (body: Code, condition: Code): Code => [0x03, 0x40, body, condition, 0x0d, 0x00, 0x0b];
+export const whenNot = (condition: Code, body: Code): Code => [0x02, 0x40, condition, 0x0d, 0x00, body, 0x0b];
+
+/** One instruction of the vector set, after its operands; `by`: a shift of every lane. */
+export const op = (code: number, ...operands: Code[]): Code => [operands, 0xfd, leb(code)];
+export const shift = (code: number, value: Code, by: number): Code => op(code, value, i32(by));
+const constant = (bytes: Uint8Array): Code => [0xfd, 0x0c, [...bytes]];
+export const f32x4 = (v: number): Code => constant(new Uint8Array(new Float32Array(4).fill(v).buffer)), i32x4 = (v: number): Code => constant(new Uint8Array(new Uint32Array(4).fill(v).buffer));
+export const i8x16 = (v: number): Code => constant(new Uint8Array(16).fill(v)), bytes = (list: readonly number[]): Code => constant(Uint8Array.from(list));
+/** Bytes of two vectors by place: one instruction where the places are those of an unpack or blend; others are cheaper by SWIZZLE. */
+export const shuffle = (a: Code, b: Code, lanes: readonly number[]): Code => [a, b, 0xfd, 0x0d, lanes];
+/** Lanes of `unit` bytes by their number; 16 / unit and on are those of the second vector. */
+export const lanes = (unit: number, order: readonly number[]): number[] => order.flatMap((lane) => Array.from({ length: unit }, (_, byte) => lane * unit + byte));
+
+export const SWIZZLE = 0x0e, GT8 = 0x27, EQ32 = 0x37, GT32 = 0x3b, EQF = 0x41, LTF = 0x43, GTF = 0x44, AND = 0x4e, ANDNOT = 0x4f, OR = 0x50, SELECT = 0x52, ANY = 0x53, ALL8 = 0x63, NARROW8S = 0x65, NARROW8U = 0x66, CEIL = 0x67, TRUNC = 0x69, ADD8 = 0x6e, SUB8 = 0x71, MINU8 = 0x77,
+  NARROW16S = 0x85, NARROW16U = 0x86, SHL16 = 0x8b, SHR16S = 0x8c, SUB16 = 0x91, BITS32 = 0xa4, SHL32 = 0xab, SHR32 = 0xad, ADD32 = 0xae, SUB32 = 0xb1, MAX32 = 0xb8, MAXU32 = 0xb9, ADDF = 0xe4, SUBF = 0xe5, MULF = 0xe6, DIVF = 0xe7;
+
+const section = (id: number, content: Code): Code => { const all = flat(content); return [id, leb(all.length), all]; };
+const text = (s: string): Code => [leb(s.length), [...s].map((c) => c.charCodeAt(0))];
+
+/** A module of functions (i32, i32) -> i32 by name, each with `scalars` more i32 locals and then `vectors`; it exports them and its memory. */
+export function assemble(bodies: Readonly<Record<string, Code>>, pages: number, scalars: number, vectors: number): Uint8Array<ArrayBuffer> {
+  const names = Object.keys(bodies), func = (body: Code): Code => { const all = flat([0x02, leb(scalars), 0x7f, leb(vectors), 0x7b, body, 0x0b]); return [leb(all.length), all]; };
+  return Uint8Array.from(flat([
+    0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00,
+    section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]), section(3, [names.length, names.map(() => 0)]), section(5, [1, 0x00, leb(pages)]),
+    section(7, [names.length + 1, text("memory"), 0x02, 0x00, names.map((name, i) => [text(name), 0x00, i])]),
+    section(10, [names.length, Object.values(bodies).map(func)]),
+  ]));
+}
