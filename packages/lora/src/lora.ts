@@ -10,7 +10,7 @@ import type { KeyMapping } from "./key-mapping.ts";
 import { methodOf } from "./methods.ts";
 import { adaptableModules, moduleInfos, moduleOf, parametersOf } from "./modules.ts";
 import { type AdapterDirectory, echoedNames, expectedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./peft.ts";
-import { checkCopies } from "./saved-along.ts";
+import { checkCopies, differingBase } from "./saved-along.ts";
 import { describeTargets, type TargetTable } from "./targets.ts";
 import { Tuned } from "./tuned.ts";
 
@@ -136,6 +136,8 @@ export interface LoadOptions {
   /** false: take what fits, and say in the report what does not */
   readonly strict?: boolean;
   readonly modelType?: string | null;
+  /** where the file holds other weights of the embedding or the head than the model: "check" (default) refuses, "use" lets them stand, frozen, in place of the model's while the adapter is on */
+  readonly savedEmbeddings?: "check" | "use";
   /** names of the file as this model has them: expression -> replacement, as PEFT's key_mapping */
   readonly keyMapping?: KeyMapping;
 }
@@ -149,11 +151,14 @@ export async function loadLora<M extends object>(model: M, from: string | Adapte
   const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
   const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
   const { factors, base, echoes, report } = matchTensors(kindTensors(own, tensors, file), expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
-  const first = await firstFactors(own, plan.chosen.filter(({ site }) => plan.table.targets.includes(site)), origin, file);
-  const tuned = attachLora(model, own, plan, ({ site, method }) => {
+  const targets = new Set(plan.table.targets), first = await firstFactors(own, plan.chosen.filter(({ site }) => targets.has(site)), origin, file);
+  const others = options.savedEmbeddings === "use" ? await differingBase(base, adaptableModules(model), own) : [], saved = new Map(others.map(({ chosen, weight }) => [chosen.site, weight]));
+  const tuned = attachLora(model, own, { ...plan, chosen: [...others.map((o) => o.chosen), ...plan.chosen] }, ({ site, method }): Readonly<Record<Role, HostArray>> => {
+    const weight = saved.get(site);
+    if (weight !== undefined) return { weight };
     const fresh = method.init(site, own, 0); // stands in for what a loose load does not find
-    return { ...first.get(site.path), ...Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]])) };
+    return { ...(targets.has(site) ? first.get(site.path) : undefined), ...Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]])) };
   }, (a, role) => !factors.has(keyOf(a, role)));
-  await checkCopies({ base, echoes, file }, tuned.attachments, adaptableModules(model));
+  await checkCopies({ base: new Map([...base].filter(([name]) => !others.some((o) => `${o.chosen.site.path}.weight` === name))), echoes, file }, tuned.attachments, adaptableModules(model));
   return { tuned, report: { ...report, warnings: [...warnings, ...plan.table.warnings, ...report.warnings] } };
 }

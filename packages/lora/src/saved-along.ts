@@ -1,6 +1,10 @@
 /** What a file holds besides what trains: frozen parameters of the base, which must be the model's own, and copies in tied layers, which must be equal. */
+import { Embedding } from "@adjoint/nn";
 import { ConfigError, convertArray, FormatError, type HostArray, isHalf, type Numbers, roundTo, type Tensor } from "@adjoint/tensor";
 import { type Attachment, tensorsOf } from "./attachments.ts";
+import type { Site } from "./adapter.ts";
+import type { LoraConfig } from "./config.ts";
+import { savedWeight } from "./extras/whole.ts";
 import { adaptableModules, moduleInfos, parametersOf } from "./modules.ts";
 import { PREFIX } from "./peft-keys.ts";
 import type { ModuleInfo } from "./targets.ts";
@@ -35,6 +39,24 @@ export async function checkCopies({ base, echoes, file }: { readonly base: Reado
       }
     }
   }
+}
+
+/**
+ * Saved weights of the base that are not the model's, as frozen weights that stand in their place.
+ * @throws ConfigError for other sizes, and beside DoRA, which follows from the model's own weight
+ */
+export async function differingBase(base: ReadonlyMap<string, HostArray>, modules: ReadonlyMap<string, object>, config: LoraConfig): Promise<readonly { readonly chosen: Pick<Attachment, "site" | "module" | "method">; readonly weight: HostArray }[]> {
+  const out: { readonly chosen: Pick<Attachment, "site" | "module" | "method">; readonly weight: HostArray }[] = [];
+  for (const [name, saved] of base) {
+    const path = name.slice(0, name.lastIndexOf(".")), module = modules.get(path), own = module === undefined ? undefined : parametersOf(module).weight;
+    if (module === undefined || own === undefined || !name.endsWith(".weight") || sameNumbers(saved, await own.data())) continue;
+    const refuse = (problem: string, fix: string): never => { throw new ConfigError(`the saved weight of ${path} ${problem}`, { key: "savedEmbeddings", value: "use", fix }); };
+    if (saved.shape.join() !== own.shape.join()) refuse(`is [${saved.shape.join(", ")}], the model's [${own.shape.join(", ")}]`, "load a base whose vocabulary was resized as that one's was");
+    if (config.useDora) refuse("cannot stand in place of the model's beside DoRA", "load the base that the adapter was saved with");
+    const site: Site = { path, kind: module instanceof Embedding ? "embedding" : "linear", r: 0, alpha: 0, scale: 1, parameters: 0, matchedBy: name, inFeatures: 0, outFeatures: 0 };
+    out.push({ chosen: { site, module, method: savedWeight }, weight: { dtype: "f32", shape: saved.shape, data: convertArray(saved.data, saved.dtype, "f32") } });
+  }
+  return out;
 }
 
 const f32 = async (t: Tensor): Promise<HostArray> => { const { dtype, shape, data } = await t.host(); return { dtype: "f32", shape, data: dtype === "f32" ? data.slice() : convertArray(data, dtype, "f32") }; };
@@ -73,20 +95,20 @@ export async function savedEmbeddings(option: SaveEmbeddings, model: unknown, at
   const tree = typeof model === "object" && model !== null ? model : {}, infos = moduleInfos(tree), modules = adaptableModules(tree);
   const ends = [infos.find((m) => m.kind === "embedding"), infos.find((m) => m.isOutputHead === true)].filter((m): m is ModuleInfo => m !== undefined);
   const rows = (m: ModuleInfo): number | undefined => m.parameters?.weight?.[0], vocabulary = vocabularyOf(model), none = new Map<string, HostArray>();
-  const resized = ends.filter((m) => vocabulary !== null && rows(m) !== vocabulary);
-  if (option === false) return { tensors: none, reason: `embeddings are not saved: saveEmbeddings is false${resized.length > 0 ? `, though ${resized[0].path} has ${rows(resized[0])} rows and the config says ${vocabulary}` : ""}` };
-  if (option === "auto" && resized.length === 0) return { tensors: none, reason: `embeddings are not saved: ${vocabulary === null ? "the model has no config that says otherwise" : `their ${vocabulary} rows are the base's`}` };
   const byPath = (path: string): readonly Attachment[] => attachments.filter((a) => a.site.path === path);
+  const resized = ends.filter((m) => vocabulary !== null && rows(m) !== vocabulary), stand = ends.filter((m) => byPath(m.path).some((a) => a.method === savedWeight));
+  if (option === false) return { tensors: none, reason: `embeddings are not saved: saveEmbeddings is false${resized.length > 0 ? `, though ${resized[0].path} has ${rows(resized[0])} rows and the config says ${vocabulary}` : ""}` };
+  if (option === "auto" && resized.length + stand.length === 0) return { tensors: none, reason: `embeddings are not saved: ${vocabulary === null ? "the model has no config that says otherwise" : `their ${vocabulary} rows are the base's`}` };
   const isWhole = (path: string): boolean => byPath(path).some((a) => a.method.name === "full" || a.method.name === "full-tied");
-  const adapted = ends.filter((m) => byPath(m.path).some((a) => a.site.r > 0)), chosen = (adapted.length > 0 ? adapted : ends).filter((m) => !isWhole(m.path));
+  const adapted = ends.filter((m) => byPath(m.path).some((a) => a.site.r > 0)), needed = option === "auto" && resized.length === 0 ? stand : adapted.length > 0 ? adapted : ends, chosen = needed.filter((m) => !isWhole(m.path));
   if (option === true && ends.length === 0) throw new ConfigError("saveEmbeddings: the model has no embedding and no output head", { key: "saveEmbeddings", value: option, fix: "use false" });
   const out = new Map<string, HostArray>();
   for (const m of chosen) {
     const module = modules.get(m.path) ?? infos.flatMap((o) => (o.path === m.tiedTo ? [modules.get(o.path)] : []))[0];
     if (module === undefined) continue;
-    const infix = byPath(m.path).some((a) => a.site.r > 0) ? "base_layer." : "";
-    for (const [name, t] of Object.entries(parametersOf(module))) out.set(`${PREFIX}${m.path}.${infix}${name}`, await f32(t));
+    const infix = byPath(m.path).some((a) => a.site.r > 0) ? "base_layer." : "", stands = byPath(m.path).find((a) => a.method === savedWeight)?.beside;
+    for (const [name, t] of Object.entries({ ...parametersOf(module), ...stands })) out.set(`${PREFIX}${m.path}.${infix}${name}`, await f32(t));
   }
-  const why = option === true ? "saveEmbeddings is true" : `${resized[0].path} has ${rows(resized[0])} rows, and the base's config says ${vocabulary}`;
+  const why = option === true ? "saveEmbeddings is true" : resized.length === 0 ? "the files that this adapter came from have others than the base" : `${resized[0].path} has ${rows(resized[0])} rows, and the base's config says ${vocabulary}`;
   return { tensors: out, reason: out.size === 0 ? "embeddings are saved whole already (modules_to_save)" : `embeddings are saved along (${chosen.map((m) => m.path).join(", ")}): ${why}` };
 }

@@ -363,6 +363,23 @@ describe("files", () => {
     expect((await loadLora(new Rich(), dir)).report.unexpected).toEqual([]);
     await expect(loadLora(new Rich({ seed: 2 }), dir)).rejects.toThrow(/differs from the model's/);
   });
+
+  it("may bring other embeddings than the base has, which then stand in their place", async () => {
+    const dir = join(scratch, "brought"), again = join(scratch, "brought-again"), tuned = await moved(lora(new Rich(), { targetModules: ["embed_tokens"] }));
+    await tuned.save(dir, { saveEmbeddings: true });
+    const other = new Rich(), y = await numbers(tuned.forward(ids));
+    const set = other.embed_tokens.weight;
+    set.set({ dtype: "f32", shape: set.shape, data: new Float32Array(set.size).fill(0.5) });
+    await expect(loadLora(other, dir)).rejects.toThrow(/differs from the model's/);
+    const { tuned: brought } = await loadLora(other, dir, { savedEmbeddings: "use" });
+    expect(await numbers(brought.forward(ids))).toEqual(y);
+    expect(await numbers(brought.forward(ids, { adapter: null }))).toEqual(await numbers(other.forward(ids)));
+    expect((await brought.savedEmbeddings()).reason).toContain("have others than the base");
+    await brought.save(again);
+    expect((await readAdapterDirectory(again)).tensors).toEqual((await readAdapterDirectory(dir)).tensors);
+    await brought.merge();
+    (await numbers(other.forward(ids))).forEach((v, i) => { expect(Math.abs(v - y[i])).toBeLessThan(1e-5 * (1 + Math.abs(y[i]))); });
+  });
 });
 
 describe("key mapping", () => {

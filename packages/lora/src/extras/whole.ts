@@ -42,3 +42,11 @@ export const tiedCopy: AdapterMethod = {
   merged: ({ weight }) => ({ weight }),
   echoes: ({ path }) => ({ [`${PREFIX}${path}.weight`]: (p) => p.weight }),
 };
+
+/** A frozen weight that came with the adapter's files, in place of the layer's own. */
+export const savedWeight: AdapterMethod = {
+  name: "saved",
+  ...shapesOf({}),
+  forward: ({ weight }, _site, { x, module }) => withParameters(module, { weight }).forward(x),
+  merged: ({ weight }) => ({ weight }),
+};
