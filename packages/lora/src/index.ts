@@ -19,7 +19,7 @@ export { type KeyMapping, mapKey } from "./key-mapping.ts";
 export { attachLora, loadLora, lora, planLora } from "./lora.ts";
 export type { Chosen, LoadOptions } from "./lora.ts";
 export { type Beside, type Origin } from "./extras/select.ts";
-export type { EmbeddingsDecision, SaveEmbeddings } from "./saved-along.ts";
+export type { EmbeddingsDecision, SaveEmbeddings } from "./saved-embeddings.ts";
 export type { LoadedLora, NewLoraOptions, Plan } from "./lora.ts";
 export { convolution, convolutional } from "./convolution.ts";
 export { doraOn } from "./dora.ts";

@@ -12,7 +12,8 @@ import { moduleOf, parametersOf } from "./modules.ts";
 import { convertedConfig, convertedTensors, originOf } from "./origin.ts";
 import { adapterFiles } from "./peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
-import { echoesOf, type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./saved-along.ts";
+import { echoesOf, f32 } from "./saved-along.ts";
+import { type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./saved-embeddings.ts";
 import { baseChanged, followBase, settled } from "./settled.ts";
 import type { TargetTable } from "./targets.ts";
 
@@ -119,7 +120,8 @@ export class Tuned<M> extends AdaptedModel<M> {
     const linear = table.targets.filter((t) => t.kind === "linear" || t.kind === "conv1d").length;
     const others = ([["conv", "convolutions"], ["lstm", "weights of LSTMs"]] as const).map(([kind, called]) => [table.targets.filter((t) => t.kind === kind).length, called] as const).filter(([n]) => n > 0);
     const head = `${name}: ${linear} of ${linear + table.notAdapted.length} linear layers, ${others.map(([n, called]) => `${n} ${called}, `).join("")}${table.parameters.toLocaleString("en-US")} of ${baseParameters.toLocaleString("en-US")} parameters train (${share} %)`;
-    return [head, table.toString(), ...table.warnings.map((w) => `warning: ${w}`)].join("\n");
+    const embeddings = this.savedEmbeddings();
+    return [head, table.toString(), ...table.warnings.map((w) => `warning: ${w}`), ...(embeddings.notable ? [`when saved: ${embeddings.reason}`] : [])].join("\n");
   }
 
   /**
@@ -256,7 +258,8 @@ export class Tuned<M> extends AdaptedModel<M> {
    */
   async files({ convert = true, saveEmbeddings = "auto" }: SaveOptions = {}): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
     const { attachments } = this.#parts, config = this.fileConfig(), origin = new Map<string, HostArray>();
-    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments), ...(await this.savedEmbeddings(saveEmbeddings)).tensors]);
+    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments)]);
+    for (const [name, t] of this.savedEmbeddings(saveEmbeddings).parameters) now.set(name, await f32(t));
     if (convert) {
       const packed = await packedRanks(attachments, convertedConfig(config), await convertedTensors(attachments, now));
       return adapterFiles(packed.config, packed.tensors);
@@ -271,9 +274,9 @@ export class Tuned<M> extends AdaptedModel<M> {
   }
 
   /** Which frozen embeddings `save` would write with this option, and why, in words. */
-  savedEmbeddings(option: SaveEmbeddings = "auto"): Promise<EmbeddingsDecision> {
+  savedEmbeddings(option: SaveEmbeddings = "auto"): EmbeddingsDecision {
     const { base, attachments } = this.#parts;
-    return savedEmbeddings(option, base, attachments);
+    return savedEmbeddings(option, typeof base === "object" && base !== null ? base : {}, attachments);
   }
 }
 

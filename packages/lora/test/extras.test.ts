@@ -351,13 +351,14 @@ describe("files", () => {
 
   it("save frozen embeddings only when asked or needed, and say why", async () => {
     const plain = lora(new Rich(), { targetModules: ["q_proj"] }), resized = lora(new Rich({ vocabSize: 5 }), { targetModules: ["q_proj"] }), head = lora(new Rich(), { targetModules: ["lm_head"] });
-    const keys = async (t: Tuned<Rich>, option: "auto" | boolean): Promise<[string[], string]> => { const { tensors, reason } = await t.savedEmbeddings(option); return [[...tensors.keys()].map((k) => k.slice("base_model.model.".length)), reason]; };
-    expect(await keys(plain, "auto")).toEqual([[], "embeddings are not saved: their 7 rows are the base's"]);
-    expect(await keys(head, "auto")).toEqual([[], "embeddings are not saved: their 7 rows are the base's"]);
-    expect(await keys(resized, "auto")).toEqual([["embed_tokens.weight", "lm_head.weight"], "embeddings are saved along (embed_tokens, lm_head): embed_tokens has 7 rows, and the base's config says 5"]);
-    expect((await keys(resized, false))[1]).toContain("though embed_tokens has 7 rows");
-    expect((await keys(plain, true))[0]).toEqual(["embed_tokens.weight", "lm_head.weight"]);
-    expect((await keys(head, true))[0]).toEqual(["lm_head.base_layer.weight"]);
+    const keys = (t: Tuned<Rich>, option: "auto" | boolean): [string[], string] => { const { parameters, reason } = t.savedEmbeddings(option); return [[...parameters.keys()].map((k) => k.slice("base_model.model.".length)), reason]; };
+    expect(keys(plain, "auto")).toEqual([[], "embeddings are not saved: their 7 rows are the base's"]);
+    expect(keys(head, "auto")).toEqual([[], "embeddings are not saved: their 7 rows are the base's"]);
+    expect(keys(resized, "auto")).toEqual([["embed_tokens.weight", "lm_head.weight"], "embeddings are saved along (embed_tokens, lm_head): embed_tokens has 7 rows, and the base's config says 5"]);
+    expect(keys(resized, false)[1]).toContain("though embed_tokens has 7 rows");
+    expect([plain, head].map((t) => t.summary().includes("when saved: embeddings are not saved"))).toEqual([false, true]);
+    expect(keys(plain, true)[0]).toEqual(["embed_tokens.weight", "lm_head.weight"]);
+    expect(keys(head, true)[0]).toEqual(["lm_head.base_layer.weight"]);
     const dir = join(scratch, "resized");
     await resized.save(dir);
     expect((await loadLora(new Rich(), dir)).report.unexpected).toEqual([]);
@@ -374,7 +375,7 @@ describe("files", () => {
     const { tuned: brought } = await loadLora(other, dir, { savedEmbeddings: "use" });
     expect(await numbers(brought.forward(ids))).toEqual(y);
     expect(await numbers(brought.forward(ids, { adapter: null }))).toEqual(await numbers(other.forward(ids)));
-    expect((await brought.savedEmbeddings()).reason).toContain("have others than the base");
+    expect(brought.savedEmbeddings().reason).toContain("have others than the base");
     await brought.save(again);
     expect((await readAdapterDirectory(again)).tensors).toEqual((await readAdapterDirectory(dir)).tensors);
     await brought.merge();
