@@ -1,6 +1,6 @@
 /**
  * Kernels that need more buffers than a dispatch may bind, cut into several: one result each, and parts of formulas
- * computed beforehand into scratch memory until the rest fits.
+ * (and statistics of rows) computed beforehand into scratch memory until the rest fits.
  */
 import { bytesOf, type BufferSpec, type ColsKernel, DeviceError, type DType, Expr, type ExprType, leaf, type MapKernel, type PlanSpec, type RowsKernel, type StoreTo, type View, walk } from "@adjoint/tensor";
 import type { Dispatch, Program, Target } from "./program.ts";
@@ -79,11 +79,29 @@ const stored = (e: Expr): Expr => (e.type === "bool" ? e.toU() : e);
 const reloaded = (position: number, type: ExprType): Expr => (type === "bool" ? leaf("load", position, "u32").toB() : leaf("load", position, type));
 
 /**
- * Moves parts of the formulas into map kernels before `k`, until it binds at most `limit` buffers.
+ * The statistics that need no other, each in a row kernel of its own, and the kernel that reads them; null where there are fewer than two. The first one is
+ * computed in both: a row kernel has a statistic, and what it is added to must not wait for it.
+ */
+function withoutStats<K extends Formulas>(k: K, scratch: Scratch): { readonly before: readonly K[]; readonly kernel: K } | null {
+  if (k.kind !== "rows") return null;
+  const alone = k.stats.flatMap(({ value }, i) => { let own = true; walk([value], (e) => { if (e.fn === "stat") own = false; }); return own ? [i] : []; }), first = alone[0];
+  if (alone.length < 2) return null;
+  const perRow = k.shape.map((_, a) => (a < k.shape.length - k.rowAxes ? 1 : 0)), kept = k.stats.flatMap((_, i) => (i !== first && alone.includes(i) ? [] : [i])), views = alone.map((i) => scratchView(scratch, k.shape, dtypeOf(k.stats[i].value.type), perRow));
+  const before = alone.map((i, n): K => {
+    const { op, value } = k.stats[i], one: K = { ...k, stats: [{ op, value }], stores: [{ view: views[n], value: stored(leaf("stat", 0, value.type)), perRow: true }] };
+    return withFormulas(one, rootsOf(one), k.loads);
+  });
+  const roots = rebuild(rootsOf(k), (e) => (e.fn !== "stat" ? undefined : alone.includes(e.leaf) ? reloaded(k.loads.length + alone.indexOf(e.leaf), e.type) : leaf("stat", kept.indexOf(e.leaf), e.type)));
+  const stats = kept.map((i) => ({ op: k.stats[i].op, value: roots[i] })), stores = k.stores.map((s, i) => ({ ...s, value: roots[k.stats.length + i] })), rest: K = { ...k, stats, stores };
+  return { before, kernel: withFormulas(rest, rootsOf(rest), [...k.loads, ...views]) };
+}
+
+/**
+ * Moves parts of the formulas into map kernels before `k`, and statistics of rows into row kernels, until it binds at most `limit` buffers.
  * @throws DeviceError if results alone are too many
  */
-function shrink<K extends Formulas>(k: K, limit: number, scratch: Scratch): { before: MapKernel[]; kernel: K } {
-  const before: MapKernel[] = [];
+function shrink<K extends Formulas>(k: K, limit: number, scratch: Scratch): { before: (MapKernel | K)[]; kernel: K } {
+  const before: (MapKernel | K)[] = [];
   for (let kernel = k; ;) {
     if (buffersOf(kernel).size <= limit) return { before, kernel };
     const { loads, stores, shape, affines, uniforms, label } = kernel, roots = rootsOf(kernel), written = new Set(stores.map((s) => s.view.buffer));
@@ -99,6 +117,12 @@ function shrink<K extends Formulas>(k: K, limit: number, scratch: Scratch): { be
       if (!free || e.args.length === 0 || set.size < 2 || set.size > limit - 1) continue;
       const rest = new Set([...written, ...reads(rebuild(roots, (x) => (x === e ? leaf("affine", 0, e.type) : undefined)), loads)]).size + 1;
       if (rest < left) { best = e; left = rest; }
+    }
+    const parted = best === undefined ? withoutStats(kernel, scratch) : null;
+    if (parted !== null) {
+      before.push(...parted.before);
+      kernel = parted.kernel;
+      continue;
     }
     if (best === undefined) throw new DeviceError(`webgpu: ${label} needs ${buffersOf(kernel).size} buffers and cannot be cut; this device allows ${limit}`, { key: "maxStorageBuffersPerShaderStage", value: limit });
     const target = best, view = scratchView(scratch, shape, dtypeOf(target.type));
@@ -135,7 +159,7 @@ export function splitInto<K extends Formulas>(kernel: K, plan: PlanSpec, target:
     const { kernels, after } = apart(kernel, scratch);
     for (const single of kernels) {
       const { before, kernel: rest } = shrink(single, room, scratch);
-      for (const b of before) emit(b, makeMap);
+      for (const b of before) if (b.kind === "map") emit(b, makeMap); else emit(b, make);
       emit(rest, make);
     }
     for (const copy of after) emit(copy, makeMap);

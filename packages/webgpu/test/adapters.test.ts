@@ -71,3 +71,17 @@ test.runIf(gpu !== null && whole).each(["masked", "gathered"] as const)("a mixed
   const want = await of(createReference({ name: "fused", fuse: true })), got = await of(gpu!);
   want.forEach((row, i) => { row.forEach((v, j) => { expect(Math.abs(v - got[i][j]), `part ${i}, element ${j}`).toBeLessThan(1e-5 * Math.max(1e-2, ...row.map(Math.abs))); }); });
 }, 600_000);
+
+test.runIf(gpu !== null)("a norm over more vectors than a dispatch may bind, as DoRA's magnitudes and AdaLoRA's E have", async () => {
+  const vectors = Array.from({ length: 40 }, (_, i) => filled([9], i + 2)), means = Array.from({ length: 20 }, (_, i) => filled([3, 9], i + 3));
+  const answer = async (device: Backend): Promise<readonly (readonly number[])[]> => {
+    setDevice(device);
+    const { norm, rows } = scope(() => ({
+      norm: vectors.map((v) => v.mul(v).sum()).reduce((a, b) => a.add(b)).sqrt(),
+      rows: means.map((m) => m.mul(m).mean(1)).reduce((a, b) => a.add(b)),
+    }));
+    return Promise.all([norm, rows].map(async (t) => [...(await t.data())].map(Number)));
+  };
+  const want = await answer(createReference({ name: "fused", fuse: true })), got = await answer(gpu!);
+  want.forEach((row, i) => { row.forEach((v, j) => { expect(Math.abs(got[i][j] / v - 1)).toBeLessThan(1e-5); }); });
+}, 600_000);
