@@ -1,14 +1,13 @@
 /** From f32 to codes and scales, a block at a time. */
 import { ConfigError, FormatError, ShapeError } from "@adjoint/tensor";
 import type { DType } from "@adjoint/tensor";
+import { encodeChunks } from "./chunks.ts";
 import { doubleQuantize } from "./double.ts";
 import { encoders } from "./encode.ts";
-import { blockOf, formatOf, formats } from "./format.ts";
+import { blockOf, formatOf } from "./format.ts";
 import type { FormatName } from "./format.ts";
 import { called, codeBytes, sizeOf } from "./quantized.ts";
 import type { Named, Quantized } from "./quantized.ts";
-import { CHUNK, LONGEST, fast, isFastName } from "./simd.ts";
-import type { FastName } from "./simd.ts";
 
 export interface QuantizeOptions {
   readonly format: FormatName;
@@ -52,25 +51,9 @@ export function quantize(x: Float32Array, shape: readonly number[], { format: na
     if (!Number.isFinite(values[b])) throw tooLarge(absmax[0], b, format.scale, named);
     if (format.bits === 4) pack(codes, packed, from, to);
   };
-  for (let b = isFastName(format.name) ? encodeChunks(x, format.name, block, values, packed, one) : 0; b < blocks; b++) one(b);
+  for (let b = encodeChunks(x, format, block, values, packed, one); b < blocks; b++) one(b);
   if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
   return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
-}
-
-/** Full blocks by the loops of simd.ts, which equal the encoders bit for bit, and by `one` what those leave; gives how many were done. */
-function encodeChunks(x: Float32Array, name: FastName, block: number, values: Float32Array, packed: Uint8Array, one: (block: number) => void): number {
-  const loops = block % 32 === 0 && block <= LONGEST ? fast() : null, whole = Math.floor(x.length / block), each = Math.max(1, Math.floor(CHUNK / block)), size = (block * formats[name].bits) / 8;
-  if (loops === null) return 0;
-  const made = { codes: loops.codes.subarray(0, each * size), scales: loops.scales.subarray(0, each) };
-  for (let b = 0; b < whole; b += each) {
-    const count = Math.min(each, whole - b);
-    loops.x.set(x.subarray(b * block, (b + count) * block));
-    const left = loops.quantize(name, count, block);
-    values.set(count === each ? made.scales : made.scales.subarray(0, count), b);
-    packed.set(count === each ? made.codes : made.codes.subarray(0, count * size), b * size);
-    if (left) for (let i = 0; i < count; i++) if ((loops.left[i >> 2] >> (i & 3)) & 1) one(b + i);
-  }
-  return whole;
 }
 
 /** Bits of the largest magnitude: without their sign, floats are ordered like integers, and NaN and infinity are the largest. */

@@ -9,8 +9,11 @@ const sleb = (n: number): number[] => { const low = n & 127, rest = n >> 7; retu
 /** Locals, whole numbers, memory. */
 export const get = (i: number): Code => [0x20, leb(i)], set = (i: number, value: Code): Code => [value, 0x21, leb(i)], tee = (i: number, value: Code): Code => [value, 0x22, leb(i)];
 export const i32 = (n: number): Code => [0x41, sleb(n)], add = (a: Code, b: Code): Code => [a, b, 0x6a], less = (a: Code, b: Code): Code => [a, b, 0x49];
-export const load32 = (at: Code, offset = 0): Code => [at, 0x28, 0x02, leb(offset)], store32 = (at: Code, value: Code, offset = 0): Code => [at, value, 0x36, 0x02, leb(offset)], store8 = (at: Code, value: Code): Code => [at, value, 0x3a, 0x00, 0x00];
-export const load = (at: Code, offset = 0): Code => [at, 0xfd, 0x00, 0x00, leb(offset)], store = (at: Code, value: Code): Code => [at, value, 0xfd, 0x0b, 0x00, 0x00], load32Splat = (at: Code): Code => [at, 0xfd, 0x09, 0x02, 0x00];
+export const load32 = (at: Code, offset = 0): Code => [at, 0x28, 0x02, leb(offset)], store32 = (at: Code, value: Code, offset = 0): Code => [at, value, 0x36, 0x02, leb(offset)], store8 = (at: Code, value: Code, offset = 0): Code => [at, value, 0x3a, 0x00, leb(offset)], load8 = (at: Code, offset = 0): Code => [at, 0x2d, 0x00, leb(offset)];
+export const shiftRight = (value: Code, by: number): Code => [value, i32(by), 0x76], shiftLeft = (value: Code, by: number): Code => [value, i32(by), 0x74];
+/** 1 where the f32 at `a` is greater than that at `b`. */
+export const greaterAt = (a: Code, offset: number, b: Code, offsetB: number): Code => [a, 0x2a, 0x02, leb(offset), b, 0x2a, 0x02, leb(offsetB), 0x5e];
+export const load = (at: Code, offset = 0): Code => [at, 0xfd, 0x00, 0x00, leb(offset)], store = (at: Code, value: Code, offset = 0): Code => [at, value, 0xfd, 0x0b, 0x00, leb(offset)], load32Splat = (at: Code): Code => [at, 0xfd, 0x09, 0x02, 0x00];
 /** Does `body`, and again while `condition`. */
 export const loop = (body: Code, condition: Code): Code => [0x03, 0x40, body, condition, 0x0d, 0x00, 0x0b];
 export const whenNot = (condition: Code, body: Code): Code => [0x02, 0x40, condition, 0x0d, 0x00, body, 0x0b];

@@ -1,5 +1,5 @@
 /** The loops of quantize in WebAssembly SIMD: scales of four blocks at a time, then codes of 32 elements at a time; a format is a value. */
-import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW16U, NARROW8S, NARROW8U, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, i32, i32x4, i8x16, lanes, less, load, load32, load32Splat, loop, op, set, shift, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
+import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW16U, NARROW8S, NARROW8U, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, i32, i32x4, i8x16, lanes, greaterAt, less, load, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
 import type { Code } from "./simd-code.ts";
 import { TINY, searchOf } from "./encode.ts";
 import { formats } from "./format.ts";
@@ -8,7 +8,7 @@ import { formats } from "./format.ts";
 export const CHUNK = 32768, LONGEST = 65536;
 const COUNT = CHUNK / 32 + 4;
 /** Where things lie. Elements come last: groups of four blocks read beyond the last one. */
-export const THRESHOLDS = 0, ODD = 256, SCALES = 1024, FACTORS: number = SCALES + 4 * COUNT, LIST: number = FACTORS + 4 * COUNT, CODES: number = LIST + LONGEST / 4, X: number = CODES + LONGEST, PAGES: number = Math.ceil((X + 16 * LONGEST) / 65536);
+export const THRESHOLDS = 0, ODD = 256, SCALES = 1024, FACTORS: number = SCALES + 4 * COUNT, LIST: number = FACTORS + 4 * COUNT, CODES: number = LIST + LONGEST / 4, STARTS: number = CODES + LONGEST, ABOVE: number = STARTS + 32768, X: number = ABOVE + 1024, PAGES: number = Math.ceil((X + 16 * LONGEST) / 65536);
 
 /** Locals: two parameters, scalars, vectors. */
 const BLOCKS = 0, BYTES = 1, AT = 2, END1 = 3, END2 = 4, END3 = 5, END = 6, SCALE = 7, OUT = 8, LEFT = 9, MARK = 10, ANYODD = 11, V = 12;
@@ -204,12 +204,43 @@ function scaleOf(above: Float32Array): number {
   throw new Error("codebook: two thresholds in one bucket");
 }
 
+/**
+ * A codebook of 256 values, an element at a time: the upper 15 bits of s = x / scale give the rank of the least number that has them, and one
+ * comparison says whether s lies above the threshold that follows, as in nearest.ts, in a table small enough for the first cache.
+ */
+const bytewise: Loops = {
+  folds: byMagnitude, scales: byLevels(1),
+  codes: [
+    eight.map((k) => store(get(AT), scaled(k), 16 * k)),
+    Array.from({ length: 32 }, (_, e) => [
+      set(END1, load8(shiftRight(load32(get(AT), 4 * e), 17), STARTS)),
+      store8(get(OUT), add(get(END1), greaterAt(get(AT), 4 * e, shiftLeft(get(END1), 2), ABOVE)), e),
+    ]),
+    set(OUT, add(get(OUT), i32(32))),
+  ],
+};
+
+/** For `bytewise`: ranks by the upper 15 bits, and thresholds. */
+function ranks(table: Float32Array): readonly [starts: Uint8Array, above: Float32Array] {
+  const { codes, above, start } = searchOf(table), word = new Uint32Array(1), float = new Float32Array(word.buffer);
+  if (codes.some((code, rank) => code !== rank)) throw new Error("codebook: not in ascending order");
+  const starts = Uint8Array.from({ length: 32768 }, (_, key) => start[2 * key + (key >> 14)]);
+  starts.forEach((rank, key) => {
+    word[0] = key * 131072 + (key >> 14 === 0 ? 131071 : 0); // the greatest of them
+    if (rank + 1 < above.length && float[0] > above[rank + 1]) throw new Error(`codebook: two thresholds up to ${float[0]}`);
+  });
+  return [starts, above];
+}
+
 const codebooks = { nf4: formats.nf4.table, fp4: formats.fp4.table };
-/** The thresholds that `codebook` compares with, from THRESHOLDS on, 64 bytes each. */
-export const thresholds = (): readonly Float32Array[] => Object.values(codebooks).map((table) => searchOf(table).above);
+/** Tables that the loops read, and where they lie: thresholds that `codebook` compares with, 64 bytes each, and those of `bytewise`. */
+export function tables(): readonly (readonly [at: number, table: Uint8Array | Float32Array])[] {
+  const [starts, above] = ranks(formats.dynamic8.table);
+  return [...Object.values(codebooks).map((table, i) => [THRESHOLDS + 64 * i, searchOf(table).above] as const), [STARTS, starts], [ABOVE, above]];
+}
 /** Formats whose codes are made here. */
-export type FastName = "nf4" | "fp4" | "int4" | "int8" | "q8_0" | "q4_0" | "mxfp4";
-const loops: Readonly<Record<FastName, () => Loops>> = { nf4: () => codebook(codebooks.nf4, THRESHOLDS), fp4: () => codebook(codebooks.fp4, THRESHOLDS + 64), int4: () => even4, int8: () => even8, q8_0: () => q8, q4_0: () => q4, mxfp4: () => mxfp4 };
+export type FastName = "nf4" | "fp4" | "int4" | "int8" | "dynamic8" | "q8_0" | "q4_0" | "mxfp4";
+const loops: Readonly<Record<FastName, () => Loops>> = { nf4: () => codebook(codebooks.nf4, THRESHOLDS), fp4: () => codebook(codebooks.fp4, THRESHOLDS + 64), int4: () => even4, int8: () => even8, dynamic8: () => bytewise, q8_0: () => q8, q4_0: () => q4, mxfp4: () => mxfp4 };
 export const isFastName = (name: string): name is FastName => Object.hasOwn(loops, name);
 /** The function of each format: blocks and the bytes of one in, not 0 out if any is left to the encoder. */
 export const bodies = (): Readonly<Record<string, Code>> => Object.fromEntries(Object.entries(loops).map(([name, each]) => [name, function_(each())]));

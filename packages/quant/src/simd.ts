@@ -1,6 +1,6 @@
 /** The module of simd-loops.ts, made once: memory for a chunk of elements, and what is made of it. */
 import { assemble } from "./simd-code.ts";
-import { CHUNK, CODES, LONGEST, ODD, PAGES, SCALARS, SCALES, THRESHOLDS, VECTORS, X, bodies, thresholds } from "./simd-loops.ts";
+import { CHUNK, CODES, LONGEST, ODD, PAGES, SCALARS, SCALES, VECTORS, X, bodies, tables } from "./simd-loops.ts";
 import type { FastName } from "./simd-loops.ts";
 export { CHUNK, LONGEST, isFastName } from "./simd-loops.ts";
 export type { FastName } from "./simd-loops.ts";
@@ -35,7 +35,7 @@ function make(): Fast | null {
   const { memory, ...loops } = new WebAssembly.Instance(new WebAssembly.Module(assemble(bodies(), PAGES, SCALARS, VECTORS))).exports;
   if (!(memory instanceof WebAssembly.Memory)) return null;
   const { buffer } = memory;
-  thresholds().forEach((above, i) => { new Float32Array(buffer, THRESHOLDS + 64 * i, above.length).set(above); });
+  for (const [at, table] of tables()) new Uint8Array(buffer, at).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
   return {
     x: new Float32Array(buffer, X, LONGEST), scales: new Float32Array(buffer, SCALES, CHUNK / 32), codes: new Uint8Array(buffer, CODES, LONGEST), left: new Uint8Array(buffer, ODD, SCALES - ODD),
     quantize(name, blocks, block) { const loop = loops[name]; return isLoop(loop) && loop(blocks, block * 4) !== 0; },

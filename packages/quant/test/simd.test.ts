@@ -7,8 +7,8 @@ import { encoders } from "../src/encode.ts";
 import { CHUNK, fast } from "../src/simd.ts";
 import type { FastName } from "../src/simd.ts";
 
-const sizes: Readonly<Record<FastName, readonly number[]>> = { nf4: [64, 4096], fp4: [32, 64], int4: [64, 96], int8: [32, 11008], q8_0: [32], q4_0: [32], mxfp4: [32] };
-const names = ["nf4", "fp4", "int4", "int8", "q8_0", "q4_0", "mxfp4"] as const satisfies readonly FastName[];
+const sizes: Readonly<Record<FastName, readonly number[]>> = { nf4: [64, 4096], fp4: [32, 64], int4: [64, 96], int8: [32, 11008], dynamic8: [32, 256], q8_0: [32], q4_0: [32], mxfp4: [32] };
+const names = ["nf4", "fp4", "int4", "int8", "dynamic8", "q8_0", "q4_0", "mxfp4"] as const satisfies readonly FastName[];
 
 /** Scales with the sign of zeros, and codes, of `quantize` and of the encoder alone. */
 function compare(x: Float32Array, name: FastName, block: number, which: string): void {
@@ -27,7 +27,7 @@ const beside = (v: number, ulps: number): number => { float[0] = v; word[0] += u
 /** Where a format's code changes, for a block whose largest magnitude is `top`. */
 const edges: Readonly<Record<FastName, readonly number[]>> = {
   nf4: [...midpoints(formats.nf4.table)].filter(Number.isFinite), fp4: [...searchOf(formats.fp4.table).above].filter(Number.isFinite),
-  int4: Array.from({ length: 14 }, (_, i) => (i - 6.5) / 7), int8: Array.from({ length: 254 }, (_, i) => (i - 126.5) / 127), q8_0: Array.from({ length: 254 }, (_, i) => (i - 126.5) / 127), q4_0: Array.from({ length: 16 }, (_, i) => (i - 7.5) / 8),
+  dynamic8: [...midpoints(formats.dynamic8.table)].filter(Number.isFinite), int4: Array.from({ length: 14 }, (_, i) => (i - 6.5) / 7), int8: Array.from({ length: 254 }, (_, i) => (i - 126.5) / 127), q8_0: Array.from({ length: 254 }, (_, i) => (i - 126.5) / 127), q4_0: Array.from({ length: 16 }, (_, i) => (i - 7.5) / 8),
   mxfp4: [0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5].flatMap((v) => [v / 4, -v / 4, v / 7, -v / 7]),
 };
 
