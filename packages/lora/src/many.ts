@@ -9,6 +9,7 @@ import { type LoadReport } from "./peft.ts";
 import { isFlora, loadFlora } from "./flora-tuned.ts";
 import { loadLora, lora, type NewLoraOptions } from "./lora.ts";
 import { BASE, checkName, unknownName } from "./names.ts";
+import { checkOrder } from "./order.ts";
 import { rebuilt } from "./rebuilt.ts";
 import type { RequantizeError } from "./requantize.ts";
 import type { RowAdapter, RowForm } from "./row-parts.ts";
@@ -16,7 +17,7 @@ import { MixedRows } from "./rows.ts";
 import { checkStrength, strongAdapter } from "./strength.ts";
 import { type SetRow, setTable } from "./set-table.ts";
 import { Together } from "./together.ts";
-import { Tuned } from "./tuned.ts";
+import { mergedInto, Tuned } from "./tuned.ts";
 import { AdapterView } from "./view.ts";
 
 /** Which adapters are on: one, several in order, or with factors on their scales (numbers or tensors of one element; both enter as data). [] is the base. */
@@ -27,9 +28,11 @@ interface Member<M> {
   /** k in s = k alpha / r, as a number and, once it was changed, as data */
   factor: number;
   strength: Store | null;
-  /** what was merged, while it is: the adapter, or a copy of it with its scale */
-  merged: Tuned<M> | null;
+  /** a copy with the factor in its scale, when that was merged in the adapter's place */
+  copy: Tuned<M> | null;
 }
+/** What of a member the base weights hold now: the adapter, a copy of it, or nothing. */
+const mergedOf = <M>({ tuned, copy }: Member<M>): Tuned<M> | null => (tuned.merged ? tuned : copy?.merged === true ? copy : null);
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 /** Names and factors of a choice. */
@@ -71,8 +74,8 @@ export class AdapterSet<M extends object> {
     if (tuned.base !== this.base) throw new ConfigError(`adapter ${name} was made for another model`, { key: "name", value: name, fix: "make it with lora(set.base, ...), or load its files here" });
     const held = this.names.find((other) => this.get(other) === tuned);
     if (held !== undefined) throw new ConfigError(`adapter ${name} is in the set already, as ${held}`, { key: "name", value: name, fix: `rename it: set.rename("${held}", "${name}")` });
-    this.#members.set(name, { tuned, factor: 1, strength: null, merged: tuned.merged ? tuned : null });
-    if (tuned.merged) this.#order.push(name);
+    this.#members.set(name, { tuned, factor: 1, strength: null, copy: null });
+    structureChanged(); // compiled steps may go by the set's names
     return tuned;
   }
   /** Reads PEFT's files into a new adapter; errors as `loadLora`. */
@@ -90,13 +93,14 @@ export class AdapterSet<M extends object> {
   delete(name: string): void {
     this.#unmerged(name, "delete");
     this.#members.delete(name);
+    structureChanged();
   }
   /** Keeps its place in the order. */
   rename(from: string, to: string): void {
     const member = this.#member(from);
     checkName(to, this.names);
     this.#members = new Map([...this.#members].map(([name, m]) => (m === member ? [to, m] : [name, m])));
-    this.#order = this.#order.map((name) => (name === from ? to : name));
+    structureChanged();
   }
 
   /**
@@ -107,8 +111,8 @@ export class AdapterSet<M extends object> {
   with(choice: Choice, { train }: { readonly train?: readonly string[] } = {}): AdapterView<M> {
     const on = entriesOf(choice).map(([name, k]) => ({ name, member: this.#member(name), k: k === 1 ? null : this.#factor(name, k) })), names = on.map(({ name }) => name);
     if (new Set(names).size !== names.length) throw new ConfigError(`an adapter is named twice: ${names.join(", ")}`, { key: "with", value: names, fix: "name it once, with a factor: { a: 2 }" });
-    this.#refuseLateFlora(names);
-    const active = on.filter(({ member }) => member.merged === null);
+    const active = on.filter(({ member }) => mergedOf(member) === null), inBase = this.merged.filter((name) => names.includes(name));
+    checkOrder([...inBase, ...active.map(({ name }) => name)].map((name) => ({ name, attachments: this.get(name).attachments })), inBase);
     const parts = active.map(({ name, member, k }) => ({ name, part: strongAdapter(member.tuned.attachments, member.tuned.adapter, member.tuned.dropout, () => both(member.strength, k)) }));
     const trees = Object.fromEntries(active.map(({ name, member }) => [name, member.tuned.adapter]));
     const together = parts.length === 0 ? null : new Together(trees, active.flatMap(({ k }) => (k === null ? [] : [k])), parts);
@@ -124,6 +128,7 @@ export class AdapterSet<M extends object> {
    * @example const loss = set.rows(["a", "b", "__base__", "a"]).loss(batch);
    */
   rows(which: Tensor | readonly (string | null)[], { among = this.names, train = among, form }: { readonly among?: readonly string[]; readonly train?: readonly string[]; readonly form?: RowForm } = {}): AdapterView<M> {
+    if (new Set(among).size !== among.length) throw new ConfigError(`an adapter is named twice in among: ${among.join(", ")}`, { op: "rows", key: "among", value: among, fix: "name each once" });
     const adapters = among.map((name): RowAdapter => {
       this.#unmerged(name, "rows");
       const { tuned, strength } = this.#member(name);
@@ -169,21 +174,20 @@ export class AdapterSet<M extends object> {
 
   /** Names of the adapters that the base weights hold now, in the order of the merges. */
   get merged(): readonly string[] {
-    return this.#order.filter((name) => this.#members.get(name)?.merged !== null);
+    return mergedInto(this.base).flatMap((t) => [...this.#members].flatMap(([name, { tuned, copy }]) => (t === tuned || t === copy ? [name] : [])));
   }
-  #order: string[] = [];
   /**
    * Puts adapters into the base weights one after another, each with its scale; all or none, checked for finite numbers (`Tuned.merge`).
    * Those that are merged already stay as they are.
    */
   async merge(names: string | readonly string[], options: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
-    const todo = (typeof names === "string" ? [names] : names).filter((name) => this.#member(name).merged === null), errors: RequantizeError[] = [], done: string[] = [];
+    const todo = (typeof names === "string" ? [names] : names).filter((name) => mergedOf(this.#member(name)) === null), errors: RequantizeError[] = [], done: string[] = [];
+    checkOrder([...this.merged, ...todo].map((name) => ({ name, attachments: this.get(name).attachments })), [...this.merged, ...todo]);
     try {
       for (const name of todo) {
-        const member = this.#member(name), scaled = this.#scaled(name);
+        const scaled = this.#scaled(name);
         errors.push(...(await scaled.merge(options)));
-        member.merged = scaled;
-        this.#order.push(name);
+        this.#member(name).copy = scaled;
         done.push(name);
       }
     } catch (error) {
@@ -195,14 +199,11 @@ export class AdapterSet<M extends object> {
   /** Takes merged adapters out again, the last one first, bit for bit; default: all. @throws ConfigError when a later merge is not among them */
   async unmerge(names: string | readonly string[] = this.merged): Promise<void> {
     const wanted = new Set(typeof names === "string" ? [names] : names);
-    for (const name of wanted) if (this.#member(name).merged === null) throw new ConfigError(`adapter ${name} is not merged`, { op: "unmerge", key: name, fix: "merge it first" });
+    for (const name of wanted) if (mergedOf(this.#member(name)) === null) throw new ConfigError(`adapter ${name} is not merged`, { op: "unmerge", key: name, fix: "merge it first" });
     while (wanted.size > 0) {
       const last = this.merged.at(-1) ?? "";
       if (!wanted.delete(last)) throw new ConfigError(`adapter ${last} was merged later`, { op: "unmerge", key: last, fix: "unmerge it first, or name it too" });
-      const member = this.#member(last);
-      await member.merged?.unmerge();
-      member.merged = null;
-      this.#order = this.#order.filter((name) => name !== last);
+      await mergedOf(this.#member(last))?.unmerge();
     }
   }
 
@@ -223,7 +224,7 @@ export class AdapterSet<M extends object> {
 
   /** The adapters: method, rank, scale, modules, tensors; which are on and which train, in a view. */
   table(on: readonly string[] = [], trains: readonly string[] = []): string {
-    return setTable([...this.#members].map(([name, { tuned, factor, merged }]): SetRow => ({ name, tuned, factor, merged: merged !== null, on: on.includes(name), trains: trains.includes(name) })));
+    return setTable([...this.#members].map(([name, member]): SetRow => ({ name, tuned: member.tuned, factor: member.factor, merged: mergedOf(member) !== null, on: on.includes(name), trains: trains.includes(name) })));
   }
   toString(): string {
     return this.table();
@@ -233,7 +234,7 @@ export class AdapterSet<M extends object> {
     return this.#members.get(name) ?? unknownName(name, this.names);
   }
   #unmerged(name: string, op: string): void {
-    if (this.#member(name).merged !== null) throw new ConfigError(`adapter ${name} is merged into the base weights`, { op, key: name, fix: `await set.unmerge() first` });
+    if (mergedOf(this.#member(name)) !== null) throw new ConfigError(`adapter ${name} is merged into the base weights`, { op, key: name, fix: `await set.unmerge() first` });
   }
   #factor(name: string, k: number | Tensor): Tensor {
     if (isTensor(k)) {
@@ -243,15 +244,6 @@ export class AdapterSet<M extends object> {
     }
     checkStrength(name, k, this.get(name));
     return tensor([k]);
-  }
-  /** FLoRA takes the place of a module's product, so nothing may come before it. */
-  #refuseLateFlora(names: readonly string[]): void {
-    const before = new Set<object>();
-    for (const name of names) {
-      const { attachments } = this.get(name), late = attachments.find((a) => a.method.name === "flora" && before.has(a.module));
-      if (late !== undefined) throw new ConfigError(`adapter ${name} multiplies the weight of ${late.site.path}, and an adapter before it has added to it`, { op: "with", key: name, fix: `name ${name} first` });
-      for (const a of attachments) before.add(a.module);
-    }
   }
   #view(names: readonly string[], trains: readonly string[], alone: boolean, moduleAdapter: ModuleAdapter | null, active: readonly string[]): AdapterView<M> {
     for (const name of trains) if (!active.includes(name)) throw new ConfigError(`adapter ${name} cannot train: it is not on, or it is merged`, { key: "train", value: name, fix: "name only adapters that are on" });
@@ -267,7 +259,8 @@ export class AdapterSet<M extends object> {
   }
   /** What is merged acts in every call: it must be among what is on, and must have been merged when the view was made. */
   #check(on: readonly string[], active: readonly string[]): void {
-    for (const [name, { merged }] of this.#members) {
+    for (const [name, member] of this.#members) {
+      const merged = mergedOf(member);
       if (merged !== null && !on.includes(name)) throw new ConfigError(`adapter ${name} is merged into the base weights, so it cannot be left out`, { key: name, fix: "await set.unmerge() first" });
       if (on.includes(name) && (merged !== null) === active.includes(name)) throw new ConfigError(`adapter ${name} was ${merged === null ? "taken out of" : "merged into"} the base after this view was made`, { key: name, fix: "make the view again: set.with(...)" });
     }

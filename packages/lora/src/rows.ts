@@ -3,7 +3,7 @@
  * other plan, and everything is differentiable: what an adapter gets is the sum over its own rows.
  */
 import { type Context, type ModuleAdapter, within } from "@adjoint/nn";
-import { checkIds, ConfigError, dropout, fromHost, gather, type Key, randomUniform, ShapeError, show, type Tensor } from "@adjoint/tensor";
+import { ConfigError, dropout, fromHost, gather, type Key, randomUniform, ShapeError, show, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod } from "./adapter.ts";
 import type { AdapterTree } from "./attachments.ts";
 import { flora } from "./flora.ts";
@@ -15,6 +15,8 @@ import { along, type Mixer, partTensors, perRow, type RowAdapter, type RowForm, 
 
 /** Methods with a form of their own for mixed batches; any other is computed for the whole batch and kept where it belongs. */
 const mixers: ReadonlyMap<AdapterMethod, Mixer> = new Map<AdapterMethod, Mixer>([[lowRank, lowRankRows], [flora, floraRows]]);
+
+const forms: readonly RowForm[] = ["masked", "gathered"];
 
 /** The stream of a site's mask, or null where nothing drops; the same as for an adapter alone. */
 function maskKey({ attachment: { site } }: RowPart, rates: Iterable<number>, context: Context): Key | null {
@@ -53,7 +55,9 @@ export class MixedRows implements ModuleAdapter {
   /** @throws ShapeError unless the index is a list of i32 that names these adapters; ConfigError for a method that changes weights (an LSTM's) */
   constructor(adapters: readonly RowAdapter[], index: Tensor, form?: RowForm) {
     if (index.rank !== 1 || index.dtype !== "i32") throw new ShapeError(`rows: the index must be i32 [batch], got ${index.dtype} ${show(index.shape)}`, { op: "rows", shapes: [index.shape], fix: "set.index(names) makes it" });
-    if (index.value !== null) checkIds("rows", index.value.data, adapters.length + 1);
+    const outside = index.value === null ? undefined : Array.from(index.value.data).find((i) => i < 0 || i > adapters.length);
+    if (outside !== undefined) throw new ConfigError(`rows: the index names adapter ${outside}, and there are ${adapters.length}`, { op: "rows", key: "index", value: outside, fix: "0 is the base, k the k-th of `among`; set.index(names) makes it" });
+    if (form !== undefined && !forms.includes(form)) throw new ConfigError(`rows: form = ${JSON.stringify(form)} is none`, { op: "rows", key: "form", value: form, fix: `use ${forms.join(" or ")}, or leave it out` });
     this.adapters = Object.fromEntries(adapters.map((a) => [a.name, a.tree]));
     this.index = index;
     this.#slots = adapters.length + 1;

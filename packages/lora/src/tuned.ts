@@ -85,9 +85,13 @@ export class Tuned<M> extends AdaptedModel<M> {
   /**
    * The same adapter for evaluation: what of it follows from its tensors alone (DoRA's m / n, a product as large as W for r rows) is computed once
    * instead of at every call, which pays where calls are small, as in generation. It holds the values of now: ask again after training or merging.
+   * While the adapter is merged there is nothing to compute ahead, and the answer is the adapter itself.
    */
   frozen(): Tuned<M> {
-    return new Tuned({ ...this.#parts, attachments: this.#parts.attachments.map(settled), frozen: true });
+    if (this.merged) return this;
+    const attachments = this.#parts.attachments.map(settled);
+    flushAll(); // they read the values of now
+    return new Tuned({ ...this.#parts, attachments, frozen: true });
   }
 
   override get dropout(): number {
@@ -99,7 +103,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     return this.#original !== null;
   }
 
-  /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when a merged adapter is to be left out */
+  /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when a merged adapter is to be left out, or its tensors are merged by another value */
   override context<C extends Context>(context?: C): C;
   override context(context: Context = {}): Context {
     if (context.train === true && this.#parts.frozen === true) throw new ConfigError("a frozen adapter does not train", { key: "train", value: true, fix: "train the one that it was made of" });
@@ -107,7 +111,18 @@ export class Tuned<M> extends AdaptedModel<M> {
       if (context.adapter === null) throw new ConfigError("the adapter is merged into the base weights, so it cannot be left out", { key: "adapter", value: null, fix: "await tuned.unmerge() first" });
       return { ...context, adapter: context.adapter ?? null };
     }
-    return context.adapter === undefined ? { ...context, adapter: this.moduleAdapter } : context;
+    if (context.adapter !== undefined) return context;
+    this.#refuseTwice("context");
+    return { ...context, adapter: this.moduleAdapter };
+  }
+  /** Copies of an adapter (`frozen`, one with a factor in a set) share its tensors: what one of them has merged must not act again through another. */
+  #refuseTwice(op: string): void {
+    const stack = mergedInto(this.base);
+    if (stack.length === 0) return;
+    const own = new Set<Store>(this.tensors().values());
+    if (stack.some((other) => [...other.tensors().values()].some((s) => own.has(s)))) {
+      throw new ConfigError("the tensors of this adapter are in the base weights already: a copy of it is merged", { op, key: "merged", fix: "unmerge that copy first (await set.unmerge() if a set merged it), or use what merged it: set.with(name)" });
+    }
   }
 
   /** Rank, scale, share of parameters, the table of modules, and warnings. */
@@ -131,6 +146,7 @@ export class Tuned<M> extends AdaptedModel<M> {
    */
   mergedWeights(options: { readonly untied?: boolean; readonly which?: (attachment: Attachment) => boolean } = {}): ReadonlyMap<string, Tensor> {
     if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
+    this.#refuseTwice("merge");
     const held = new Map<object, Record<string, Tensor>>(), out = new Map<string, Tensor>();
     for (const a of options.which === undefined ? this.#parts.attachments : this.#parts.attachments.filter(options.which)) {
       if (options.untied !== true && leaderOf(this.#parts.attachments, a) !== null) continue; // its weight is the leader's
@@ -304,9 +320,9 @@ function refuseTied<M>(parts: TunedParts<M>, { site, module, factors }: Attachme
 
 const isObject = (x: unknown): x is object => typeof x === "object" && x !== null;
 
+const stacks = new WeakMap<object, Tuned<unknown>[]>();
 /** Adapters that are merged into a base now, in the order of the merges. */
-const stacks = new WeakMap<object, object[]>();
-function mergedInto(base: unknown): object[] {
+export function mergedInto(base: unknown): Tuned<unknown>[] {
   if (!isObject(base)) return [];
   const stack = stacks.get(base) ?? [];
   stacks.set(base, stack);

@@ -142,6 +142,9 @@ describe("combinations", () => {
     await expect(of({ a: 1, c: 1 }, { combinationType: "cat", compat: "peft" })).rejects.toThrow(/an expression in some adapters/);
     await expect(combine(set.base, [{ name: "x", adapter: other, weight: 1 }] as never)).rejects.toThrow(/another model/);
     await expect(combine(set.base, [{ name: "x", adapter: dora, weight: 1 }])).rejects.toThrow(/x has dora on up/);
+    const [A] = set.get("a").tensors().values();
+    A.set({ dtype: "f32", shape: A.shape, data: new Float32Array(A.size).fill(NaN) });
+    await expect(of({ a: 1, b: 1 }, { combinationType: "ties_svd", density: 0.5 })).rejects.toThrow(/a holds NaN at/);
   });
 });
 

@@ -123,6 +123,52 @@ describe("a set of adapters", () => {
     expect(await numbers(set.base.forward(ids))).toEqual(base);
     await expect(set.unmerge("z")).rejects.toThrow(/not merged/);
   });
+  it("sees merges of an adapter itself, and never lets one act twice", async () => {
+    const set = await setOf(), want = await numbers(set.with("a").forward(ids)), view = set.with("b"), frozen = set.get("a").frozen();
+    await set.get("a").merge();
+    expect(set.merged).toEqual(["a"]);
+    expect(error(await numbers(set.with("a").forward(ids)), want)).toBeLessThan(2e-5);
+    expect(set.get("a").frozen()).toBe(set.get("a"));
+    expect(() => view.forward(ids)).toThrow(/a is merged/);
+    expect(() => frozen.forward(ids)).toThrow(/a copy of it is merged/);
+    await set.unmerge();
+    set.setScale("a", 2);
+    await set.merge("a");
+    expect(() => set.get("a").forward(ids)).toThrow(/a copy of it is merged/);
+    await expect(set.get("a").merge()).rejects.toThrow(/a copy of it is merged/);
+  });
+  it("records compiled steps again when an adapter comes, goes or takes another's name", async () => {
+    const set = await setOf(), one = compile((x: Tensor) => set.with("a").forward(x)), mixed = compile((x: Tensor, index: Tensor) => set.rows(index).forward(x)), check = async (): Promise<void> => {
+      expect(await numbers(one(ids))).toEqual(await numbers(set.with("a").forward(ids)));
+      expect(await numbers(mixed(ids, set.index(["c", "a"])))).toEqual(await numbers(set.rows(["c", "a"]).forward(ids)));
+    };
+    await check();
+    set.delete("a");
+    set.rename("b", "a");
+    await check();
+    for (const s of set.add("d", { r: 1, targetModules: ["up"] }).tensors().values()) s.set(await grid(s.shape, "f32").host());
+    set.delete("c");
+    set.rename("d", "c");
+    await check();
+  });
+  it("refuses an order in which a contribution would be lost, or differ when merged", async () => {
+    const set = await setOf();
+    set.add("s", { r: 1, targetModules: ["up"], modulesToSave: ["c_fc"] });
+    set.add("d", { r: 1, targetModules: ["up"], useDora: true });
+    expect(() => set.with(["c", "s"])).toThrow(/s computes c_fc anew \(full\), and what adapter c does there would be lost/);
+    await expect(set.merge(["c", "s"])).rejects.toThrow(/would be lost/);
+    expect(() => set.with(["b", "d"])).toThrow(/d multiplies the rows of the weight of up, and adapter b/);
+    set.with(["s", "c"]);
+    const want = await numbers(set.with(["d", "b"]).forward(ids));
+    await set.merge(["d", "b"]);
+    expect(error(await numbers(set.base.forward(ids)), want)).toBeLessThan(2e-5);
+    await set.unmerge();
+    await set.merge("b");
+    await set.merge("d"); // it takes the base that holds b as it is
+    await set.unmerge();
+    expect(() => set.rows(["a"], { among: ["a", "a"] })).toThrow(/twice/);
+    expect(() => set.rows(tensor(Int32Array.of(0, 9)))).toThrow(/names adapter 9, and there are 5/);
+  });
   it("merges all or none when a sum would not be finite", async () => {
     const set = await setOf(), { data } = await set.base.up.weight.host(), copy = data.slice(), [B] = [...set.get("c").tensors().values()].slice(-1);
     B.set({ dtype: "f32", shape: B.shape, data: new Float32Array(B.size).fill(NaN) });

@@ -146,6 +146,11 @@ async function read({ factors: { A, B }, beside: { A0, B0 } = {} }: Attachment):
   const now = { A: await A.host(), B: await B.host() }, whole = A0 === undefined ? now : stacked(now, { A: await A0.host(), B: await B0.host() });
   return { A: flat(whole.A), B: flat(whole.B) };
 }
+/** Pruning would take NaN for small and leave it out. */
+function checkFinite(name: string, path: string, { A, B }: Pair): void {
+  const value = [...A.data, ...B.data].find((v) => !Number.isFinite(v));
+  if (value !== undefined) fail(`${name} holds ${value} at ${path}`, name, value, "the adapter diverged: use an earlier checkpoint, or leave it out");
+}
 
 /** The plain config of the result: its modules by their last names where these choose no others, else by their paths; the most frequent rank, and exceptions. */
 function plainConfig<M extends object>(model: M, parts: readonly CombinePart<M>[], paths: readonly string[], rankOf: (path: string) => number): LoraConfig {
@@ -192,7 +197,7 @@ export async function combine<M extends object>(model: M, parts: readonly Combin
   const common = isSvd(type) ? (options.svdRank ?? Math.max(...allRanks)) : type === "cat" ? allRanks.reduce((a, b) => a + b, 0) : Math.max(...allRanks);
   const pairs = new Map<string, Pair>();
   for (const [path, held] of at) {
-    const here = await Promise.all(held.map(async ({ part: { name, weight }, attachment }): Promise<Here> => { const pair = await read(attachment); return { name, weight, scale: attachment.site.scale, rank: pair.A.rows, ...pair }; }));
+    const here = await Promise.all(held.map(async ({ part: { name, weight }, attachment }): Promise<Here> => { const pair = await read(attachment); checkFinite(name, path, pair); return { name, weight, scale: attachment.site.scale, rank: pair.A.rows, ...pair }; }));
     const pair = combineSite(path, here, type, options, isSvd(type) ? (options.svdRank ?? (compat ? common : largest(held.map((h) => h.attachment.site)))) : 0);
     pairs.set(path, compat ? padded(pair, common) : pair);
   }
