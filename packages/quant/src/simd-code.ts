@@ -1,7 +1,13 @@
 /** WebAssembly SIMD as nested lists of bytes: instructions after their operands, loops, and the module around them. */
 
 export type Code = readonly (number | Code)[];
-const flat = (code: Code): number[] => code.flatMap((part) => (typeof part === "number" ? [part] : flat(part)));
+function flat(code: Code, into: number[] = []): number[] {
+  for (const part of code) {
+    if (typeof part === "number") into.push(part);
+    else flat(part, into);
+  }
+  return into;
+}
 const leb = (n: number): number[] => (n < 128 ? [n] : [(n & 127) | 128, ...leb(n >>> 7)]);
 /** Signed LEB128. */
 const sleb = (n: number): number[] => { const low = n & 127, rest = n >> 7; return (rest === 0 && (low & 64) === 0) || (rest === -1 && (low & 64) !== 0) ? [low] : [low | 128, ...sleb(rest)]; };
@@ -35,13 +41,12 @@ export const SWIZZLE = 0x0e, GT8 = 0x27, EQ32 = 0x37, GT32 = 0x3b, EQF = 0x41, L
 const section = (id: number, content: Code): Code => { const all = flat(content); return [id, leb(all.length), all]; };
 const text = (s: string): Code => [leb(s.length), [...s].map((c) => c.charCodeAt(0))];
 
-/** A module of functions (i32, i32) -> i32 by name, each with `scalars` more i32 locals and then `vectors`; it exports them and its memory. */
-export function assemble(bodies: Readonly<Record<string, Code>>, pages: number, scalars: number, vectors: number): Uint8Array<ArrayBuffer> {
-  const names = Object.keys(bodies), func = (body: Code): Code => { const all = flat([0x02, leb(scalars), 0x7f, leb(vectors), 0x7b, body, 0x0b]); return [leb(all.length), all]; };
+/** A module with memory and one function, (i32, i32) -> i32 with `scalars` more i32 locals and then `vectors`; it exports them as `memory` and `run`. */
+export function assemble(body: Code, pages: number, scalars: number, vectors: number): Uint8Array<ArrayBuffer> {
+  const all = flat([0x02, leb(scalars), 0x7f, leb(vectors), 0x7b, body, 0x0b]);
   return Uint8Array.from(flat([
     0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00,
-    section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]), section(3, [names.length, names.map(() => 0)]), section(5, [1, 0x00, leb(pages)]),
-    section(7, [names.length + 1, text("memory"), 0x02, 0x00, names.map((name, i) => [text(name), 0x00, i])]),
-    section(10, [names.length, Object.values(bodies).map(func)]),
+    section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]), section(3, [1, 0]), section(5, [1, 0x00, leb(pages)]),
+    section(7, [2, text("memory"), 0x02, 0x00, text("run"), 0x00, 0]), section(10, [1, leb(all.length), all]),
   ]));
 }

@@ -3,6 +3,7 @@ import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT
 import type { Code } from "./simd-code.ts";
 import { TINY, searchOf } from "./encode.ts";
 import { formats } from "./format.ts";
+import { ascending, midpoints } from "./nearest.ts";
 
 /** Elements that lie in the module's memory at once, beside their codes in the cache; a longer block lies there alone. */
 export const CHUNK = 32768, LONGEST = 65536;
@@ -25,6 +26,8 @@ interface Loops {
   /** codes of 32 elements */
   readonly codes: Code;
   readonly end?: Code;
+  /** what the loops read, and where it lies */
+  readonly tables?: readonly (readonly [at: number, table: Uint8Array | Float32Array])[];
 }
 
 const four = [0, 1, 2, 3] as const, eight = [0, 1, 2, 3, 4, 5, 6, 7] as const;
@@ -134,7 +137,7 @@ const q4: Loops = {
 const lookup = (low: readonly number[], high: readonly number[], index: number, indexOfLow: Code): Code => op(OR, op(SWIZZLE, bytes(high), get(index)), op(SWIZZLE, bytes(low), indexOfLow));
 
 /** Four times a magnitude, rounded up, says which thresholds (all multiples of a quarter) lie below it. */
-const mxfp4: Loops = (() => {
+const mxfp4 = (): Loops => {
   const exponent = V, magnitude = (u: number): number => [1, 3, 5, 7, 10, 14, 20].filter((quarters) => u > quarters).length, u = V + 3, sign = V + 4;
   const sixteen = Array.from({ length: 16 }, (_, i) => i), order = [0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15];
   const signs = (g: number): Code => op(SWIZZLE, op(NARROW8S, ...[0, 2].map((k) => op(NARROW16S, load(get(AT), 64 * g + 16 * k), load(get(AT), 64 * g + 16 * k + 16)))), bytes(order));
@@ -151,15 +154,15 @@ const mxfp4: Loops = (() => {
       op(SWIZZLE, bytes(sixteen.map((code) => (code === 8 ? 0 : code))), op(OR, get(sign), lookup(sixteen.map((i) => magnitude(i + 16)), sixteen.map(magnitude), u, op(SUB8, get(u), i8x16(16))))),
     ]),
   };
-})();
+};
 
 /**
  * A codebook of 16 values by one comparison: t = round(K x / scale) in 16 bits, whose upper five are a bucket that holds at most one threshold.
  * From the bucket comes the rank of its lower part, from that the threshold T; then the code's rank is `rank + (t > T)`. Where t = T the f32
  * numbers decide: such places (one in a thousand) are listed, and compared with every threshold afterwards.
  */
-function codebook(table: Float32Array, thresholdsAt: number): Loops {
-  const { codes: codeOf, above } = searchOf(table), k = scaleOf(above), t = [...above].map((v, rank) => (rank + 1 < above.length ? Math.round(v * k) : 32767));
+function codebook(table: Float32Array): Loops {
+  const codeOf = ascending(table), above = midpoints(Float32Array.from(codeOf, (code) => table[code])), k = scaleOf(above), t = [...above].map((v, rank) => (rank + 1 < above.length ? Math.round(v * k) : 32767));
   while (t.length < 16) t.push(32767);
   const order = Array.from({ length: 16 }, (_, rank) => codeOf[Math.min(rank, codeOf.length - 1)]), sixteen = order.map((_, i) => i), inOrder = order.every((code, rank) => code === rank);
   const base = (bucket: number): number => t.filter((v) => v >> 11 < bucket).length;
@@ -185,13 +188,14 @@ function codebook(table: Float32Array, thresholdsAt: number): Loops {
     ],
     end: whenNot([get(MARK), i32(LIST), 0x46], loop([
       set(MARK, add(get(MARK), i32(-8))), set(AT, load32(get(MARK))), set(V, load32Splat(load32(get(MARK), 4))), set(OUT, add(i32(CODES), [get(AT), i32(X), 0x6b, i32(3), 0x76])),
-      eight.map((j) => set(ranks + j, i32x4(0))), set(END, i32(thresholdsAt)),
+      eight.map((j) => set(ranks + j, i32x4(0))), set(END, i32(THRESHOLDS)),
       loop([
         set(threshold, load32Splat(get(END))), eight.map((j) => set(ranks + j, op(SUB32, get(ranks + j), op(GTF, scaled(j), get(threshold))))),
         set(END, add(get(END), i32(4))),
-      ], less(get(END), i32(thresholdsAt + 4 * (above.length - 1)))),
+      ], less(get(END), i32(THRESHOLDS + 4 * (above.length - 1)))),
       packed((j) => get(ranks + j), s, named),
     ], [get(MARK), i32(LIST), 0x47])),
+    tables: [[THRESHOLDS, above]],
   };
 }
 
@@ -208,8 +212,8 @@ function scaleOf(above: Float32Array): number {
  * A codebook of 256 values, an element at a time: the upper 15 bits of s = x / scale give the rank of the least number that has them, and one
  * comparison says whether s lies above the threshold that follows, as in nearest.ts, in a table small enough for the first cache.
  */
-const bytewise: Loops = {
-  folds: byMagnitude, scales: byLevels(1),
+const bytewise = (table: Float32Array): Loops => ({
+  folds: byMagnitude, scales: byLevels(1), tables: ranks(table),
   codes: [
     eight.map((k) => store(get(AT), scaled(k), 16 * k)),
     Array.from({ length: 32 }, (_, e) => [
@@ -218,10 +222,10 @@ const bytewise: Loops = {
     ]),
     set(OUT, add(get(OUT), i32(32))),
   ],
-};
+});
 
 /** For `bytewise`: ranks by the upper 15 bits, and thresholds. */
-function ranks(table: Float32Array): readonly [starts: Uint8Array, above: Float32Array] {
+function ranks(table: Float32Array): readonly (readonly [at: number, table: Uint8Array | Float32Array])[] {
   const { codes, above, start } = searchOf(table), word = new Uint32Array(1), float = new Float32Array(word.buffer);
   if (codes.some((code, rank) => code !== rank)) throw new Error("codebook: not in ascending order");
   const starts = Uint8Array.from({ length: 32768 }, (_, key) => start[2 * key + (key >> 14)]);
@@ -229,18 +233,18 @@ function ranks(table: Float32Array): readonly [starts: Uint8Array, above: Float3
     word[0] = key * 131072 + (key >> 14 === 0 ? 131071 : 0); // the greatest of them
     if (rank + 1 < above.length && float[0] > above[rank + 1]) throw new Error(`codebook: two thresholds up to ${float[0]}`);
   });
-  return [starts, above];
+  return [[STARTS, starts], [ABOVE, above]];
 }
 
-const codebooks = { nf4: formats.nf4.table, fp4: formats.fp4.table };
-/** Tables that the loops read, and where they lie: thresholds that `codebook` compares with, 64 bytes each, and those of `bytewise`. */
-export function tables(): readonly (readonly [at: number, table: Uint8Array | Float32Array])[] {
-  const [starts, above] = ranks(formats.dynamic8.table);
-  return [...Object.values(codebooks).map((table, i) => [THRESHOLDS + 64 * i, searchOf(table).above] as const), [STARTS, starts], [ABOVE, above]];
-}
 /** Formats whose codes are made here. */
 export type FastName = "nf4" | "fp4" | "int4" | "int8" | "dynamic8" | "q8_0" | "q4_0" | "mxfp4";
-const loops: Readonly<Record<FastName, () => Loops>> = { nf4: () => codebook(codebooks.nf4, THRESHOLDS), fp4: () => codebook(codebooks.fp4, THRESHOLDS + 64), int4: () => even4, int8: () => even8, dynamic8: () => bytewise, q8_0: () => q8, q4_0: () => q4, mxfp4: () => mxfp4 };
+const loops: Readonly<Record<FastName, () => Loops>> = {
+  nf4: () => codebook(formats.nf4.table), fp4: () => codebook(formats.fp4.table), dynamic8: () => bytewise(formats.dynamic8.table),
+  int4: () => even4, int8: () => even8, q8_0: () => q8, q4_0: () => q4, mxfp4,
+};
 export const isFastName = (name: string): name is FastName => Object.hasOwn(loops, name);
-/** The function of each format: blocks and the bytes of one in, not 0 out if any is left to the encoder. */
-export const bodies = (): Readonly<Record<string, Code>> => Object.fromEntries(Object.entries(loops).map(([name, each]) => [name, function_(each())]));
+/** The function of a format (blocks and the bytes of one in, not 0 out if any is left to the encoder), and the tables it reads. */
+export function bodyOf(name: FastName): readonly [body: Code, tables: NonNullable<Loops["tables"]>] {
+  const each = loops[name]();
+  return [function_(each), each.tables ?? []];
+}

@@ -1,6 +1,6 @@
-/** The module of simd-loops.ts, made once: memory for a chunk of elements, and what is made of it. */
+/** A module for each format of simd-loops.ts, made when first asked for: memory for a chunk of elements, and what is made of it. */
 import { assemble } from "./simd-code.ts";
-import { CHUNK, CODES, LONGEST, ODD, PAGES, SCALARS, SCALES, VECTORS, X, bodies, tables } from "./simd-loops.ts";
+import { CHUNK, CODES, LONGEST, ODD, PAGES, SCALARS, SCALES, VECTORS, X, bodyOf } from "./simd-loops.ts";
 import type { FastName } from "./simd-loops.ts";
 export { CHUNK, LONGEST, isFastName } from "./simd-loops.ts";
 export type { FastName } from "./simd-loops.ts";
@@ -13,31 +13,33 @@ export interface Fast {
   /** bit k of byte g: block 4 g + k is left to the encoder (not finite, tiny, or a case the loop has no rule for) */
   readonly left: Uint8Array;
   /** fills scales, codes and `left`; a block is a multiple of 32 elements; gives whether any is left */
-  quantize(name: FastName, blocks: number, block: number): boolean;
+  quantize(blocks: number, block: number): boolean;
 }
 
 const isLoop = (exported: unknown): exported is (blocks: number, bytes: number) => number => typeof exported === "function";
-let made: Fast | null | undefined;
+const made = new Map<FastName, Fast | null>();
 
-/** The loops; null where WebAssembly or its SIMD is missing, or a page's policy forbids it. Made once, at the first call. */
-export function fast(): Fast | null {
-  if (made === undefined) {
+/** The loops of a format; null where WebAssembly or its SIMD is missing, or a page's policy forbids it. Made once, at the first call. */
+export function fast(name: FastName): Fast | null {
+  let loops = made.get(name);
+  if (loops === undefined) {
     try {
-      made = make();
+      loops = make(name);
     } catch {
-      made = null; // the encoders do the same, slower
+      loops = null; // the encoders do the same, slower
     }
+    made.set(name, loops);
   }
-  return made;
+  return loops;
 }
 
-function make(): Fast | null {
-  const { memory, ...loops } = new WebAssembly.Instance(new WebAssembly.Module(assemble(bodies(), PAGES, SCALARS, VECTORS))).exports;
-  if (!(memory instanceof WebAssembly.Memory)) return null;
+function make(name: FastName): Fast | null {
+  const [body, tables] = bodyOf(name), { memory, run } = new WebAssembly.Instance(new WebAssembly.Module(assemble(body, PAGES, SCALARS, VECTORS))).exports;
+  if (!(memory instanceof WebAssembly.Memory) || !isLoop(run)) return null;
   const { buffer } = memory;
-  for (const [at, table] of tables()) new Uint8Array(buffer, at).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+  for (const [at, table] of tables) new Uint8Array(buffer, at).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
   return {
     x: new Float32Array(buffer, X, LONGEST), scales: new Float32Array(buffer, SCALES, CHUNK / 32), codes: new Uint8Array(buffer, CODES, LONGEST), left: new Uint8Array(buffer, ODD, SCALES - ODD),
-    quantize(name, blocks, block) { const loop = loops[name]; return isLoop(loop) && loop(blocks, block * 4) !== 0; },
+    quantize: (blocks, block) => run(blocks, block * 4) !== 0,
   };
 }
