@@ -1,8 +1,8 @@
 /**
  * `npm run benchmark -- codecs [--rounds 15 --rows 4096 --columns 4096]`: quantizing and decoding a weight on the host beside copies of it, in turns within each round.
  * A copy moves 8 bytes an element (4 read, 4 written); quantizing 4 and those of codes and scales; decoding those and 4. GB/s is bytes moved over time, the least of all rounds.
- * Shares are medians over rounds: of time (the copy's over ours), and of bandwidth (our GB/s over the copy's), once of a copy into memory in use, which is the most this machine does,
- * and once of a copy into memory that was just asked for, as the results here are.
+ * Shares of a copy into memory in use, which is the most that one thread of this machine does: of time (the copy's over ours), and of bandwidth (our GB/s over the copy's), from the least
+ * times and as medians over rounds. The last column is the share of bandwidth of a copy into memory just asked for, as the results here are: there the system's pages cost more than the bytes.
  */
 import { parseArgs } from "node:util";
 import { hostNormal } from "@adjoint/tensor";
@@ -25,10 +25,11 @@ function measure(what: string, tasks: readonly Task[]): void {
       times.push(performance.now() - begun);
     }
   }
-  console.log(`${what.padEnd(18)} least ms  median    GB/s | of a copy: time, bandwidth | of one into new memory: time, bandwidth`);
+  console.log(`${what.padEnd(18)}  least  median ms    GB/s | time, bandwidth: least | median        | of new memory`);
+  const least = (xs: readonly number[]): number => Math.min(...xs), number = (v: number, width = 7, digits = 3): string => v.toFixed(digits).padStart(width);
   for (const { label, bytes, times } of tasks) {
-    const share = (of: Task): number => median(times.map((t, r) => of.times[r] / t)), both = (of: Task): string => `${share(of).toFixed(3).padStart(10)} ${((share(of) * bytes) / of.bytes).toFixed(3).padStart(10)}`, least = Math.min(...times);
-    console.log(`${label.padEnd(18)} ${least.toFixed(2).padStart(8)} ${median(times).toFixed(2).padStart(7)} ${(bytes / least / 1e6).toFixed(2).padStart(7)} | ${both(tasks[0]).padEnd(26)} | ${both(tasks[1])}`);
+    const moved = bytes / tasks[0].bytes, atBest = least(tasks[0].times) / least(times), [inUse, fresh] = tasks.map((of) => median(times.map((t, r) => of.times[r] / t)));
+    console.log(`${label.padEnd(18)} ${number(least(times), 6, 2)} ${number(median(times), 10, 2)} ${number(bytes / least(times) / 1e6, 7, 2)} | ${number(atBest, 10)} ${number(atBest * moved, 12)} | ${number(inUse)} ${number(inUse * moved)} | ${number(fresh * moved)}`);
   }
 }
 
