@@ -1,5 +1,5 @@
 /** The loops of quantize in WebAssembly SIMD: scales of four blocks at a time, then codes of 32 elements at a time; a format is a value. */
-import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW16U, NARROW8S, NARROW8U, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, i32, i32x4, i8x16, lanes, greaterAt, less, load, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
+import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW16U, NARROW8S, NARROW8U, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, greaterAt, i32, i32x4, i8x16, lanes, less, load, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
 import type { Code } from "./simd-code.ts";
 import { TINY, searchOf } from "./encode.ts";
 import { formats } from "./format.ts";
@@ -40,17 +40,19 @@ function largest(code: number, from: number): Code {
   return [[0, 2].map((k) => set(from + k, pair(get(from + k), get(from + k + 1), 4, [0, 4, 1, 5], [2, 6, 3, 7]))), pair(get(from), get(from + 2), 8, [0, 2], [1, 3])];
 }
 
-const streams = [END1, END2, END3, END] as const;
-function function_({ folds, scales, begin = [], codes, end = [] }: Loops): Code {
+/** Where each of four blocks ends. */
+const ends = [END1, END2, END3, END] as const;
+/** Two passes over the blocks of a chunk: scales and factors of four at a time, then codes. */
+function passes({ folds, scales, begin = [], codes, end = [] }: Loops): Code {
   const step = (local: number, by: number): Code => set(local, add(get(local), i32(by)));
   return [
     set(AT, i32(X)), set(SCALE, i32(SCALES)), set(OUT, i32(ODD)), set(LEFT, get(BLOCKS)),
     loop([
-      streams.map((end, k) => set(end, add(get(k === 0 ? AT : streams[k - 1]), get(BYTES)))),
+      ends.map((end, k) => set(end, add(get(k === 0 ? AT : ends[k - 1]), get(BYTES)))),
       folds.flatMap((_, i) => four.map((k) => set(V + 4 * i + k, i32x4(0)))),
       four.map((k) => loop([
         eight.map((j) => folds.map(([code, of], i) => set(V + 4 * i + k, op(code, get(V + 4 * i + k), of(load(get(AT), 16 * j)))))), step(AT, 128),
-      ], less(get(AT), get(streams[k])))),
+      ], less(get(AT), get(ends[k])))),
       folds.map(([code], i) => set(M + i, largest(code, V + 4 * i))), scales,
       store(get(SCALE), get(S)), store(add(get(SCALE), i32(FACTORS - SCALES)), get(F)),
       store8(get(OUT), tee(END, op(BITS32, get(STRANGE)))), set(ANYODD, [get(ANYODD), get(END), 0x72]),
@@ -246,5 +248,5 @@ export const isFastName = (name: string): name is FastName => Object.hasOwn(loop
 /** The function of a format (blocks and the bytes of one in, not 0 out if any is left to the encoder), and the tables it reads. */
 export function bodyOf(name: FastName): readonly [body: Code, tables: NonNullable<Loops["tables"]>] {
   const each = loops[name]();
-  return [function_(each), each.tables ?? []];
+  return [passes(each), each.tables ?? []];
 }
