@@ -1,5 +1,5 @@
 /** What an adapter computes once and keeps: constants that follow the base's weights, and for evaluation what follows from its own tensors. */
-import { assign, zeroStore } from "@adjoint/tensor";
+import { assign, flushAll, zeroStore } from "@adjoint/tensor";
 import { type Attachment, tensorsOf } from "./attachments.ts";
 import { parametersOf } from "./modules.ts";
 
@@ -14,7 +14,7 @@ const followers = new WeakMap<object, Set<WeakRef<readonly Attachment[]>>>();
 export function followBase(base: object, attachments: readonly Attachment[]): void {
   if (attachments.some((a) => a.method.constants !== undefined)) followers.set(base, (followers.get(base) ?? new Set()).add(new WeakRef(attachments)));
 }
-/** A merge has put other weights into the base: constants of all its adapters, merged or not, are computed anew. */
+/** A merge has put other weights into the base: constants of all its adapters, merged or not, are computed anew, at once: the weights may be set again. */
 export function baseChanged(base: object): void {
   const refs = followers.get(base);
   refs?.forEach((ref) => {
@@ -22,6 +22,7 @@ export function baseChanged(base: object): void {
     if (attachments === undefined) refs.delete(ref);
     else refreshConstants(attachments);
   });
+  if (refs !== undefined) flushAll();
 }
 
 /** The attachment with what follows from its tensors alone, as they are now, beside it; itself where its method has no such thing. */

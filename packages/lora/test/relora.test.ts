@@ -94,6 +94,11 @@ describe("mergeAndReinit", () => {
     await other.unmerge();
     const tied = fill(lora(new Toy({ tied: true }), { targetModules: ["embed"] }));
     await expect(mergeAndReinit(tied, { count: 1 })).rejects.toThrow(/shares its weight/);
+    for (const kind of [{ vera: {} }, { adalora: { initR: 3, targetR: 2, tinit: 1, tfinal: 2, deltaT: 1, totalStep: 10 } }]) {
+      const others = fill(lora(model, { targetModules: ["q_proj"], ...kind })), was = await numbers(model.forward(ids));
+      await expect(mergeAndReinit(others, { count: 1 })).rejects.toThrow(/vera|adalora/);
+      expect(await numbers(model.forward(ids))).toEqual(was);
+    }
   });
 });
 

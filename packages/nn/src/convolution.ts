@@ -39,8 +39,10 @@ export interface ConvolutionGeometry {
  * Options spelt out for a kernel of this size ([k] or [kh, kw]).
  * @throws ConfigError for an option that makes no sense or is not implemented
  */
-export function convolutionGeometry(kernelSize: Shape, { stride = 1, padding = 0, dilation = 1, groups = 1, paddingMode = "zeros" }: ConvolutionOptions = {}): ConvolutionGeometry {
+export function convolutionGeometry(kernelSize: Shape, { stride = 1, padding = 0, dilation = 1, groups = 1, paddingMode = "zeros", ...rest }: ConvolutionOptions = {}): ConvolutionGeometry {
   const mode: string = paddingMode;
+  const [unknown] = Object.entries(rest);
+  if (unknown !== undefined) throw new ConfigError(`convolution: ${unknown[0]} is not an option`, { op: "convolution", key: unknown[0], value: unknown[1], fix: "options: stride, padding, dilation, groups, paddingMode" });
   if (mode !== "zeros") throw new ConfigError(`convolution: paddingMode "${mode}" is not implemented`, { op: "convolution", key: "paddingMode", value: mode, fix: 'use "zeros", or pad x yourself and set padding to 0' });
   const each = (key: string, value: number | readonly number[], least: number): readonly number[] => {
     const list = typeof value === "number" ? kernelSize.map(() => value) : value;

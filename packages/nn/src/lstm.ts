@@ -81,7 +81,9 @@ export class LSTM {
   readonly dropout: number;
   readonly stream: string;
   /** @throws ConfigError for names or options that make no sense, ShapeError for shapes that do not fit together */
-  constructor(parameters: Readonly<Record<string, Tensor>>, { batchFirst = false, dropout = 0, projSize = 0, stream = "lstm" }: LSTMOptions = {}) {
+  constructor(parameters: Readonly<Record<string, Tensor>>, { batchFirst = false, dropout = 0, projSize = 0, stream = "lstm", ...rest }: LSTMOptions = {}) {
+    const [unknown] = Object.entries(rest);
+    if (unknown !== undefined) throw new ConfigError(`LSTM: ${unknown[0]} is not an option`, { op: "LSTM", key: unknown[0], value: unknown[1], fix: "options: batchFirst, dropout, stream; sizes, layers, directions and biases follow from the parameters" });
     const names = Object.keys(parameters), layers = names.filter((n) => /^weight_ih_l\d+$/.test(n)).length;
     if (projSize !== 0 || names.some((n) => n.startsWith("weight_hr_"))) throw new ConfigError(`LSTM: projSize (proj_size, weight_hr_l{k}) is not implemented`, { op: "LSTM", key: "projSize", value: projSize, fix: "use a Linear layer after the LSTM" });
     for (const n of names) if (!NAME.test(n)) throw new ConfigError(`LSTM: ${n} is not a parameter of an LSTM`, { op: "LSTM", key: n, fix: "weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0 and so on, with _reverse for the second direction" });
@@ -113,7 +115,9 @@ export class LSTM {
    * Without a state, h and c begin at 0.
    * @throws ShapeError where x or the state do not fit; ConfigError when training with dropout without a key
    */
-  forward(x: Tensor, { state = null, context = {} }: { readonly state?: LSTMState | null; readonly context?: Context } = {}): { y: Tensor; state: LSTMState } {
+  forward(x: Tensor, { state = null, context = {}, ...rest }: { readonly state?: LSTMState | null; readonly context?: Context } = {}): { y: Tensor; state: LSTMState } {
+    const [unknown] = Object.keys(rest);
+    if (unknown !== undefined) throw new ConfigError(`LSTM: forward takes { state, context }, and was given ${unknown}`, { op: "LSTM", key: unknown, fix: "pass the context inside: lstm.forward(x, { context })" });
     const time = this.batchFirst ? 1 : 0, { hiddenSize: H, numLayers } = this, D = this.bidirectional ? 2 : 1;
     if (x.rank !== 3 || x.shape[2] !== this.inputSize) throw new ShapeError(`LSTM: x must be ${this.batchFirst ? "[batch, T" : "[T, batch"}, ${this.inputSize}], got ${show(x.shape)}`, { op: "LSTM", shapes: [x.shape, this.weight_ih_l0.shape], fix: x.rank === 2 ? "add the batch's axis: x.unsqueeze(...)" : `the last axis must have size ${this.inputSize}` });
     const T = x.shape[time], B = x.shape[1 - time];

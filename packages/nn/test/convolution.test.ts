@@ -153,6 +153,7 @@ describe("Conv1d and Conv2d", () => {
     expect(() => convolutionGeometry([3], JSON.parse('{"paddingMode":"reflect"}'))).toThrow('paddingMode "reflect" is not implemented');
     expect(() => convolutionGeometry([3], JSON.parse('{"padding":"full"}'))).toThrow('padding is "full"');
     expect(() => convolutionGeometry([3], { padding: "same", stride: 2 })).toThrow("stride 1");
+    expect(() => convolutionGeometry([3], JSON.parse('{"strides":2}'))).toThrow("strides is not an option");
     expect(() => convolutionGeometry([3], { stride: 0 })).toThrow("stride is 0");
     expect(() => convolutionGeometry([3, 3], { dilation: [1] })).toThrow("dilation is [1]");
     expect(() => convolutionGeometry([3], { padding: [-1] })).toThrow("padding is [-1]");
