@@ -6,7 +6,7 @@ import { type LoraConfig, loraConfig, type LoraOptions, snakeCase } from "./conf
 import { flora } from "./flora.ts";
 import { attachLora, planLora } from "./lora.ts";
 import { rebuilt } from "./rebuilt.ts";
-import { Tuned } from "./tuned.ts";
+import { type SaveOptions, Tuned } from "./tuned.ts";
 
 /** What FLoRA has of LoRA's options: it has no scale, no dropout and no choice of first numbers. */
 export type FloraOptions = Pick<LoraOptions, "r" | "targetModules" | "excludeModules" | "layersToTransform" | "layersPattern" | "rankPattern" | "taskType" | "baseModelNameOrPath" | "revision">;
@@ -25,7 +25,8 @@ export class FloraTuned<M> extends Tuned<M> {
     return super.summary().replace(/^[^:]*/, "FLoRA");
   }
   /** adapter_config.json (peft_type FLORA) and adapter_model.safetensors (base_model.model.M.flora_a and flora_b); `loadFlora` reads them. */
-  override async files(): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
+  override async files({ saveEmbeddings }: SaveOptions = {}): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
+    if (saveEmbeddings === true) throw new ConfigError("FLoRA's files hold no embeddings", { op: "save", key: "saveEmbeddings", value: true, fix: "leave it out, and keep the base's" });
     const { loraConfig: c } = this, config = { peft_type: TYPE, ...Object.fromEntries(keys.map((key) => [snakeCase(key), key === "targetModules" ? this.targets.targetModules : c[key]])) };
     const json = JSON.stringify(Object.fromEntries(Object.entries(config).sort(([a], [b]) => (a < b ? -1 : 1))), null, 2);
     return { [CONFIG]: json, [WEIGHTS]: safetensorsParts(await this.snapshot(), { format: "pt" }) };

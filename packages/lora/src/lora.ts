@@ -2,6 +2,7 @@
 import { assign, ConfigError, convertArray, flatten, flushAll, FormatError, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
 import type { Factors, Role, Site } from "./adapter.ts";
 import { unpackedRanks } from "./adalora.ts";
+import { refuseAdapted } from "./adapted-model.ts";
 import { type Attachment, keyOf } from "./attachments.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
 import { needsNumbers } from "./initial/names.ts";
@@ -43,6 +44,7 @@ export interface Chosen extends Pick<Attachment, "site" | "module" | "method"> {
 
 /** What an adapter of this config would sit on. @throws ConfigError when nothing matches or something matches that cannot be adapted */
 export function planLora(model: object, config: LoraConfig, modelType: string | null = modelTypeOf(model), origin: "new" | "file" = "new"): Plan {
+  refuseAdapted("lora", model);
   const infos = moduleInfos(model);
   if (!infos.some((m) => m.kind !== "other")) {
     throw new ConfigError("the model has no linear layer and no embedding to adapt", { op: "lora", fix: "pass a model built from Linear and Embedding of @adjoint/nn" });

@@ -2,13 +2,14 @@
 import type { ModuleAdapter } from "@adjoint/nn";
 import { ConfigError, type Store, store, structureChanged, Tensor, tensor } from "@adjoint/tensor";
 import { fileSystem } from "@adjoint/io";
+import { holders, refuseAdapted } from "./adapted-model.ts";
 import type { AdapterTree } from "./attachments.ts";
 import { bakeScale } from "./bake.ts";
 import { combine, type CombineOptions } from "./combine/combine.ts";
 import { type LoadReport } from "./peft.ts";
 import { isFlora, loadFlora } from "./flora-tuned.ts";
 import { loadLora, lora, type NewLoraOptions } from "./lora.ts";
-import { BASE, checkName, unknownName } from "./names.ts";
+import { BASE, checkName, checkOptions, unknownName } from "./names.ts";
 import { checkOrder } from "./order.ts";
 import { rebuilt } from "./rebuilt.ts";
 import type { RequantizeError } from "./requantize.ts";
@@ -38,8 +39,10 @@ const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 /** Names and factors of a choice. */
 function entriesOf(choice: Choice): readonly (readonly [string, number | Tensor])[] {
   if (typeof choice === "string") return [[choice, 1]];
+  if (!isGiven(choice)) throw new ConfigError("no adapter is chosen", { op: "with", key: "choice", value: choice, fix: 'name one, several, or factors: "a", ["a", "b"], { a: 0.5 }; [] is the base' });
   return isList(choice) ? choice.map((name) => [name, 1] as const) : Object.entries(choice);
 }
+const isGiven = (choice: unknown): boolean => typeof choice === "object" && choice !== null && !isTensor(choice);
 const isList = (choice: Exclude<Choice, string>): choice is readonly string[] => Array.isArray(choice);
 
 /** Named adapters over one base. */
@@ -47,6 +50,8 @@ export class AdapterSet<M extends object> {
   readonly base: M;
   #members = new Map<string, Member<M>>();
   constructor(base: M) {
+    refuseAdapted("adapters", base);
+    holders.add(this);
     this.base = base;
   }
 
@@ -82,6 +87,7 @@ export class AdapterSet<M extends object> {
   async load(name: string, directory: string, options: { readonly strict?: boolean } = {}): Promise<LoadReport> {
     checkName(name, this.names);
     if (await isFlora(directory)) {
+      if (options.strict === false) throw new ConfigError(`${directory} holds FLoRA, which is loaded whole or not at all`, { op: "load", key: "strict", value: false, fix: "leave strict out" });
       const tuned = this.add(name, await loadFlora(this.base, directory));
       return { file: directory, loaded: tuned.tensors().size, missing: [], unexpected: [], mismatched: [], renamed: [], warnings: [] };
     }
@@ -108,7 +114,9 @@ export class AdapterSet<M extends object> {
    * `train` names those that train (default: all that are on and not merged). A model-wide switch does not exist, so nothing has to be put back.
    * @example set.with("a").loss(batch); set.with(["a", "b"]).logits(ids); set.with({ a: 0.5, b: 1 }); set.with([])
    */
-  with(choice: Choice, { train }: { readonly train?: readonly string[] } = {}): AdapterView<M> {
+  with(choice: Choice, options: { readonly train?: readonly string[] } = {}): AdapterView<M> {
+    checkOptions("with", options, ["train"]);
+    const { train } = options;
     const on = entriesOf(choice).map(([name, k]) => ({ name, member: this.#member(name), k: k === 1 ? null : this.#factor(name, k) })), names = on.map(({ name }) => name);
     if (new Set(names).size !== names.length) throw new ConfigError(`an adapter is named twice: ${names.join(", ")}`, { key: "with", value: names, fix: "name it once, with a factor: { a: 2 }" });
     const active = on.filter(({ member }) => mergedOf(member) === null), inBase = this.merged.filter((name) => names.includes(name));
@@ -127,7 +135,9 @@ export class AdapterSet<M extends object> {
    * `form` fixes how low-rank products are done (`chooseForm` decides by sizes otherwise).
    * @example const loss = set.rows(["a", "b", "__base__", "a"]).loss(batch);
    */
-  rows(which: Tensor | readonly (string | null)[], { among = this.names, train = among, form }: { readonly among?: readonly string[]; readonly train?: readonly string[]; readonly form?: RowForm } = {}): AdapterView<M> {
+  rows(which: Tensor | readonly (string | null)[], options: { readonly among?: readonly string[]; readonly train?: readonly string[]; readonly form?: RowForm } = {}): AdapterView<M> {
+    checkOptions("rows", options, ["among", "train", "form"]);
+    const { among = this.names, train = among, form } = options;
     if (new Set(among).size !== among.length) throw new ConfigError(`an adapter is named twice in among: ${among.join(", ")}`, { op: "rows", key: "among", value: among, fix: "name each once" });
     const adapters = among.map((name): RowAdapter => {
       this.#unmerged(name, "rows");
@@ -181,6 +191,7 @@ export class AdapterSet<M extends object> {
    * Those that are merged already stay as they are.
    */
   async merge(names: string | readonly string[], options: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
+    checkOptions("merge", options, ["allowRequantize", "keep"]);
     const todo = (typeof names === "string" ? [names] : names).filter((name) => mergedOf(this.#member(name)) === null), errors: RequantizeError[] = [], done: string[] = [];
     checkOrder([...this.merged, ...todo].map((name) => ({ name, attachments: this.get(name).attachments })), [...this.merged, ...todo]);
     try {

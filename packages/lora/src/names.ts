@@ -14,6 +14,12 @@ export function checkName(name: string, taken: Iterable<string>): void {
   if ([...taken].includes(name)) bad("there is one of this name", "choose another name, or delete that one first");
 }
 
+/** @throws ConfigError for an option that `op` does not have */
+export function checkOptions(op: string, options: object, known: readonly string[]): void {
+  const key = Object.keys(options).find((k) => !known.includes(k));
+  if (key !== undefined) throw new ConfigError(`${op}: ${key} is not an option`, { op, key, value: Reflect.get(options, key), fix: `options: ${known.join(", ")}` });
+}
+
 /** @throws ConfigError with near names for an adapter that is not there */
 export function unknownName(name: string, names: readonly string[]): never {
   const near = nearest(name, names);

@@ -180,6 +180,13 @@ describe("a set of adapters", () => {
     const set = await setOf();
     for (const bad of ["", "a.b", "my_lora_x", "a", "__base__", "__proto__", "x/y"]) expect(() => set.add(bad), bad).toThrow(ConfigError);
     expect(() => set.with("aa")).toThrow(/no adapter "aa"/);
+    expect(() => set.with(JSON.parse("null"))).toThrow(/no adapter is chosen/);
+    expect(() => set.with("a", JSON.parse('{"trains":["a"]}'))).toThrow(/with: trains is not an option[\s\S]*train/);
+    expect(() => set.rows(["a"], JSON.parse('{"amng":["a"]}'))).toThrow(/rows: amng is not an option/);
+    for (const model of [set, set.with("a"), set.get("a")]) {
+      expect(() => lora(model, { targetModules: ["up"] })).toThrow(/a model with adapters already/);
+      expect(() => adapters(model)).toThrow(/a model with adapters already/);
+    }
     expect(() => set.with(["a", "a"])).toThrow(/twice/);
     expect(() => set.add("d", lora(gridNet("f32"), { targetModules: ["up"] }))).toThrow(/another model/);
     expect(() => set.add("d", set.get("a"))).toThrow(/already, as a/);
