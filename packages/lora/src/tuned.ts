@@ -84,7 +84,7 @@ export class Tuned<M> extends AdaptedModel<M> {
 
   /**
    * The same adapter for evaluation: what of it follows from its tensors alone (DoRA's m / n, a product as large as W for r rows) is computed once
-   * instead of at every call, which pays where calls are small, as in generation. It holds the values of now: ask again after training or merging.
+   * instead of at every call, which pays where calls are small, as in generation. What was computed is that of now, A and B are shared: ask again after training or merging.
    * While the adapter is merged there is nothing to compute ahead, and the answer is the adapter itself.
    */
   frozen(): Tuned<M> {

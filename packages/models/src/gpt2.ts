@@ -120,11 +120,12 @@ export class GPT2LMHeadModel implements CausalLM {
 
   /** @throws ConfigError for more positions than the model has vectors for */
   hidden(inputIds: Tensor, pass: Pass = {}): Tensor {
-    const { mask, ids } = layoutFor(inputIds, pass, null), [, T] = inputIds.shape, { wte, wpe, drop, h: blocks, ln_f } = this.transformer, most = this.config.maxPositionEmbeddings;
+    const { mask, ids } = layoutFor(inputIds, pass, null), [B, T] = inputIds.shape, { wte, wpe, drop, h: blocks, ln_f } = this.transformer, most = this.config.maxPositionEmbeddings;
     const needed = pass.cache ? 0 : pass.positionIds ? longest(pass.positionIds) : T;
     if (needed > most) throw new ConfigError(`position ${needed - 1} is beyond the last of the model, ${most - 1}`, { op: "logits", key: "n_positions", value: needed, fix: `use rows of at most ${most} tokens (max_length)` });
     // a prompt in a cache may be padded beyond the last position; nobody sees the padding
-    const at = pass.cache && ids ? ids.minimum(most - 1) : (ids ?? iota([1, T]));
+    const shared = pass.cache && ids ? ids.minimum(most - 1) : (ids ?? iota([1, T]));
+    const at = pass.adapter ? shared.expand([B, T]) : shared; // an adapter may differ from row to row
     let h = drop.forward(wte.forward(inputIds, pass).add(wpe.forward(at, pass)), pass);
     for (const layer of blocks) {
       const block = (x: Tensor): Tensor => layer.forward(x, pass, mask);
