@@ -96,6 +96,20 @@ describe("flushes", () => {
     await expect(early.data()).rejects.toThrow(StaleError);
     await expect(early.data()).rejects.toThrow(/version 0.*version 1/s);
   });
+  it("an assignment that can no longer be carried out fails for whoever asks for it, and for nobody else", async () => {
+    const s = store(tensor([1, 2]), "s"), d = zeroStore([2], "f32", "d"), e = zeroStore([2]);
+    assign([d], [s.mul(2)]);
+    s.set({ dtype: "f32", shape: [2], data: Float32Array.of(5, 6) });
+    assign([e], [s.add(1)]);
+    expect(await scope(() => s.mul(3)).array()).toEqual([15, 18]);
+    setDevice(createReference());                          // carries out all that waits
+    expect(await e.array()).toEqual([6, 7]);
+    await expect(d.data()).rejects.toThrow(/reads s at version 0/);
+    await expect(d.add(1).data()).rejects.toThrow(StaleError);
+    expect(memory().pendingStores).toBe(0);
+    d.set({ dtype: "f32", shape: [2], data: Float32Array.of(7, 8) });
+    expect(await d.add(1).array()).toEqual([8, 9]);
+  });
   it("reading inside compile, promises from scope, and gradients of computed values are refused", async () => {
     const x = tensor([1, 2]);
     expect(() => compile(() => x.add(1).dataSync())()).toThrow(ConfigError);

@@ -3,12 +3,12 @@ import { boundTo, receive } from "./answer.ts";
 import type { Backend, Bindings, DeviceBuffer, RunResult, StoreUse } from "./backend.ts";
 import { SMALL_BYTES, companions, isComputation, overtaken, smallOnes, waits } from "./companions.ts";
 import { type HostArray, bytesOf, decode } from "./dtype.ts";
-import { ConfigError, DeviceError } from "./errors.ts";
-import { type GNode, type Graph, buildGraph } from "./graph.ts";
+import { ConfigError, DeviceError, StaleError } from "./errors.ts";
+import { type GNode, type Graph, buildGraph, postorder } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
 import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
 import { type State, internal, state } from "./state.ts";
-import { type Store, readOp, storeHooks } from "./store.ts";
+import { type ReadAttrs, type Store, readOp, storeHooks } from "./store.ts";
 import { type Tensor, copyOp, hasNumbers, hooks, leafOp, record, recordingTime, scalarOp } from "./tensor.ts";
 
 const MAX_PENDING = 20_000;
@@ -172,8 +172,22 @@ export function deliver(b: Bound, result: RunResult, into: readonly Tensor[] = b
   for (const t of into) { t.inputs = []; t.computed = true; }
 }
 
-/** Computes these values, together with what belongs to the same plan. */
+/**
+ * Computes these values, together with what belongs to the same plan. A waiting assignment whose recipe reads what was overwritten (`Store.set`) can never be
+ * carried out: whoever asks for that store gets the StaleError, and everybody else goes on without it.
+ */
 function flush(wanted: readonly Tensor[], stores: Iterable<Store>): void {
+  for (;;) {
+    const before = state.pending.size;
+    try {
+      flushOnce(wanted, stores);
+      return;
+    } catch (error) {
+      if (!(error instanceof StaleError) || state.pending.size === before) throw error;
+    }
+  }
+}
+function flushOnce(wanted: readonly Tensor[], stores: Iterable<Store>): void {
   const chosen = new Set(stores), outs = [...new Set(wanted)].filter((t) => !hasNumbers(t));
   companions(wanted, chosen);
   carryOut(outs, chosen, smallOnes(outs, chosen));
@@ -183,8 +197,19 @@ function carryOut(outs: readonly Tensor[], chosen: ReadonlySet<Store>, { taken, 
   state.small = rest.filter(waits);
   if (all.length === 0 && chosen.size === 0) return;
   state.recorded = 0;
-  run(bind(all, [...chosen]));
+  try {
+    run(bind(all, [...chosen]));
+  } catch (error) {
+    if (error instanceof StaleError) for (const s of chosen) if (isStale(s.current)) state.pending.delete(s);
+    throw error;
+  }
 }
+/** Whether a recipe reads a version that its store no longer has. */
+const isStale = (t: Tensor): boolean => postorder([t], state.device.composites).some((x) => {
+  if (x.op !== readOp || hasNumbers(x)) return false;
+  const { store, version } = x.attrs as ReadAttrs;
+  return version !== store.version;
+});
 /**
  * Carries out waiting assignments of stores that are about to be assigned `next`.
  *
