@@ -1,7 +1,7 @@
 /** What an adapter is: a value that puts trainable tensors beside a frozen module and says how they change what it computes. */
 import type { HostArray, Key, Tensor } from "@adjoint/tensor";
-import type { LoraConfig } from "./config.ts";
-import type { Target } from "./targets.ts";
+import type { LoraConfig } from "./config/config.ts";
+import type { Target } from "./targets/targets.ts";
 
 /** One adapted module: its target (path, kind, rank, scale) and sizes. */
 export interface Site extends Target {

@@ -2,9 +2,9 @@
 import { type Context, type ModuleAdapter, within } from "@adjoint/nn";
 import { ConfigError, type Key, Store, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod, Factors, Role, Site } from "./adapter.ts";
-import type { LoraConfig } from "./config.ts";
-import { parametersOf } from "./modules.ts";
-import { factorKey } from "./peft-keys.ts";
+import type { LoraConfig } from "./config/config.ts";
+import { parametersOf } from "./targets/modules.ts";
+import { factorKey } from "./files/peft-keys.ts";
 
 /** One method on one module, with its tensors. A module may have several attachments; they act in order. */
 export interface Attachment {

@@ -2,13 +2,13 @@
 import { breathe, ConfigError, type HostArray, hostOf } from "@adjoint/tensor";
 import type { Role } from "./adapter.ts";
 import { keyOf } from "./attachments.ts";
-import { type LoraConfig, loraConfig } from "./config.ts";
+import { type LoraConfig, loraConfig } from "./config/config.ts";
 import { initialisationOf } from "./initial/index.ts";
 import type { InitialData, Place, Start } from "./initial/initial.ts";
 import { keepsOrigin } from "./initial/names.ts";
 import { attachLora, lora, modelTypeOf, type NewLoraOptions, type Plan, planLora } from "./lora.ts";
-import { methodOf } from "./methods.ts";
-import { convertedConfig, convertedTensors, originKey } from "./origin.ts";
+import { methodOf } from "./methods/methods.ts";
+import { convertedConfig, convertedTensors, originKey } from "./methods/origin.ts";
 import type { Tuned } from "./tuned.ts";
 
 /** Options of `createLora`: those of `lora`, and what concerns long work. */

@@ -1,18 +1,18 @@
 /** `lora(model, options)`: an adapter beside a frozen model, new or from PEFT's files. */
 import { assign, ConfigError, convertArray, flatten, flushAll, FormatError, type HostArray, hostArray, sizeOf, type Store, store, Tensor } from "@adjoint/tensor";
 import type { Factors, Role, Site } from "./adapter.ts";
-import { unpackedRanks } from "./adalora.ts";
+import { unpackedRanks } from "./methods/adalora.ts";
 import { refuseAdapted } from "./adapted-model.ts";
 import { type Attachment, keyOf } from "./attachments.ts";
-import { type LoraConfig, loraConfig, type LoraOptions } from "./config.ts";
+import { type LoraConfig, loraConfig, type LoraOptions } from "./config/config.ts";
 import { needsNumbers } from "./initial/names.ts";
 import { firstFactors } from "./initial/restore.ts";
-import type { KeyMapping } from "./key-mapping.ts";
-import { methodOf } from "./methods.ts";
-import { adaptableModules, moduleInfos, moduleOf, parametersOf } from "./modules.ts";
-import { type AdapterDirectory, echoedNames, expectedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./peft.ts";
-import { checkCopies, differingBase } from "./saved-along.ts";
-import { describeTargets, type TargetTable } from "./targets.ts";
+import type { KeyMapping } from "./files/key-mapping.ts";
+import { methodOf } from "./methods/methods.ts";
+import { adaptableModules, moduleInfos, moduleOf, parametersOf } from "./targets/modules.ts";
+import { type AdapterDirectory, echoedNames, expectedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./files/peft.ts";
+import { checkCopies, differingBase } from "./files/saved-along.ts";
+import { describeTargets, type TargetTable } from "./targets/targets.ts";
 import { Tuned } from "./tuned.ts";
 
 /** Options of a new adapter: PEFT's, the seed of its initial numbers, and the model type when the model does not say. */

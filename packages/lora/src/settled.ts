@@ -1,7 +1,7 @@
 /** What an adapter computes once and keeps: constants that follow the base's weights, and for evaluation what follows from its own tensors. */
 import { assign, flushAll, zeroStore } from "@adjoint/tensor";
 import { type Attachment, tensorsOf } from "./attachments.ts";
-import { parametersOf } from "./modules.ts";
+import { parametersOf } from "./targets/modules.ts";
 
 /** The constants of attachments from the weights as they are now. */
 export function refreshConstants(attachments: readonly Attachment[]): void {

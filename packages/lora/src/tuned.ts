@@ -4,18 +4,18 @@ import { ConfigError, convertArray, flushAll, type HostArray, isFloat, Store, st
 import { writeDirectoryAtomic } from "@adjoint/io";
 import { type Quantized, quantizedOf } from "@adjoint/quant";
 import { AdaptedModel } from "./adapted-model.ts";
-import { packedRanks } from "./adalora.ts";
+import { packedRanks } from "./methods/adalora.ts";
 import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, tensorsOf, treeOf } from "./attachments.ts";
-import { bakeScale } from "./bake.ts";
-import type { LoraConfig } from "./config.ts";
-import { moduleOf, parametersOf } from "./modules.ts";
-import { convertedConfig, convertedTensors, originOf } from "./origin.ts";
-import { adapterFiles } from "./peft.ts";
+import { bakeScale } from "./config/bake.ts";
+import type { LoraConfig } from "./config/config.ts";
+import { moduleOf, parametersOf } from "./targets/modules.ts";
+import { convertedConfig, convertedTensors, originOf } from "./methods/origin.ts";
+import { adapterFiles } from "./files/peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
-import { echoesOf, f32 } from "./saved-along.ts";
-import { type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./saved-embeddings.ts";
+import { echoesOf, f32 } from "./files/saved-along.ts";
+import { type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./files/saved-embeddings.ts";
 import { baseChanged, followBase, settled } from "./settled.ts";
-import type { TargetTable } from "./targets.ts";
+import type { TargetTable } from "./targets/targets.ts";
 
 /** A weight as it lies in memory: numbers, or codes. */
 type Held = HostArray | Quantized;

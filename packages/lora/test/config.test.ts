@@ -3,7 +3,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "@adjoint/tensor";
 import { fixture } from "@adjoint/testing/fixtures";
-import { fileDefaults, refusedKeys } from "../src/config-keys.ts";
+import { fileDefaults, refusedKeys } from "../src/config/config-keys.ts";
 import { defaultConfig, loraConfig, type LoraOptions, readLoraConfig, writeLoraConfig } from "../src/index.ts";
 
 const adapters = ["lora", "rslora", "patterns", "bf16-base", "embedding"];

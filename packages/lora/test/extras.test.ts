@@ -11,7 +11,7 @@ import { accesses, type Backend, ConfigError, createReference, flatten, FormatEr
 import { fixture } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
 import { loadLora, lora, type LoraOptions, mapKey, moduleInfos, readAdapterDirectory, type Tuned } from "../src/index.ts";
-import { describeTargets } from "../src/targets.ts";
+import { describeTargets } from "../src/targets/targets.ts";
 import { batchOf } from "./batch.ts";
 import { ids, Rich } from "./rich.ts";
 

@@ -12,8 +12,8 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { adapters, createLora, type CreateLoraOptions, type InitialData, initialisations, loadAdapters, loadLora, loftq, lora, type LoraOptions, loraConfig, plainLora, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
 import { IncrementalPCA } from "../src/initial/pca.ts";
-import { dense } from "../src/low-rank.ts";
-import { originOn } from "../src/origin.ts";
+import { dense } from "../src/methods/low-rank.ts";
+import { originOn } from "../src/methods/origin.ts";
 
 const normal = (name: string, shape: readonly number[], std = 0.5, seed = 1): HostArray => hostNormal(seed, name, shape, { std });
 

@@ -7,9 +7,9 @@ import { afterAll, afterEach, describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { convertArray, createReference, getDevice, hostNormal, scope, setDevice, type Store, type Tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
-import { adaloraDefaults } from "../src/adalora-config.ts";
+import { adaloraDefaults } from "../src/config/adalora-config.ts";
 import { createLora, type CreateLoraOptions, loadLora, type Tuned } from "../src/index.ts";
-import { veraDefaults } from "../src/vera-config.ts";
+import { veraDefaults } from "../src/config/vera-config.ts";
 import { ids, Rich } from "./rich.ts";
 
 interface Member {

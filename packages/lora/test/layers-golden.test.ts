@@ -5,7 +5,7 @@ import { Conv1D, Conv1d, Conv2d, Embedding, Linear, type Context } from "@adjoin
 import { type Backend, clearPlans, createReference, fromHost, getDevice, type HostArray, setDevice, type Store, store, type Tensor, tensor } from "@adjoint/tensor";
 import { golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
-import { camelCase } from "../src/config.ts";
+import { camelCase } from "../src/config/config.ts";
 import { createLora, lora, type LoraOptions, parametersOf, tensorsOf, type Tuned } from "../src/index.ts";
 
 interface Case { readonly kind: string; readonly options: Readonly<Record<string, boolean | number>>; readonly geometry: { readonly stride?: number[]; readonly padding?: number[]; readonly groups?: number } }

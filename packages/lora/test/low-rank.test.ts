@@ -3,8 +3,8 @@ import { describe, expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
 import { gather, hostArray, planOf, scalar, type Shape, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
 import type { Site } from "../src/adapter.ts";
-import { loraConfig } from "../src/config.ts";
-import { lowRank } from "../src/low-rank.ts";
+import { loraConfig } from "../src/config/config.ts";
+import { lowRank } from "../src/methods/low-rank.ts";
 
 const site = (inFeatures: number, outFeatures: number, r: number, scale: number, kind: Site["kind"] = "linear"): Site => ({
   path: "m", kind, r, alpha: scale * r, scale, parameters: r * (inFeatures + outFeatures), matchedBy: "m", inFeatures, outFeatures,

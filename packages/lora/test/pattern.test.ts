@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError } from "@adjoint/tensor";
 import { golden } from "@adjoint/testing/fixtures";
-import { compilePattern, MAX_INSTRUCTIONS } from "../src/pattern.ts";
+import { compilePattern, MAX_INSTRUCTIONS } from "../src/targets/pattern.ts";
 
 /** Random small expressions whose syntax and meaning JavaScript and Python share. */
 const expression = fc.letrec<{ node: string }>((tie) => ({

@@ -10,7 +10,7 @@ import { gradients } from "@adjoint/autograd";
 import { type CausalLM, loadModel } from "@adjoint/models";
 import { flatten, type HostArray, hostArray, scope, Tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
-import { camelCase } from "../src/config.ts";
+import { camelCase } from "../src/config/config.ts";
 import { loadLora, lora, type LoraOptions, readAdapterDirectory, type Tuned } from "../src/index.ts";
 import { batchOf } from "./batch.ts";
 

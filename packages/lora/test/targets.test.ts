@@ -2,7 +2,7 @@ import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { ConfigError } from "@adjoint/tensor";
 import { golden } from "@adjoint/testing/fixtures";
-import { camelCase } from "../src/config.ts";
+import { camelCase } from "../src/config/config.ts";
 import { bakeScale, defaultTargets, describeTargets, loraConfig, type LoraOptions, type ModuleInfo } from "../src/index.ts";
 
 type Row = [string, ModuleInfo["kind"], number, number, boolean];

@@ -8,12 +8,12 @@
 import { ConfigError, hostOf, type HostArray, type Matrix, matrixOf, sizeOf } from "@adjoint/tensor";
 import type { Role, Shapes, Site } from "../adapter.ts";
 import type { Attachment } from "../attachments.ts";
-import { type LoraConfig, loraConfig } from "../config.ts";
-import { convolution } from "../convolution.ts";
+import { type LoraConfig, loraConfig } from "../config/config.ts";
+import { convolution } from "../methods/convolution.ts";
 import { attachLora, planLora } from "../lora.ts";
-import { lowRank } from "../low-rank.ts";
-import { nearest } from "../nearest.ts";
-import { stacked } from "../origin.ts";
+import { lowRank } from "../methods/low-rank.ts";
+import { nearest } from "../targets/nearest.ts";
+import { stacked } from "../methods/origin.ts";
 import type { Tuned } from "../tuned.ts";
 import { electedMean, keepLargest, keepRandom, type SignRule, weightedSum } from "./operators.ts";
 import { clamped, concatenated, deltaOf, factored, type Pair, topSingular, type Weighted } from "./pairs.ts";

@@ -2,7 +2,7 @@
 import { ConfigError, convertArray, type HostArray } from "@adjoint/tensor";
 import type { Role } from "../adapter.ts";
 import { keyOf } from "../attachments.ts";
-import { loraConfig } from "../config.ts";
+import { loraConfig } from "../config/config.ts";
 import { attachLora, planLora } from "../lora.ts";
 import type { Tuned } from "../tuned.ts";
 

@@ -2,8 +2,8 @@
 import { wide } from "@adjoint/nn";
 import type { Tensor } from "@adjoint/tensor";
 import type { AdapterMethod } from "../adapter.ts";
-import { PREFIX } from "../peft-keys.ts";
-import { zerosOf } from "../layer.ts";
+import { PREFIX } from "../files/peft-keys.ts";
+import { zerosOf } from "../methods/layer.ts";
 
 /** Along the channels of a convolution's output [N, C, ...spatial], else along the last axis. */
 const alongOutput = (bias: Tensor, y: Tensor, kind: string): Tensor => (kind === "conv" ? bias.reshape([bias.size, ...y.shape.slice(2).map(() => 1)]) : bias);

@@ -2,8 +2,8 @@
 import { wide } from "@adjoint/nn";
 import { gather, type Tensor } from "@adjoint/tensor";
 import type { AdditiveMethod, Factors, Site } from "../adapter.ts";
-import { factorKey } from "../peft-keys.ts";
-import { lowRank } from "../low-rank.ts";
+import { factorKey } from "../files/peft-keys.ts";
+import { lowRank } from "../methods/low-rank.ts";
 
 /** The parameter as the weight of a linear layer [out, in] = [rows, columns]. */
 const asLinear = (site: Site): Site => ({ ...site, kind: "linear" });

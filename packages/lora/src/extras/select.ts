@@ -1,8 +1,8 @@
 /** What trains beside the targets (biases, whole modules, token rows, raw parameters), chosen by PEFT's rules, and what tied weights ask for. */
 import { ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import type { AdapterMethod, Site } from "../adapter.ts";
-import type { LoraConfig } from "../config.ts";
-import type { ModuleInfo } from "../targets.ts";
+import type { LoraConfig } from "../config/config.ts";
+import type { ModuleInfo } from "../targets/targets.ts";
 import { trainedBias } from "./bias.ts";
 import { lowRankParameter } from "./parameters.ts";
 import { tiedLowRank } from "./tied.ts";

@@ -1,7 +1,7 @@
 /** `ensure_weight_tying`: the adapter of an embedding in the output head that shares its weight, so that the two stay one matrix. */
 import { wide } from "@adjoint/nn";
 import type { AdapterMethod } from "../adapter.ts";
-import { factorKey } from "../peft-keys.ts";
+import { factorKey } from "../files/peft-keys.ts";
 
 /** With the embedding's A [r, vocabulary] and B [width, r], the head adds s (x B) A: as PEFT writes it, lora_A = Bᵀ and lora_B = Aᵀ. */
 export const tiedLowRank: AdapterMethod = {

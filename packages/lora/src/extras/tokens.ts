@@ -7,8 +7,8 @@
 import { wide } from "@adjoint/nn";
 import { gather, hostArray, type Tensor, tensor, where } from "@adjoint/tensor";
 import type { AdapterMethod, Application, Factors, Site } from "../adapter.ts";
-import { PREFIX } from "../peft-keys.ts";
-import { zerosOf } from "../layer.ts";
+import { PREFIX } from "../files/peft-keys.ts";
+import { zerosOf } from "../methods/layer.ts";
 
 /** Where each id of the vocabulary lies among the trained rows. */
 function slotsOf(ids: readonly number[], vocabulary: number): Tensor {

@@ -2,8 +2,8 @@
 import { type Context, wide } from "@adjoint/nn";
 import { ConfigError, type Shape, type Tensor } from "@adjoint/tensor";
 import type { AdapterMethod, Factors } from "../adapter.ts";
-import { PREFIX } from "../peft-keys.ts";
-import { zerosOf } from "../layer.ts";
+import { PREFIX } from "../files/peft-keys.ts";
+import { zerosOf } from "../methods/layer.ts";
 
 interface Layer { readonly forward: (x: Tensor, context?: Context) => Tensor }
 const isLayer = (x: object): x is Layer => "forward" in x && typeof x.forward === "function";

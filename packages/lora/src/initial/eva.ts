@@ -6,7 +6,7 @@
  * is needed has a cosine of at least tau with itself one batch earlier. Paischer et al. 2024 (arXiv 2410.07170).
  */
 import { type Matrix, matrixOf, type Tensor, zeroMatrix } from "@adjoint/tensor";
-import type { LoraConfig } from "../config.ts";
+import type { LoraConfig } from "../config/config.ts";
 import { type EvaConfig, partDefaults } from "./configs.ts";
 import { cannot, type Initialisation, type Place, type Setting } from "./initial.ts";
 import { IncrementalPCA } from "./pca.ts";

@@ -2,7 +2,7 @@
 import type { Context } from "@adjoint/nn";
 import { ConfigError, type HostArray, type Matrix, type Tensor } from "@adjoint/tensor";
 import type { Site } from "../adapter.ts";
-import type { LoraConfig } from "../config.ts";
+import type { LoraConfig } from "../config/config.ts";
 
 /** One module that is to be adapted. */
 export interface Place {

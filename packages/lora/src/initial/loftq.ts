@@ -7,7 +7,7 @@
  */
 import { dequantize, quantize, type Quantized, type QuantizeOptions, quantizedOf, type QuantizedStores } from "@adjoint/quant";
 import { ConfigError, type HostArray, lowRank as truncated, type Matrix, matrixOf, structureChanged, svd, transposed } from "@adjoint/tensor";
-import { parametersOf } from "../modules.ts";
+import { parametersOf } from "../targets/modules.ts";
 import { partDefaults } from "./configs.ts";
 import { cannot, type InitialData, type Initialisation, mustBeLinear, mustBePositive, mustHaveRank, type Place } from "./initial.ts";
 import { orientedMatrix } from "./numbers.ts";

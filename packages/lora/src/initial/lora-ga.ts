@@ -7,7 +7,7 @@
  */
 import { hostInteger, type HostArray, type Matrix, scaleColumns, type SVD, type Tensor } from "@adjoint/tensor";
 import { quantizedOf } from "@adjoint/quant";
-import { parametersOf } from "../modules.ts";
+import { parametersOf } from "../targets/modules.ts";
 import { type LoraGaConfig, partDefaults } from "./configs.ts";
 import { cannot, type Initialisation, mustBeLinear, mustHaveRank, type Place, type Setting } from "./initial.ts";
 import { orientedMatrix, weightOf } from "./numbers.ts";

@@ -1,7 +1,7 @@
 /** Weights as matrices of f64 on the host, whatever they are held as. */
 import { dequantize, quantizedOf } from "@adjoint/quant";
 import { type HostArray, type Matrix, matrixOf, ShapeError, transposed } from "@adjoint/tensor";
-import { parametersOf } from "../modules.ts";
+import { parametersOf } from "../targets/modules.ts";
 import type { Place } from "./initial.ts";
 
 /** A weight or a gradient in the layout of the module's weight, as (out, in). @throws ShapeError for any other size */

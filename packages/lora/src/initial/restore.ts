@@ -1,9 +1,9 @@
 /** The first factors of an adapter that is read from a file whose factors belong to a changed base. */
 import { quantizedOf } from "@adjoint/quant";
 import { FormatError, type HostArray, hostOf } from "@adjoint/tensor";
-import type { LoraConfig } from "../config.ts";
-import { parametersOf } from "../modules.ts";
-import { originKey } from "../origin.ts";
+import type { LoraConfig } from "../config/config.ts";
+import { parametersOf } from "../targets/modules.ts";
+import { originKey } from "../methods/origin.ts";
 import { initialisationOf } from "./index.ts";
 import type { Place } from "./initial.ts";
 import { keepsOrigin } from "./names.ts";
