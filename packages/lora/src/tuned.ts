@@ -264,7 +264,8 @@ export class Tuned<M> extends AdaptedModel<M> {
   /** The config as PEFT can read it: targets written out, an own scale rule written as alpha. */
   fileConfig(): LoraConfig {
     const { config, table } = this.#parts;
-    const plain = { ...config, targetModules: table.targetModules };
+    const has = (kind: "conv1d" | "linear"): boolean => table.targets.some((t) => t.kind === kind), fanInFanOut = config.fanInFanOut || (has("conv1d") && !has("linear")); // PEFT wants to be told
+    const plain = { ...config, fanInFanOut, targetModules: table.targetModules };
     return typeof config.scaling === "function" ? bakeScale(plain, table.targets) : plain;
   }
 

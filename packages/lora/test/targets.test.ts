@@ -3,7 +3,8 @@ import { describe, expect, it } from "vitest";
 import { ConfigError } from "@adjoint/tensor";
 import { golden } from "@adjoint/testing/fixtures";
 import { camelCase } from "../src/config/config.ts";
-import { bakeScale, defaultTargets, describeTargets, loraConfig, type LoraOptions, type ModuleInfo } from "../src/index.ts";
+import { bakeScale, defaultTargets, describeTargets, lora, loraConfig, type LoraOptions, type ModuleInfo } from "../src/index.ts";
+import { Rich } from "./rich.ts";
 
 type Row = [string, ModuleInfo["kind"], number, number, boolean];
 interface Case {
@@ -118,5 +119,13 @@ describe("describeTargets", () => {
         expect(after.warnings.filter((w) => w.startsWith("alpha_pattern"))).toEqual([]);
       }),
     );
+  });
+});
+
+describe("fan_in_fan_out", () => {
+  it("is read off the layers: said where it does nothing, and written for PEFT where all layers are Conv1D", () => {
+    expect(describeTargets({ targetModules: ["q_proj"], fanInFanOut: true }, infos("llama")).warnings.join()).toContain("fan_in_fan_out: true changes nothing");
+    const of = (targetModules: readonly string[]): boolean => lora(new Rich(), { targetModules }).fileConfig().fanInFanOut;
+    expect([of(["c_fc"]), of(["q_proj"]), of(["c_fc", "q_proj"])]).toEqual([true, false, false]);
   });
 });

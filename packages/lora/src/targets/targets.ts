@@ -185,7 +185,7 @@ function nothingMatched(c: LoraConfig, modules: readonly ModuleInfo[], matchedBe
   const asked = typeof c.targetModules === "string" ? [c.targetModules] : (c.targetModules ?? []);
   const near = [...new Set(asked.flatMap((a) => nearest(a.slice(a.lastIndexOf(".") + 1), leaves)))];
   const hint = asked.some((a) => a.toLowerCase() === "all-linear")
-    ? 'write "all-linear" as a text, not in a list'
+    ? typeof c.targetModules === "string" ? "no linear layer is left besides the output head: name the modules" : 'write "all-linear" as a text, not in a list'
     : matchedBeforeFilters
       ? "exclude_modules, layers_to_transform or layers_pattern leaves none of them"
       : typeof c.targetModules === "string"
@@ -239,6 +239,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
     const names = c.targetModules;
     nothingMatched(c, modules, modules.some((m) => (names === null || typeof names === "string" ? choose(m.path) !== null : names.some((n) => isSuffix(m.path, n)))));
   }
+  if (c.fanInFanOut && !targets.some((t) => t.kind === "conv1d")) warnings.add("fan_in_fan_out: true changes nothing: how a weight is stored is read off its layer, and none of these is GPT-2's Conv1D");
   for (const [key, unused] of [["rank_pattern", ranks.unused()], ["alpha_pattern", alphas.unused()]] as const) {
     for (const source of unused) warnings.add(`${key}: ${JSON.stringify(source)} changes nothing: it matches no adapted module, or an earlier key matched first`);
   }
