@@ -10,6 +10,7 @@ import { wasm } from "@adjoint/wasm";
 import { adapters, type AdapterSet, foldScale, loadAdapters, lora, type NewLoraOptions } from "../src/index.ts";
 import { batchOf } from "./batch.ts";
 import { goldenNet, grid, gridNet, type Net, restart } from "./net.ts";
+import { Rich } from "./rich.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 const numbers = async (t: Tensor): Promise<number[]> => [...(await t.data())];
@@ -264,5 +265,16 @@ describe("against PEFT", () => {
     B?.set({ dtype: "f32", shape: B.shape, data });
     await expect(set.merge(["default", "b"])).rejects.toThrow(/finite/);
     expect(set.merged).toEqual([]);
+  });
+});
+
+describe("biases of several adapters", () => {
+  it("add up beside the base; a merge, which would put one in the other's place, is refused with nothing changed", async () => {
+    const model = new Rich(), set = adapters(model), before = await numbers(model.forward(ids));
+    for (const name of ["a", "b"]) set.add(name, { targetModules: ["q_proj"], bias: "lora_only" });
+    await expect(set.merge(["a", "b"])).rejects.toThrow(/adapters a and b both train the bias of q_proj/);
+    expect([set.merged, await numbers(model.forward(ids))]).toEqual([[], before]);
+    await set.merge("a");
+    expect(set.merged).toEqual(["a"]);
   });
 });

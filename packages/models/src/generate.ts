@@ -49,7 +49,7 @@ export async function generate(model: Generator, prompt: string, options: Genera
 export async function generateIds(model: Generator, prompt: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
   const base = baseOf(model), { maxNewTokens = 128, temperature = 1, topK = Infinity, topP = 1, seed = 0, stopAtEos = true, onToken } = options;
   checkOptions(base, prompt, { maxNewTokens, temperature, topK, topP });
-  const context: Context = "base" in model ? model.context({ train: false, ...(options.adapter === undefined ? {} : { adapter: options.adapter }) }) : { train: false, adapter: options.adapter ?? null };
+  const context = (): Context => ("base" in model ? model.context({ train: false, ...(options.adapter === undefined ? {} : { adapter: options.adapter }) }) : { train: false, adapter: options.adapter ?? null });
   const ends = new Set(stopAtEos ? [...base.config.eosTokenIds, ...(base.tokenizer?.eosTokenId === undefined ? [] : [base.tokenizer.eosTokenId])] : []);
   const session = new Session(base, context), told = onToken && teller(base.tokenizer, onToken), out: number[] = [], limit = Math.min(maxNewTokens, base.config.maxPositionEmbeddings - prompt.length + 1);
   let logits = await session.read(prompt);
@@ -67,11 +67,15 @@ export async function generateIds(model: Generator, prompt: readonly number[], o
 /** A model with its cache: reads a prompt, then single tokens, and gives the logits of what follows. */
 export class Session {
   readonly #model: CausalLM;
-  readonly #context: Context;
+  readonly #context: () => Context;
   readonly #position = counter(0, "position");
   #cache: KVCache | null = null;
   #step: ((ids: Tensor) => Tensor) | null = null;
-  constructor(model: CausalLM, context: Context = {}) { this.#model = model; this.#context = context; }
+  /** `context` as a function is asked at each recording: an adapter that is merged while this goes on does not act twice */
+  constructor(model: CausalLM, context: Context | (() => Context) = {}) {
+    this.#model = model;
+    this.#context = typeof context === "function" ? context : () => context;
+  }
 
   /** Logits after a prompt: one pass over its ids, padded to a multiple of 32 (nobody sees the padding; it is overwritten). */
   async read(prompt: readonly number[]): Promise<ArrayLike<number>> {
@@ -81,8 +85,8 @@ export class Session {
     const cache = (this.#cache = takeCache(this.#model.config, 2 ** Math.ceil(Math.log2(Math.max(64, length)))));
     this.#position.value = prompt.length;
     const last = scope(() => {
-      const h = this.#model.hidden(tensor(ids, { shape: [1, length] }), { ...this.#context, cache, position: scalar(0, "i32") });
-      return this.#model.head(gather(h.squeeze(0), tensor(Int32Array.of(prompt.length - 1))), this.#context);
+      const context = this.#context(), h = this.#model.hidden(tensor(ids, { shape: [1, length] }), { ...context, cache, position: scalar(0, "i32") });
+      return this.#model.head(gather(h.squeeze(0), tensor(Int32Array.of(prompt.length - 1))), context);
     });
     return last.data();
   }
@@ -99,7 +103,7 @@ export class Session {
     }
     const cache = this.#cache;
     this.#step ??= compile((ids: Tensor) => {
-      const position = live(this.#position, (n) => n, "i32"), logits = this.#model.logits(ids, { ...this.#context, cache, position });
+      const position = live(this.#position, (n) => n, "i32"), logits = this.#model.logits(ids, { ...this.#context(), cache, position });
       this.#position.tick();
       return logits;
     });

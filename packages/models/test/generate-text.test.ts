@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { createReference, setDevice, type Tensor } from "@adjoint/tensor";
+import { createReference, setDevice, structureChanged, type Tensor } from "@adjoint/tensor";
 import { generate, generateIds, initModel, loadTokenizer, trainTokenizer } from "@adjoint/models";
 
 describe("generate", async () => {
@@ -24,6 +24,13 @@ describe("generate", async () => {
     expect(turned).not.toEqual(plain);
     expect(await generateIds(model, [5], { ...options, adapter })).toEqual(turned);
     expect(await generateIds(wrapped, [5], { ...options, adapter: null })).toEqual(plain);
+  });
+  it("asks for the adapter again when the model's structure changes on the way, as when it is merged", async () => {
+    const head = model.modules().find((e) => e.isOutputHead)?.module, turned = { output: (m: object, _x: unknown, y: Tensor) => (m === head ? y.neg() : y) }, greedy = { ...options, temperature: 0, maxNewTokens: 6 };
+    let on = true;
+    const ids = await generateIds({ base: model, context: (c = {}) => ({ ...c, adapter: on ? turned : null }) }, [5], { ...greedy, onToken: ({ index }) => { if (index === 2) { on = false; structureChanged(); } } });
+    const first = await generateIds(model, [5], { ...greedy, maxNewTokens: 3, adapter: turned });
+    expect(ids).toEqual([...first, ...await generateIds(model, [5, ...first], { ...greedy, maxNewTokens: 3 })]);
   });
   it("needs a tokenizer for text", async () => {
     await expect(generate(initModel({ ...model.config.json }, 1), "x")).rejects.toThrow("tokenizer");

@@ -14,9 +14,12 @@ const multiplies: readonly string[] = ["flora", "dora", "dora from an origin"];
  * takes a base that holds them as it is. @throws ConfigError that names both and the module
  */
 export function checkOrder(order: readonly Acting[], inBase: readonly string[]): void {
-  const before = new Map<object, string>();
+  const before = new Map<object, string>(), biased = new Map<object, string>();
   for (const { name, attachments } of order) {
     for (const { method, module, site } of attachments) {
+      const other = biased.get(module);
+      if (method.name === "bias" && other !== undefined && inBase.includes(name)) throw new ConfigError(`adapters ${other} and ${name} both train the bias of ${site.path}, and a merge puts one in the other's place`, { op: "merge", key: name, value: [other, name], fix: "merge one of them and keep the other beside it" });
+      if (method.name === "bias") biased.set(module, name);
       const earlier = before.get(module), lost = anew.includes(method.name);
       if (earlier === undefined || !(lost || (multiplies.includes(method.name) && site.kind !== "lstm")) || (method.name.startsWith("dora") && inBase.includes(earlier))) continue;
       const does = lost ? `computes ${site.path} anew (${method.name}), and what adapter ${earlier} does there would be lost` : `multiplies ${method.name === "flora" ? "the weight" : "the rows of the weight"} of ${site.path}, and adapter ${earlier}, which comes before it, has added to it`;
