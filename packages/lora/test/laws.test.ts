@@ -95,6 +95,22 @@ describe.each(members)("%s", (_name, member) => {
     }
   }), few));
 
+  it("does not change by a bit when A is multiplied by a power of two and B divided by it", async () => {
+    setDevice(await wasm({ threads: 1 }));
+    const tuned = await make(new Rich({ seed: 6 }), member, 7);
+    await move(tuned, 8);
+    const y = await numbers(tuned.forward(ids)), times = async (s: Store, by: number): Promise<void> => { s.set({ dtype: s.dtype, shape: s.shape, data: Float32Array.from(await s.data(), (v) => v * by) }); };
+    let pairs = 0;
+    for (const { factors: { A, B } } of tuned.attachments) {
+      if (A === undefined || B === undefined) continue;       // MiCA's B and VeRA's pair do not train
+      await times(A, 4);
+      await times(B, 0.25);
+      pairs++;
+    }
+    expect(pairs > 0).toBe(!("initLoraWeights" in member.options && member.options.initLoraWeights === "mica") && (member.options.vera ?? null) === null);
+    expect(await numbers(tuned.forward(ids))).toEqual(y);
+  });
+
   it("computes and learns on wasm as on the reference", () => fc.assert(fc.asyncProperty(seeds, async (seed) => {
     const answers = async (): Promise<number[][]> => {
       const tuned = await make(new Rich({ seed }), member, seed), stores = await move(tuned, seed);
