@@ -107,6 +107,7 @@ describe("a mixed batch", () => {
     expect(() => set.rows(tensor([0, 1]))).toThrow(/i32/);
     expect(() => set.rows(tensor(Int32Array.of(0, 3)))).toThrow(/names adapter 3, and there are \d+/);
     expect(() => set.rows(["a9"])).toThrow(/no adapter "a9"/);
+    expect(() => set.rows([])).toThrow(/no rows/);
   });
   it("writes nothing of the frozen weight's shape, and does the base's product once", () => {
     const [n, T, i, o] = [2, 3, 37, 29];

@@ -148,6 +148,7 @@ export class AdapterSet<M extends object> {
   }
   /** The index of a mixed batch as a tensor, for steps that take it as an argument. @throws ConfigError for a name that is not among them */
   index(names: readonly (string | null)[], among: readonly string[] = this.names): Tensor {
+    if (names.length === 0) throw new ConfigError("a mixed batch of no rows", { op: "rows", key: "names", value: names, fix: 'name an adapter, or "__base__", for each row of the batch' });
     return tensor(Int32Array.from(names, (name) => (name === null || name === BASE ? 0 : among.includes(name) ? among.indexOf(name) + 1 : unknownName(name, [...among, BASE]))));
   }
 
