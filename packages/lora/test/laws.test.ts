@@ -77,7 +77,7 @@ describe.each(members)("%s", (_name, member) => {
     expect(await numbers(model.forward(ids))).toEqual(base);
   }), few));
 
-  it.skipIf(member.held === true)("has the gradient that differences give", () => fc.assert(fc.asyncProperty(seeds, async (seed) => {
+  if (member.held !== true) it("has the gradient that differences give", () => fc.assert(fc.asyncProperty(seeds, async (seed) => {
     setDevice(createReference());
     const tuned = await make(new Rich({ dtype: "f64", seed }), member, seed), stores = await move(tuned, seed), h = 1e-5;
     const found = await Promise.all(gradients(tuned.loss(ids), stores).map((g) => (g === null ? Promise.resolve([]) : numbers(g))));
