@@ -5,7 +5,8 @@
 import { gradients } from "@adjoint/autograd";
 import { adapters, createLora, type CreateLoraOptions } from "@adjoint/lora";
 import { type Context, Embedding, Linear } from "@adjoint/nn";
-import { type Backend, createReference, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
+import { type Backend, createReference, hostNormal, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
+import fc from "fast-check";
 import { expect, test } from "vitest";
 import { webgpu } from "../src/index.ts";
 
@@ -54,6 +55,38 @@ test.runIf(gpu !== null).each(Object.entries(cases).slice(0, whole ? undefined :
     row.forEach((v, j) => { expect(Math.abs(v - got[i][j]), `part ${i}, element ${j}`).toBeLessThan(1e-5 * size); });
   });
 }, 600_000);
+
+const lawful: Readonly<Record<string, CreateLoraOptions>> = { "LoRA": {}, "DoRA": { useDora: true } };
+test.runIf(gpu !== null && whole).each(Object.entries(lawful))("%s obeys its laws: identity at the start, merged as attached and back bit for bit, A and B scaled against each other", (_, options) => fc.assert(fc.asyncProperty(fc.integer({ min: 1, max: 99 }), async (seed) => {
+  setDevice(gpu!);
+  const model = new Toy(), tuned = await createLora(model, { r: 3, loraAlpha: 6, targetModules: ["up", "head"], seed, ...options }), read = async (t: Tensor): Promise<number[]> => [...(await t.data())];
+  const near = (got: readonly number[], want: readonly number[]): void => { got.forEach((v, i) => { expect(Math.abs(v - want[i])).toBeLessThan(1e-5 * Math.max(1, ...want.map(Math.abs))); }); };
+  const base = await read(model.forward(ids));
+  near(await read(tuned.forward(ids)), base);
+  for (const [name, s] of tuned.tensors()) s.set({ ...hostNormal(seed, name, s.shape, { std: 0.5 }) });
+  const beside = await read(tuned.forward(ids));
+  expect(beside.some((v, i) => Math.abs(v - base[i]) > 1e-3)).toBe(true);
+  await tuned.merge();
+  near(await read(model.forward(ids)), beside);
+  await tuned.unmerge();
+  expect(await read(model.forward(ids))).toEqual(base);
+  for (const { factors: { A, B } } of tuned.attachments) for (const [s, by] of [[A, 4], [B, 0.25]] as const) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from(await s.data(), (v) => v * by) });
+  expect(await read(tuned.forward(ids))).toEqual(beside);
+}), { numRuns: 3 }), 600_000);
+
+test.runIf(gpu !== null && whole)("rsLoRA is LoRA of alpha sqrt(r), and cat is the sum", () => fc.assert(fc.asyncProperty(fc.integer({ min: 1, max: 99 }), async (seed) => {
+  setDevice(gpu!);
+  const set = adapters(new Toy()), near = async (got: Tensor, want: Tensor): Promise<void> => {
+    const [g, w] = await Promise.all([got, want].map((t) => t.data()));
+    g.forEach((v, i) => { expect(Math.abs(Number(v) - Number(w[i]))).toBeLessThan(1e-5 * Math.max(1, Math.abs(Number(w[i])))); });
+  };
+  for (const [name, options] of [["plain", { loraAlpha: 2 * Math.sqrt(3) }], ["stable", { loraAlpha: 2, useRslora: true }]] as const) {
+    for (const [key, s] of set.add(name, { r: 3, targetModules: ["up", "head"], ...options }).tensors()) s.set({ ...hostNormal(seed, key, s.shape, { std: 0.5 }) });
+  }
+  await near(set.with("stable").forward(ids), set.with("plain").forward(ids));
+  await set.combine("both", { plain: 0.5, stable: 1 }, { combinationType: "cat" });
+  await near(set.with("both").forward(ids), set.with({ plain: 0.5, stable: 1 }).forward(ids));
+}), { numRuns: 2 }), 600_000);
 
 test.runIf(gpu !== null && whole).each(["masked", "gathered"] as const)("a mixed batch, %s: output and gradients", async (form) => {
   const of = async (device: Backend): Promise<readonly (readonly number[])[]> => {
