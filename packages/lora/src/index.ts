@@ -44,7 +44,7 @@ export type { ParsedKey } from "./files/peft-keys.ts";
 export { adalora } from "./methods/adalora.ts";
 export { type AdaloraConfig, budgetAt } from "./config/adalora-config.ts";
 export { type AllocatorState, RankAllocator } from "./methods/allocator.ts";
-export { type KindKey, type Kinds, scaleIn } from "./config/kinds.ts";
+export { adapterTitle, type KindKey, type Kinds, scaleIn } from "./config/kinds.ts";
 export { vera } from "./methods/vera.ts";
 export type { VeraConfig } from "./config/vera-config.ts";
 export { isTarget, mergeAndReinit, type ReinitOptions, reinitSeed } from "./methods/relora.ts";

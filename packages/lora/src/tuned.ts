@@ -8,6 +8,7 @@ import { packedRanks } from "./methods/adalora.ts";
 import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, tensorsOf, treeOf } from "./attachments.ts";
 import { bakeScale } from "./config/bake.ts";
 import type { LoraConfig } from "./config/config.ts";
+import { adapterTitle } from "./config/kinds.ts";
 import { moduleOf, parametersOf } from "./targets/modules.ts";
 import { convertedConfig, convertedTensors, originOf } from "./methods/origin.ts";
 import { adapterFiles } from "./files/peft.ts";
@@ -129,8 +130,7 @@ export class Tuned<M> extends AdaptedModel<M> {
   summary(): string {
     const { config, table, weights } = this.#parts;
     const baseParameters = [...new Set(weights.map((w) => w.store))].reduce((n, w) => n + w.size, 0);
-    const plain = config.scaling === "rslora" ? "rsLoRA" : config.scaling === "lora" ? "LoRA" : "LoRA (own scale)";
-    const name = !config.useDora ? plain : config.scaling === "lora" ? "DoRA" : `DoRA over ${plain}`;
+    const name = `${adapterTitle(config)}${typeof config.scaling === "function" ? " (own scale)" : ""}`;
     const share = ((100 * table.parameters) / baseParameters).toPrecision(3);
     const linear = table.targets.filter((t) => t.kind === "linear" || t.kind === "conv1d").length;
     const others = ([["conv", "convolutions"], ["lstm", "weights of LSTMs"]] as const).map(([kind, called]) => [table.targets.filter((t) => t.kind === kind).length, called] as const).filter(([n]) => n > 0);

@@ -115,6 +115,7 @@ describe("AdaLoRA", () => {
     for (const [scaling, s] of [["ranknum", 6 / (3 + 1e-5)], ["sqrt", 6 / Math.sqrt(3)], [0.5, 0.5]] as const) {
       const model = new Chain(of("adalora"), "f64"), tuned = lora(model, { ...options, adalora: { ...options.adalora, scaling } });
       expect(tuned.targets.targets[0].scale).toBe(s);
+      expect(tuned.summary()).toMatch(/^AdaLoRA: /);
       const base = await numbers(model.forward(input("f64")));
       near(await numbers(tuned.forward(input("f64"))), base, 1e-15);
       for (const [key, f] of tuned.tensors()) f.set({ dtype: "f64", shape: f.shape, data: convertArray(get(of("adalora"), `start/${short(key)}`).data, "f32", "f64") });

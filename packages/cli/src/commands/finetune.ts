@@ -1,12 +1,12 @@
 /** `adjoint finetune` and `adjoint pretrain`: a recipe, a model and data go in; an adapter or a model, metrics and a report come out. */
 import { node, openModelFolder, readText } from "@adjoint/io";
-import type { LoraConfig, Tuned } from "@adjoint/lora";
+import { adapterTitle, type LoraConfig, type Tuned } from "@adjoint/lora";
 import { type CausalLM, generate, initModel, loadTokenizer, resolveModel } from "@adjoint/models";
 import { aboutOptimizer } from "@adjoint/optim";
 import { ConfigError, type HostArray } from "@adjoint/tensor";
 import { baseOptions, checkpointOrigin, type DataSet, defaultRecipe, fields, fullTrainee, latestCheckpoint, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, traineeOf, tunedFor, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
-import { adapterTitle, rankText } from "../adapter-text.ts";
+import { rankText } from "../adapter-text.ts";
 import type { Answer, Command } from "../command.ts";
 import { forgottenInFull } from "../beside.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";

@@ -1,6 +1,6 @@
 /** `adjoint inspect`: what a model, adapter, checkpoint or tensor file holds. */
 import { fileSystem, node, openGguf, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
-import { readAdapterDirectory, scaleIn } from "@adjoint/lora";
+import { adapterTitle, readAdapterDirectory, scaleIn } from "@adjoint/lora";
 import { parameterShapes, resolveModel, parseConfig } from "@adjoint/models";
 import { bitsandbytesWeights } from "@adjoint/quant";
 import * as tiny from "@adjoint/tiny";
@@ -8,7 +8,7 @@ import { ConfigError, sizeOf } from "@adjoint/tensor";
 import { compactRecipe, defaultRecipe, readCheckpoint } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { adapterTitle, rankText } from "../adapter-text.ts";
+import { rankText } from "../adapter-text.ts";
 import { adapterFolder, BUNDLED } from "../open.ts";
 import { bytes, count, millions } from "../terminal.ts";
 

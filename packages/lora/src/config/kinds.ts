@@ -21,6 +21,10 @@ export type Refuse = (key: string, value: unknown, problem: string, fix: string)
 /** s of a module: AdaLoRA's and VeRA's own rules, else LoRA's. */
 export const scaleIn = (c: LoraConfig, alpha: number, r: number): number => (c.adalora !== null ? adaloraScale(c.adalora, alpha) : c.vera !== null ? 1 : scaleOf(c.scaling, alpha, r));
 
+/** What an adapter of this config is called. */
+export const adapterTitle = (c: Pick<LoraConfig, "adalora" | "vera" | "useDora" | "useRslora">): string =>
+  (c.adalora !== null ? "AdaLoRA" : c.vera !== null ? "VeRA" : `${c.useRslora ? "rs" : ""}${c.useDora ? "DoRA" : "LoRA"}`);
+
 /** Fills in the options of a kind, takes its rank, and refuses what the kind does not have. */
 export function completeKinds(config: Record<string, unknown>, given: Json, name: (key: string) => string, refuse: Refuse): void {
   const kind = config["adalora"] !== null ? "adalora" : config["vera"] !== null ? "vera" : null;
