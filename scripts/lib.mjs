@@ -60,7 +60,7 @@ export function npmCli() {
  */
 export function run(file, args, { cwd = root, env = {}, quiet = false, inherit = false } = {}) {
   return new Promise((done, fail) => {
-    const child = spawn(file, args, { cwd, env: { ...process.env, ...env }, stdio: inherit ? "inherit" : ["ignore", "pipe", "pipe"] });
+    const child = spawn(file, args, { cwd, env: { ...process.env, ...(inCi ? { NO_COLOR: "1" } : {}), ...env }, stdio: inherit ? "inherit" : ["ignore", "pipe", "pipe"] });
     const chunks = [];
     for (const stream of [child.stdout, child.stderr]) {
       stream?.on("data", (chunk) => {
@@ -72,6 +72,11 @@ export function run(file, args, { cwd = root, env = {}, quiet = false, inherit =
     child.on("close", (code, signal) => done({ code: code ?? (signal === null ? 1 : 130), output: Buffer.concat(chunks).toString("utf8") }));
   });
 }
+
+/** Whether a CI system reads along: then tests say failures and sums only, without colours, so that a log stays short enough to read whole. */
+export const inCi = (process.env.CI ?? "") !== "";
+/** The test runner's arguments for what it prints: `usual` for a person. */
+export const reporter = (usual) => `--reporter=${inCi ? "minimal" : usual}`;
 
 export const node = (args, options) => run(process.execPath, args, options);
 

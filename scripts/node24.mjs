@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
-import { npmCli, root, run, say, seconds } from "./lib.mjs";
+import { npmCli, reporter, root, run, say, seconds } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 const version = "24";
@@ -27,7 +27,7 @@ await setup("test");
 if (await fetchNode()) {
   const asked = await run(binary, ["--version"], { quiet: true });
   say(`node24: the suite on ${asked.output.trim()}`);
-  const { code } = await run(binary, [join(root, "node_modules", "vitest", "vitest.mjs"), "run", "--reporter=dot", ...process.argv.slice(2)], { inherit: true });
+  const { code } = await run(binary, [join(root, "node_modules", "vitest", "vitest.mjs"), "run", reporter("dot"), ...process.argv.slice(2)], { inherit: true });
   say(`node24: ${code === 0 ? "ok" : "FAILED"} in ${seconds(begun)}`);
   process.exitCode = code;
 }

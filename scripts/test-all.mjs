@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { adapters, lavapipe, missing } from "./gpu.mjs";
 import { drive } from "./drive.mjs";
 import { drivePage } from "./page.mjs";
-import { groups, node, reportSuite, requireNode, root, say } from "./lib.mjs";
+import { groups, inCi, node, reporter, reportSuite, requireNode, root, say } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 requireNode();
@@ -21,7 +21,7 @@ const results = [];
 async function suite(files, env, ...flags) {
   const file = join(root, ".cache", `vitest-all-${process.pid}-${results.length}.json`);
   results.push(file);
-  const { code } = await node([join(root, "node_modules", "vitest", "vitest.mjs"), "run", "--reporter=dot", "--reporter=json", `--outputFile.json=${file}`, ...files, ...flags], { inherit: true, env });
+  const { code } = await node([join(root, "node_modules", "vitest", "vitest.mjs"), "run", reporter("dot"), "--reporter=json", `--outputFile.json=${file}`, ...files, ...flags], { inherit: true, env });
   return { code };
 }
 /** Mesa's software GPU where it works: a step on it takes half of SwiftShader's time. */
@@ -41,7 +41,7 @@ const kernelLaws = ["conform", "kernels", "attention", "matrix", "merge", "adapt
 /** Where its binary exists, CI wants it to run. */
 const demanded = async (work) => {
   const result = await work;
-  return result.skipped !== undefined && missing() === undefined && (process.env.CI ?? "") !== "" ? { code: 1, output: result.skipped } : result;
+  return result.skipped !== undefined && missing() === undefined && inCi ? { code: 1, output: result.skipped } : result;
 };
 
 const table = {

@@ -5,7 +5,7 @@
  */
 import { join } from "node:path";
 import { adapters, missing, swiftshader } from "./gpu.mjs";
-import { groups, node, reportSuite, requireNode, root, say } from "./lib.mjs";
+import { groups, inCi, node, reporter, reportSuite, requireNode, root, say } from "./lib.mjs";
 import { setup } from "./setup.mjs";
 
 requireNode();
@@ -25,7 +25,7 @@ async function adapter() {
   const { found, reason } = await adapters(swiftshader());
   if (found.length > 0) say(`      WebGPU tests run on ${found.join(", ")}`);
   const none = missing() ?? reason;
-  return found.length > 0 ? {} : missing() === undefined && (process.env.CI ?? "") !== "" ? { code: 1, output: none } : { skipped: none };
+  return found.length > 0 ? {} : missing() === undefined && inCi ? { code: 1, output: none } : { skipped: none };
 }
 
 async function main() {
@@ -41,7 +41,7 @@ async function main() {
   }
   await Promise.all(checks);
   await group("suite", () =>
-    node([bin("vitest", "vitest.mjs"), "run", "--reporter=default", "--reporter=json", `--outputFile.json=${results}`, ...only], { inherit: true }),
+    node([bin("vitest", "vitest.mjs"), "run", reporter("default"), "--reporter=json", `--outputFile.json=${results}`, ...only], { inherit: true }),
   );
   reportSuite(results, all);
   all.end();

@@ -1,23 +1,23 @@
 /** Clipping: by value, by the norm of a leaf, by the norm of all leaves, by a share of each row's own norm. */
-import { type Tensor, div } from "@adjoint/tensor";
+import { type Tensor, concat, div, total } from "@adjoint/tensor";
 import { finite, knownKeys, notNegative } from "./check.ts";
 import { type Leaves, type Transform, mapLeaves, stateless } from "./transform.ts";
 
-/** Σ of tensors of shape [], in an order that only their number decides. */
-function pairwise(xs: readonly Tensor[]): Tensor {
-  if (xs.length === 1) return xs[0];
-  const half = Math.ceil(xs.length / 2);
-  return pairwise(xs.slice(0, half)).add(pairwise(xs.slice(half)));
+/** Σ x² of one tensor. */
+function square(x: Tensor): Tensor {
+  const flat = x.reshape([x.size]);
+  return total(flat.mul(flat));
 }
-/** Σ over all leaves and elements of g²; f64 where any leaf is. */
+/** Σ over all leaves and elements of g², a total of the leaves' totals, each added in f64 on the CPU (`total`); f64 where any leaf is. */
 export function squaredNorm(gradients: Leaves): Tensor {
   const all = Object.values(gradients), dtype = all.some((g) => g.dtype === "f64") ? "f64" : "f32";
-  return pairwise(all.map((g) => g.mul(g).sum().cast(dtype)));
+  const squares = all.map((g) => square(g).cast(dtype));
+  return squares.length === 1 ? squares[0] : total(concat(squares.map((s) => s.reshape([1]))));
 }
 /** ‖g‖₂ over all leaves together. */
 export const globalNorm = (gradients: Leaves): Tensor => squaredNorm(gradients).sqrt();
 /** ‖x‖₂ of one tensor, shape []. */
-export const norm = (x: Tensor): Tensor => x.mul(x).sum().sqrt();
+export const norm = (x: Tensor): Tensor => square(x).sqrt();
 /** √(mean x²), shape []. */
 export const rms = (x: Tensor): Tensor => x.mul(x).mean().sqrt();
 

@@ -40,7 +40,8 @@ interface Common {
 /** For each point of `shape`: every store's value is evaluated and written. Stores never overlap each other. */
 export interface MapKernel extends Common { readonly kind: "map"; readonly stores: readonly StoreTo[] }
 
-export type ReduceOp = "sum" | "max" | "min";
+/** `sum64` is a sum of floats with f64 inside, rounded once, where the backend has f64; elsewhere it is `sum`. */
+export type ReduceOp = "sum" | "sum64" | "max" | "min";
 
 /**
  * For each row (all axes but the last `rowAxes`): statistics in order, each the reduction of a formula along the row

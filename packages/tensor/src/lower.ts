@@ -1,6 +1,6 @@
 /** From clusters to kernels: formulas are built by walking members, loads by composing index maps with strides. */
 import { collapse, conform, mergeBatch } from "./axes.ts";
-import type { Affine, BufferSpec, Factor, Kernel, Product, View } from "./backend.ts";
+import type { Affine, BufferSpec, Factor, Kernel, Product, ReduceOp, View } from "./backend.ts";
 import { type Cluster, colInput, flatIdentity } from "./clusters.ts";
 import { type DequantizeAttrs, decodeOf, dequantizeOp } from "./dequantize.ts";
 import { isHalf } from "./dtype.ts";
@@ -39,7 +39,7 @@ class Lowering {
   readonly loads: View[] = [];
   readonly affines: Affine[] = [];
   readonly uniforms: number[] = [];
-  readonly stats: { op: "sum" | "max" | "min"; value: Expr }[] = [];
+  readonly stats: { op: ReduceOp; value: Expr }[] = [];
   private readonly memo = new Map<GNode, { readonly map: IndexMap; readonly value: Expr }[]>();
   private readonly loadKeys = new Map<string, number>();
   private readonly c: Cluster;
@@ -135,7 +135,7 @@ class Lowering {
     if (c.part) {
       const { node, source, start } = c.part, strides = rowMajor(node.shape);
       const refined = this.refinedIdentity(source);
-      stores.push({ view: { buffer: this.memory.bufferOf(node), dtype: node.dtype, offset: start.reduce((a, s, i) => a + s * strides[i], 0), strides: this.trim(linear(refined, source.shape, this.rank, strides).strides) }, value: this.value(source, refined), perRow: false });
+      stores.push({ view: { buffer: this.memory.bufferOf(node), dtype: node.dtype, offset: start.reduce((a, s, i) => a + s * strides[i], 0), strides: this.trim(linear(refined, source.shape, this.rank, strides).strides) }, value: this.value(source, refined), perRow: c.kind === "rows" });
     }
     for (const t of c.outputs) {
       const map = this.schedule.mapOf(t, c), a = linear(map, t.shape, this.rank);

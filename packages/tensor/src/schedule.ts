@@ -131,7 +131,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if (dear && !rowLevel && !rowLevelIn(t, c, maps) && sizeOf(c.space) > 2 * sizeOf(t.shape)) return false;
       return true;
     }
-    if (maps.length !== 1 || c.part) return false;
+    if (maps.length !== 1 || (c.part && t.op.kind !== "reduce")) return false;
     const map = maps[0];
     if (t.op.kind === "reduce") {
       const { axes } = t.attrs as ReduceAttrs, x = t.inputs[0], width = axes.reduce((n, a) => n * x.shape[a], 1);
@@ -139,7 +139,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if (!trailing(x.shape, axes) || live.length !== 1) return false;
       if (c.kind === "rows") return c.reducedAxes <= 1 && c.space[c.space.length - 1] === width && isRowLevel(map, t.shape, c.space);
       if (c.kind !== "map") return false;
-      if (isRowOf(t, c, map, width)) return [...c.outputs].every((o) => rowsCanWrite(o, c));
+      if (!c.part && isRowOf(t, c, map, width)) return [...c.outputs].every((o) => rowsCanWrite(o, c));
       return isLinear(map, t.shape, c.space) && c.space.length < 8;
     }
     if (t.op.kind === "contract") return c.kind === "map" && isLinear(map, t.shape, c.space) && endsWith(c.space, t.shape[t.shape.length - 1]);

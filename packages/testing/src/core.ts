@@ -4,7 +4,7 @@ import {
   type DType, type Tensor,
   add, abs, amax, amin, bitAnd, bitOr, bitXor, cast, concat, cos, crossEntropy, div, dropout, eq, erf, exp, expand, floor, gather, ge, gelu, geluTanh, gt, iota, layerNorm, le,
   linearIndex, log, logSoftmax, logSumExp, lt, matmul, maximum, mean, minimum, mul, ne, neg, not, pad, permute, pow, relu, reshape, rmsNorm, rsqrt, scatterAdd, sigmoid, silu, sin,
-  slice, softmax, softplus, sqrt, squeeze, stack, stopGradient, stored, sub, sum, tanh, transpose, unsqueeze, update, scalar, variance, where,
+  slice, softmax, softplus, sqrt, squeeze, stack, stopGradient, stored, sub, sum, tanh, total, transpose, unsqueeze, update, scalar, variance, where,
 } from "@adjoint/tensor";
 import { checkpoint, customGradient } from "@adjoint/autograd";
 import { attentionSubjects } from "./attention.ts";
@@ -61,6 +61,7 @@ export const tensorSubjects: readonly Testable[] = [
   of("stopGradient", (x) => stopGradient(x).mul(x), false),
   // reductions and what is made of them
   over("sum", sum), over("amax", amax), over("amin", amin), over("mean", mean), over("variance", variance),
+  subject("total", someShape.chain((s) => draws(s)).map((x) => sample("total", [x], ([t]) => total(t)))),
   subject("sum of i32", someShape.chain((s) => fc.tuple(draws(s, { low: -9, high: 9, integer: true, dtype: "i32" }), axesOf(s.length))).map(([x, axes]) => sample("sum", [x], ([t]) => sum(t, axes), `axes [${axes.join()}]`)), false),
   along("softmax", softmax), along("logSoftmax", logSoftmax), along("logSumExp", logSumExp),
   of("sigmoid", sigmoid), of("silu", silu), of("gelu", gelu), of("geluTanh", geluTanh), of("softplus", softplus), of("relu", relu),

@@ -1,6 +1,6 @@
 /** Subjects of odd and larger sizes: around vector widths, tiles, blocks of 256 terms and chunks of 64 rows. */
 import fc from "fast-check";
-import { add, amax, concat, crossEntropy, exp, gather, layerNorm, matmul, mean, permute, relu, reshape, scatterAdd, slice, softmax, sum, tanh } from "@adjoint/tensor";
+import { add, amax, concat, crossEntropy, exp, gather, layerNorm, matmul, mean, permute, relu, reshape, scatterAdd, slice, softmax, sum, tanh, total } from "@adjoint/tensor";
 import { largeAttentionSubjects } from "./attention.ts";
 import { type Draw, bulk, orders } from "./arbitraries.ts";
 import { type Sample, type Subject, sample } from "./subjects.ts";
@@ -38,6 +38,7 @@ export const largeSubjects: readonly Subject[] = [
   product("linear, tanh, residual", boxes, (m, k, n) => [[m, k], [n, k]], ([a, b]) => { const y = matmul(a.mul(0.125), b.T); return tanh(y.mul(0.125).add(sum(b, 1).mul(0.01).reshape([1, b.shape[0]]))).add(y); }),
   subject("linear with a low-rank sum", boxes.chain(([m, k, n]) => fc.tuple(bulk([m, k]), bulk([n, k]), bulk([4, k]), bulk([n, 4]))).map((xs) => sample("linear with a low-rank sum", xs, ([x, w, a, b]) => relu(matmul(x, w.T).add(matmul(matmul(x, a.T).mul(0.125), b.T)))))),
   subject("sum of batched products", fc.tuple(edges, edges, edges, edges).filter(([m, k, j, n]) => m * (k + j) * n < 60_000).chain(([m, k, j, n]) => fc.tuple(bulk([2, m, k]), bulk([k, n]), bulk([2, j, m]), bulk([2, n, j]))).map((xs) => sample("sum of batched products", xs, ([a, b, c, d]) => matmul(a, b.expand([2, ...b.shape])).add(matmul(c.transpose(), d.transpose()))))),
+  subject("total", cubes.chain((s) => bulk(s)).map((x) => sample("total", [x], ([t]) => total(t)))),
   subject("sum", cubes.chain((s) => fc.tuple(bulk(s), axes(3))).map(([x, list]) => sample("sum", [x], ([t]) => sum(t, list), `axes [${list.join()}]`))),
   subject("sum of rows", tables.chain((s) => bulk([...s])).map((x) => sample("sum of rows", [x], ([t]) => sum(t.mul(t), 1)))),
   subject("sum of columns", tables.chain((s) => bulk([...s])).map((x) => sample("sum of columns", [x], ([t]) => sum(t.mul(t), 0)))),

@@ -153,16 +153,17 @@ function reduce(t: Tensor, x: Judged): Judged {
   // the result keeps reduced axes as size 1, or has shape []; either way its elements are the kept indices in order
   const strides = rowMajor(x.shape.map((d, a) => (axes.includes(a) ? 1 : d))).map((s, a) => (axes.includes(a) ? 0 : s));
   const s = sums(y.values.length);
-  if (how !== "sum") { y.values.fill(how === "max" ? -Infinity : Infinity); }
+  const adds = how === "sum" || how === "sum64";
+  if (!adds) { y.values.fill(how === "max" ? -Infinity : Infinity); }
   eachIndex(x.shape, (p, index) => {
     const q = dot(index, strides);
-    if (how === "sum") addTerm(s, q, x.values[p], x.errors[p]);
+    if (adds) addTerm(s, q, x.values[p], x.errors[p]);
     else {
       y.values[q] = how === "max" ? Math.max(y.values[q], x.values[p]) : Math.min(y.values[q], x.values[p]);
       y.errors[q] = Math.max(y.errors[q], x.errors[p]);
     }
   });
-  return how === "sum" ? settle(s, y, false) : finish(y, false, true);
+  return adds ? settle(s, y, false) : finish(y, false, true);
 }
 
 function contract(t: Tensor, [a, b]: readonly Judged[]): Judged {

@@ -30,26 +30,41 @@ export interface LineOptions {
   readonly acc?: Local;
 }
 
-/** Pushes the neutral value of a reduction. */
+/** Whether a reduction's totals are f64x2 in every accumulator, two for each vector of four floats. */
+export const wide = (reduce: ReduceOp, type: ExprType): boolean => reduce === "sum64" && type === "float";
+/** Accumulators of a reduction. */
+export const accumulators = (reduce: ReduceOp, type: ExprType): number => (wide(reduce, type) ? 8 : 4);
+const adds = (reduce: ReduceOp): boolean => reduce === "sum" || reduce === "sum64";
+
+/** Pushes the neutral value of a reduction; zero is the same in f32 and f64. */
 export function identity(f: Func, reduce: ReduceOp, type: ExprType): void {
-  if (type === "float") { f.f32x4(reduce === "sum" ? 0 : reduce === "max" ? -Infinity : Infinity); return; }
+  if (type === "float") { f.f32x4(adds(reduce) ? 0 : reduce === "max" ? -Infinity : Infinity); return; }
   if (type === "u32") f.i32x4(reduce === "min" ? -1 : 0);
-  else f.i32x4(reduce === "sum" ? 0 : reduce === "max" ? -2147483648 : 2147483647);
+  else f.i32x4(adds(reduce) ? 0 : reduce === "max" ? -2147483648 : 2147483647);
 }
 /** a, b on the stack -> a ∘ b */
 export function combine(f: Func, reduce: ReduceOp, type: ExprType): void {
-  if (type === "float") f.simd(reduce === "sum" ? v.addF : reduce === "max" ? v.pmaxF : v.pminF);
-  else if (type === "u32") f.simd(reduce === "sum" ? v.addI : reduce === "max" ? v.maxU : v.minU);
-  else f.simd(reduce === "sum" ? v.addI : reduce === "max" ? v.maxS : v.minS);
+  if (wide(reduce, type)) f.simd(v.addD);
+  else if (type === "float") f.simd(reduce === "sum" ? v.addF : reduce === "max" ? v.pmaxF : v.pminF);
+  else if (type === "u32") f.simd(adds(reduce) ? v.addI : reduce === "max" ? v.maxU : v.minU);
+  else f.simd(adds(reduce) ? v.addI : reduce === "max" ? v.maxS : v.minS);
 }
-/** Four accumulators to one value in every lane: ((a0+a1)+(a2+a3)), then lanes (0+2)+(1+3). */
+/** Four accumulators to one value in every lane: ((a0+a1)+(a2+a3)), then lanes (0+2)+(1+3); eight of two lanes likewise. */
 export function fold(f: Func, reduce: ReduceOp, type: ExprType, acc: readonly Local[], out: Local): void {
+  for (let i = 4; i < acc.length; i++) { f.get(acc[i - 4]).get(acc[i]); combine(f, reduce, type); f.set(acc[i - 4]); }
   f.get(acc[0]).get(acc[1]); combine(f, reduce, type);
   f.get(acc[2]).get(acc[3]); combine(f, reduce, type);
   combine(f, reduce, type);
   f.set(out).get(out).get(out).get(out).shuffle32(2, 3, 0, 1); combine(f, reduce, type);
-  f.set(out).get(out).get(out).get(out).shuffle32(1, 0, 3, 2); combine(f, reduce, type);
   f.set(out);
+  if (wide(reduce, type)) return;
+  f.get(out).get(out).get(out).shuffle32(1, 0, 3, 2); combine(f, reduce, type);
+  f.set(out);
+}
+/** A total of chunks as formulas use it: f32 in every lane. */
+export function settle(f: Func, reduce: ReduceOp, type: ExprType, total: Local): void {
+  if (!wide(reduce, type)) return;
+  f.get(total).simd(v.demote).set(total).get(total).get(total).shuffle32(0, 0, 0, 0).set(total);
 }
 
 export function emitLine(frame: Frame, o: LineOptions): void {
@@ -144,13 +159,20 @@ export function emitLine(frame: Frame, o: LineOptions): void {
         return;
       }
       const type = dag.nodes[r.node].type, a = sink.accumulators;
-      const push = (): void => {
+      const pushed = (): void => {
         f.get(value);
         if (lanes !== undefined) { identity(f, sink.op, type); f.get(mask).simd(v.bitselect); }
       };
-      if (lanes === undefined && fourfold) { f.get(a[u]); push(); combine(f, sink.op, type); f.set(a[u]); return; }
-      f.get(a[0]); push(); combine(f, sink.op, type);
-      f.get(a[1]).set(a[0]).get(a[2]).set(a[1]).get(a[3]).set(a[2]).set(a[3]);
+      const take = (u: number): void => {
+        if (!wide(sink.op, type)) { f.get(a[u]); pushed(); combine(f, sink.op, type); f.set(a[u]); return; }
+        const x = f.v128();
+        pushed(); f.set(x);
+        f.get(a[u]).get(x).simd(v.promote).simd(v.addD).set(a[u]);
+        f.get(a[u + 4]).get(x).get(x).shuffle32(2, 3, 0, 1).simd(v.promote).simd(v.addD).set(a[u + 4]);
+      };
+      if (lanes === undefined && fourfold) { take(u); return; }
+      take(0);
+      for (let i = 0; i < a.length; i += 4) f.get(a[i]).get(a[i + 1]).set(a[i]).get(a[i + 2]).set(a[i + 1]).get(a[i + 3]).set(a[i + 2]).set(a[i + 3]);
     });
     printer.unbind([...made, ...again]);
     for (const st of strided.values()) f.get(st.p).get(st.s).const(2).i(op.shl).i(op.add).set(st.p);

@@ -10,7 +10,7 @@ import { keyOf, type RowsKernel, type StoreTo, type View } from "@adjoint/tensor
 import { type Func, type Local, op } from "./assembler.ts";
 import { Dag } from "./dag.ts";
 import { Frame } from "./frame.ts";
-import { combine, emitLine, fold, identity, type Root, type Sink } from "./line.ts";
+import { accumulators, combine, emitLine, fold, identity, type Root, settle, type Sink } from "./line.ts";
 import { operandsOf } from "./map.ts";
 import { type Recipe, type Target, WORKSPACE } from "./recipe.ts";
 import { collapse, Layout, product, type Signature, type Space, signatureKey, withInner } from "./space.ts";
@@ -85,7 +85,7 @@ export function rowsRecipe(k: RowsKernel, target: Target): Recipe {
 interface Context { readonly k: RowsKernel; readonly frame: Frame; readonly p: Plan; readonly stats: Local[]; readonly acc: Local[][] }
 function context(k: RowsKernel, signature: Signature, p: Plan, name: string): Context {
   const frame = new Frame(name, 3, signature, p.dag);
-  return { k, frame, p, stats: k.stats.map(() => frame.f.v128()), acc: k.stats.map(() => [0, 1, 2, 3].map(() => frame.f.v128())) };
+  return { k, frame, p, stats: k.stats.map(() => frame.f.v128()), acc: k.stats.map((s, i) => Array.from({ length: accumulators(s.op, p.dag.nodes[p.stats[i]].type) }, () => frame.f.v128())) };
 }
 const typeOf = (c: Context, s: number): "float" | "i32" | "u32" | "bool" => c.p.dag.nodes[c.p.stats[s]].type;
 const axesTo = (n: number): number[] => Array.from({ length: n }, (_, a) => a);
@@ -161,6 +161,7 @@ function emitShort(k: RowsKernel, signature: Signature, outer: number, p: Plan, 
         for (const s of pass.stats) { f.get(c.stats[s]).get(part[s]); combine(f, k.stats[s].op, typeOf(c, s)); f.set(c.stats[s]); }
         f.get(to).set(from);
       });
+      for (const s of pass.stats) settle(f, k.stats[s].op, typeOf(c, s), c.stats[s]);
     }
     if (p.final) emitLine(frame, { from: zero, to: n, roots: storeRoots(c), stats: c.stats, reload: ready });
     emitPerRow(c);
@@ -204,6 +205,7 @@ function emitDeep(k: RowsKernel, signature: Signature, outer: number, p: Plan, n
         for (const s of pass.stats) { f.get(c.stats[s]).get(part[s]); combine(f, k.stats[s].op, typeOf(c, s)); f.set(c.stats[s]); }
         f.get(to).set(from);
       });
+      for (const s of pass.stats) settle(f, k.stats[s].op, typeOf(c, s), c.stats[s]);
     }
     if (p.final) eachLine(() => emitLine(frame, { from: zero, to: n, roots: storeRoots(c), stats: c.stats }));
     starts.forEach((l, i) => f.get(l).set(frame.cursors[i]));
@@ -237,6 +239,7 @@ function emitLong(k: RowsKernel, signature: Signature, outer: number, p: Plan, n
             f.get(c.stats[s]).get(a).vload(s * 16); combine(f, k.stats[s].op, typeOf(c, s)); f.set(c.stats[s]);
             f.add(a, count * 16);
           });
+          settle(f, k.stats[s].op, typeOf(c, s), c.stats[s]);
         }
         if (pass === undefined) f.get(chunk).i(op.eqz).if(() => emitPerRow(c));
       });

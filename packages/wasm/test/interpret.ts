@@ -109,8 +109,8 @@ function leavesAt(env: Env, k: Space, at: readonly number[], stats: readonly num
 /** What a stored element reads back as. */
 export const stored = (dtype: DType, x: number, type: Expr["type"]): number =>
   type !== "float" && (dtype === "u8" || dtype === "i8") ? (dtype === "u8" ? x & 255 : (x << 24) >> 24) : decode(dtype, encode(dtype, dtype === "f16" ? Math.fround(x) : x));
-const zero = (op: ReduceOp): number => (op === "sum" ? 0 : op === "max" ? -Infinity : Infinity);
-const join = (op: ReduceOp, a: number, b: number): number => (op === "sum" ? a + b : op === "max" ? Math.max(a, b) : Math.min(a, b));
+const zero = (op: ReduceOp): number => (op === "sum" || op === "sum64" ? 0 : op === "max" ? -Infinity : Infinity);
+const join = (op: ReduceOp, a: number, b: number): number => (op === "sum" || op === "sum64" ? a + b : op === "max" ? Math.max(a, b) : Math.min(a, b));
 
 export function interpret(env: Env, k: Kernel): void {
   switch (k.kind) {

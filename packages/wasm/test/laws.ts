@@ -78,7 +78,7 @@ export const common: { readonly uniforms: readonly number[]; readonly label: str
 function rowsKernel(d: Draw, rowAxes: number): Kernel {
     const shape = shapeOf(d, rowAxes + d.int(3)), outer = shape.length - rowAxes, n = 1 + d.int(2);
     const loads = Array.from({ length: n }, () => d.view(shape, d.of(floatTypes)));
-    const ops = Array.from({ length: 1 + d.int(3) }, () => d.of(["sum", "max", "min"] as const));
+    const ops = Array.from({ length: 1 + d.int(3) }, () => d.of(["sum", "sum64", "max", "min"] as const));
     const known: Expr[] = [], stats = ops.map((o, i) => {
       const value = formula(d, n, d.int(3), known.map((k) => k.mul(1 / 64)));
       known.push(leaf("stat", i, "float"));

@@ -6,11 +6,11 @@ import type { Shader } from "./shader.ts";
 
 /** One statistic: how it combines, and the type in which it is held (bools count as u32). */
 export class Fold {
-  readonly op: ReduceOp;
+  readonly op: "sum" | "max" | "min";
   readonly type: ExprType;
   readonly held: "float" | "i32" | "u32";
   readonly #shader: Shader;
-  constructor(shader: Shader, op: ReduceOp, type: ExprType) { this.#shader = shader; this.op = op; this.type = type; this.held = type === "bool" ? "u32" : type; }
+  constructor(shader: Shader, op: ReduceOp, type: ExprType) { this.#shader = shader; this.op = op === "sum64" ? "sum" : op; this.type = type; this.held = type === "bool" ? "u32" : type; }
 
   wgsl(width: Width): string { return wgslType(this.held, width); }
   /** What changes nothing; infinities are no constants in WGSL, so they come from a parameter. */

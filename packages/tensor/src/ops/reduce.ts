@@ -13,6 +13,8 @@ const back = (g: Tensor, x: Tensor, y: Tensor): Tensor => expand(reshape(g, kept
 const kept = (shape: readonly number[], axes: readonly number[]): number[] => shape.map((d, i) => (axes.includes(i) ? 1 : d));
 
 export const sumOp: Op = { name: "sum", kind: "reduce", domain: [reals], vjp: (g, y) => [back(g, y.inputs[0], y)] };
+/** A sum over all axes whose running sums are f64 where the backend has it. */
+export const totalOp: Op = { ...sumOp, name: "total" };
 /** Ties share the gradient evenly. */
 const extreme = (name: string): Op => ({
   name, kind: "reduce", domain: [reals],
@@ -41,6 +43,11 @@ function reduce(op: Op, how: ReduceOp, x: Tensor, axes: Axes | undefined): Tenso
 }
 /** Σ over axes. */
 export const sum = (x: Tensor, axes?: Axes): Tensor => reduce(sumOp, "sum", x, axes);
+/**
+ * Σ over all elements, shape []: added in f64 and rounded once on the CPU (reference and wasm), in the order of `sum` on WebGPU, which has no f64.
+ * Dearer than `sum`; meant for norms over millions of numbers.
+ */
+export const total = (x: Tensor): Tensor => reduce(totalOp, "sum64", x, undefined);
 /** Largest value over axes. */
 export const amax = (x: Tensor, axes?: Axes): Tensor => reduce(amaxOp, "max", x, axes);
 /** Smallest value over axes. */

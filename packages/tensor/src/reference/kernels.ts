@@ -23,8 +23,8 @@ export function runnerOf(kernel: Kernel): Runner {
   }
 }
 
-const start: Record<ReduceOp, number> = { sum: 0, max: -Infinity, min: Infinity };
-const combine: Record<ReduceOp, (a: number, b: number) => number> = { sum: (a, b) => a + b, max: Math.max, min: Math.min };
+const start: Record<ReduceOp, number> = { sum: 0, sum64: 0, max: -Infinity, min: Infinity };
+const combine: Record<ReduceOp, (a: number, b: number) => number> = { sum: (a, b) => a + b, sum64: (a, b) => a + b, max: Math.max, min: Math.min };
 
 /** Evaluates every formula of a block before it writes the first result, so a store may overwrite what the block read. */
 function storeAll(program: Program, stores: readonly StoreTo[], shape: readonly number[], frame: Frame, first: number, n: number): void {
@@ -55,7 +55,7 @@ function rows(k: RowsKernel): Runner {
         for (let j = 0; j < length; j += BLOCK) {
           const n = Math.min(BLOCK, length - j);
           program.evaluate(frame, first + j, n);
-          if (op === "sum") for (let x = 0; x < n; x++) s += values[x]; else for (let x = 0; x < n; x++) s = f(s, values[x]);
+          if (op === "sum" || op === "sum64") for (let x = 0; x < n; x++) s += values[x]; else for (let x = 0; x < n; x++) s = f(s, values[x]);
         }
         for (const user of users) user.stats[i]?.fill(s);
       });
