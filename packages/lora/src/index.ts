@@ -55,7 +55,8 @@ export { electedMean, keepLargest, keepRandom, type SignRule, weightedSum } from
 export { flora } from "./methods/flora.ts";
 export { floraAdapter, type FloraOptions, FloraTuned, loadFlora } from "./many/flora-tuned.ts";
 export { chooseForm } from "./many/low-rank-rows.ts";
-export { adapters, AdapterSet, type Choice, loadAdapters } from "./many/many.ts";
+export type { Choice } from "./many/choice.ts";
+export { adapters, AdapterSet, loadAdapters } from "./many/many.ts";
 export type { RowForm } from "./many/row-parts.ts";
 export { MixedRows } from "./many/rows.ts";
 export { AdapterView } from "./many/view.ts";

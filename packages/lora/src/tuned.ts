@@ -9,6 +9,7 @@ import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, t
 import { bakeScale } from "./config/bake.ts";
 import type { LoraConfig } from "./config/config.ts";
 import { adapterTitle } from "./config/kinds.ts";
+import { called, checkAdapter, type Ground, mergedInto } from "./merged.ts";
 import { moduleOf, parametersOf } from "./targets/modules.ts";
 import { convertedConfig, convertedTensors, originOf } from "./methods/origin.ts";
 import { adapterFiles } from "./files/peft.ts";
@@ -39,6 +40,8 @@ export interface TunedParts<M> {
   readonly weights: readonly { readonly path: string; readonly store: Tensor }[];
   /** for evaluation only */
   readonly frozen?: boolean;
+  /** what was merged into the base when this adapter was made; what is merged now when left out */
+  readonly ground?: Ground;
 }
 
 /** A frozen base and one adapter. `base` itself never changes unless `merge` is called; the adapter is on by being passed along, not by a flag. */
@@ -50,6 +53,8 @@ export class Tuned<M> extends AdaptedModel<M> {
   readonly adapter: AdapterTree;
   /** sees what modules compute: the value of `adapter` in a Context */
   readonly moduleAdapter: ModuleAdapter;
+  /** what was merged into the base when this adapter was made, or the one that it is a copy of */
+  readonly ground: Ground;
   readonly #parts: TunedParts<M>;
   #original: ReadonlyMap<string, Held> | "not kept" | null = null;
 
@@ -60,6 +65,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     this.targets = parts.table;
     this.adapter = treeOf(storesOf(parts.attachments));
     this.moduleAdapter = new Attached(parts.attachments, this.adapter, parts.config.loraDropout);
+    this.ground = parts.ground ?? [...mergedInto(parts.base)];
     this.#parts = parts;
     if (isObject(parts.base)) followBase(parts.base, parts.attachments);
   }
@@ -92,7 +98,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     if (this.merged) return this;
     const attachments = this.#parts.attachments.map(settled);
     flushAll(); // they read the values of now
-    return new Tuned({ ...this.#parts, attachments, frozen: true });
+    return new Tuned({ ...this.#parts, attachments, frozen: true, ground: this.ground });
   }
 
   override get dropout(): number {
@@ -104,7 +110,10 @@ export class Tuned<M> extends AdaptedModel<M> {
     return this.#original !== null;
   }
 
-  /** The context with this adapter on; `adapter: null` in it leaves the base alone. @throws ConfigError when a merged adapter is to be left out, or its tensors are merged by another value */
+  /**
+   * The context with this adapter on; `adapter: null` in it leaves the base alone.
+   * @throws ConfigError when a merged adapter is to be left out, when its tensors are merged by another value, and when a set over this base has merged one of its adapters since, or taken it out
+   */
   override context<C extends Context>(context?: C): C;
   override context(context: Context = {}): Context {
     if (context.train === true && this.#parts.frozen === true) throw new ConfigError("a frozen adapter does not train", { key: "train", value: true, fix: "train the one that it was made of" });
@@ -114,6 +123,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     }
     if (context.adapter !== undefined) return context;
     this.#refuseTwice("context");
+    checkAdapter("context", this, this.ground);
     return { ...context, adapter: this.moduleAdapter };
   }
   /** Copies of an adapter (`frozen`, one with a factor in a set) share its tensors: what one of them has merged must not act again through another. */
@@ -147,6 +157,7 @@ export class Tuned<M> extends AdaptedModel<M> {
   mergedWeights(options: { readonly untied?: boolean; readonly which?: (attachment: Attachment) => boolean } = {}): ReadonlyMap<string, Tensor> {
     if (this.merged) throw new ConfigError("the adapter is already merged", { op: "merge", fix: "read the base's weights, or await tuned.unmerge()" });
     this.#refuseTwice("merge");
+    checkAdapter("merge", this, this.ground);
     const held = new Map<object, Record<string, Tensor>>(), out = new Map<string, Tensor>();
     for (const a of options.which === undefined ? this.#parts.attachments : this.#parts.attachments.filter(options.which)) {
       if (options.untied !== true && leaderOf(this.#parts.attachments, a) !== null) continue; // its weight is the leader's
@@ -181,7 +192,8 @@ export class Tuned<M> extends AdaptedModel<M> {
    * @throws ConfigError for tied weights, while an adapter is merged, and when a sum is not finite
    */
   async absorb(which: (attachment: Attachment) => boolean = () => true): Promise<readonly RequantizeError[]> {
-    if (mergedInto(this.base).length > 0) throw new ConfigError("an adapter is merged into this base: taking it out would undo what is added now", { op: "absorb", fix: "unmerge it first" });
+    const last = mergedInto(this.base).at(-1);
+    if (last !== undefined) throw new ConfigError(`${called(last)} is merged into this base: taking it out would undo what is added now`, { op: "absorb", fix: "unmerge it first" });
     const { next, errors } = await this.#sums(this.mergedWeights({ which }), true);
     this.#replace(next);
     return errors;
@@ -192,7 +204,8 @@ export class Tuned<M> extends AdaptedModel<M> {
     const kept = this.#original, stack = mergedInto(this.base), fail = (problem: string, fix: string): ConfigError => new ConfigError(problem, { op: "unmerge", fix });
     if (kept === null) throw fail("the adapter is not merged", "call merge first");
     if (kept === "not kept") throw fail("the weights before the merge were not kept", "load the base again, or merge with { keep: true }");
-    if (stack[stack.length - 1] !== this) throw fail("another adapter was merged into this base later", "unmerge that one first");
+    const last = stack.at(-1) ?? this;
+    if (last !== this) throw fail(`another adapter was merged into this base later: ${called(last)}`, "unmerge that one first");
     await Promise.all([...kept.keys()].map(async (name) => { const p = this.#parameter(name); if (quantizedOf(p) === null) await p.host(); })); // what still waits on the device ends first
     this.#replace(kept);
     this.#original = null;
@@ -320,12 +333,3 @@ function refuseTied<M>(parts: TunedParts<M>, { site, module, factors }: Attachme
 }
 
 const isObject = (x: unknown): x is object => typeof x === "object" && x !== null;
-
-const stacks = new WeakMap<object, Tuned<unknown>[]>();
-/** Adapters that are merged into a base now, in the order of the merges. */
-export function mergedInto(base: unknown): Tuned<unknown>[] {
-  if (!isObject(base)) return [];
-  const stack = stacks.get(base) ?? [];
-  stacks.set(base, stack);
-  return stack;
-}

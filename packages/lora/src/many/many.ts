@@ -1,14 +1,16 @@
 /** Several named adapters over one base model: which are on is said by each call, never by a flag. */
 import type { ModuleAdapter } from "@adjoint/nn";
-import { ConfigError, type Store, store, structureChanged, Tensor, tensor } from "@adjoint/tensor";
+import { ConfigError, type Store, store, structureChanged, type Tensor, tensor } from "@adjoint/tensor";
 import { fileSystem } from "@adjoint/io";
 import { holders, refuseAdapted } from "../adapted-model.ts";
 import type { AdapterTree } from "../attachments.ts";
 import { bakeScale } from "../config/bake.ts";
 import { combine, type CombineOptions } from "../combine/combine.ts";
 import { type LoadReport } from "../files/peft.ts";
+import { type Choice, entriesOf, isTensor } from "./choice.ts";
 import { isFlora, loadFlora } from "./flora-tuned.ts";
 import { loadLora, lora, type NewLoraOptions } from "../lora.ts";
+import { called, checkSet, enter, type Ground, leave, mergedInto } from "../merged.ts";
 import { BASE, checkName, checkOptions, unknownName } from "./names.ts";
 import { checkOrder } from "./order.ts";
 import { rebuilt } from "./rebuilt.ts";
@@ -18,11 +20,8 @@ import { MixedRows } from "./rows.ts";
 import { checkStrength, strongAdapter } from "./strength.ts";
 import { type SetRow, setTable } from "./set-table.ts";
 import { Together } from "./together.ts";
-import { mergedInto, Tuned } from "../tuned.ts";
+import { Tuned } from "../tuned.ts";
 import { AdapterView } from "./view.ts";
-
-/** Which adapters are on: one, several in order, or with factors on their scales (numbers or tensors of one element; both enter as data). [] is the base. */
-export type Choice = string | readonly string[] | Readonly<Record<string, number | Tensor>>;
 
 interface Member<M> {
   readonly tuned: Tuned<M>;
@@ -35,24 +34,17 @@ interface Member<M> {
 /** What of a member the base weights hold now: the adapter, a copy of it, or nothing. */
 const mergedOf = <M>({ tuned, copy }: Member<M>): Tuned<M> | null => (tuned.merged ? tuned : copy?.merged === true ? copy : null);
 
-const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
-/** Names and factors of a choice. */
-function entriesOf(choice: Choice): readonly (readonly [string, number | Tensor])[] {
-  if (typeof choice === "string") return [[choice, 1]];
-  if (!isGiven(choice)) throw new ConfigError("no adapter is chosen", { op: "with", key: "choice", value: choice, fix: 'name one, several, or factors: "a", ["a", "b"], { a: 0.5 }; [] is the base' });
-  return isList(choice) ? choice.map((name) => [name, 1] as const) : Object.entries(choice);
-}
-const isGiven = (choice: unknown): boolean => typeof choice === "object" && choice !== null && !isTensor(choice);
-const isList = (choice: Exclude<Choice, string>): choice is readonly string[] => Array.isArray(choice);
-
 /** Named adapters over one base. */
 export class AdapterSet<M extends object> {
   readonly base: M;
   #members = new Map<string, Member<M>>();
+  /** what was merged into the base when the set was made */
+  readonly #ground: Ground;
   constructor(base: M) {
     refuseAdapted("adapters", base);
     holders.add(this);
     this.base = base;
+    this.#ground = [...mergedInto(base)];
   }
 
   get names(): readonly string[] {
@@ -80,6 +72,7 @@ export class AdapterSet<M extends object> {
     const held = this.names.find((other) => this.get(other) === tuned);
     if (held !== undefined) throw new ConfigError(`adapter ${name} is in the set already, as ${held}`, { key: "name", value: name, fix: `rename it: set.rename("${held}", "${name}")` });
     this.#members.set(name, { tuned, factor: 1, strength: null, copy: null });
+    enter(this, tuned, () => this.#nameOf(tuned));
     structureChanged(); // compiled steps may go by the set's names
     return tuned;
   }
@@ -98,6 +91,7 @@ export class AdapterSet<M extends object> {
   /** @throws ConfigError while it is merged */
   delete(name: string): void {
     this.#unmerged(name, "delete");
+    leave(this, this.get(name));
     this.#members.delete(name);
     structureChanged();
   }
@@ -144,7 +138,7 @@ export class AdapterSet<M extends object> {
       const { tuned, strength } = this.#member(name);
       return { name, attachments: tuned.attachments, tree: tuned.adapter, dropout: tuned.dropout, strength: () => strength };
     });
-    return this.#view(among, train, false, new MixedRows(adapters, which instanceof Tensor ? which : this.index(which, among), form), among);
+    return this.#view(among, train, false, new MixedRows(adapters, isTensor(which) ? which : this.index(which, among), form), among);
   }
   /** The index of a mixed batch as a tensor, for steps that take it as an argument. @throws ConfigError for a name that is not among them */
   index(names: readonly (string | null)[], among: readonly string[] = this.names): Tensor {
@@ -185,21 +179,23 @@ export class AdapterSet<M extends object> {
 
   /** Names of the adapters that the base weights hold now, in the order of the merges. */
   get merged(): readonly string[] {
-    return mergedInto(this.base).flatMap((t) => [...this.#members].flatMap(([name, { tuned, copy }]) => (t === tuned || t === copy ? [name] : [])));
+    return mergedInto(this.base).map((t) => this.#nameOf(t)).filter((name) => name !== "");
   }
   /**
    * Puts adapters into the base weights one after another, each with its scale; all or none, checked for finite numbers (`Tuned.merge`).
-   * Those that are merged already stay as they are.
+   * Those that are merged already stay as they are. @throws ConfigError as `with`, and when an adapter outside of the set was merged after the set was made
    */
   async merge(names: string | readonly string[], options: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
     checkOptions("merge", options, ["allowRequantize", "keep"]);
     const todo = (typeof names === "string" ? [names] : names).filter((name) => mergedOf(this.#member(name)) === null), errors: RequantizeError[] = [], done: string[] = [];
+    checkSet("merge", this, this.base, todo, this.#ground);
     checkOrder([...this.merged, ...todo].map((name) => ({ name, attachments: this.get(name).attachments })), [...this.merged, ...todo]);
     try {
       for (const name of todo) {
         const scaled = this.#scaled(name);
-        errors.push(...(await scaled.merge(options)));
+        enter(this, scaled, () => this.#nameOf(scaled));
         this.#member(name).copy = scaled;
+        errors.push(...(await scaled.merge(options)));
         done.push(name);
       }
     } catch (error) {
@@ -210,8 +206,10 @@ export class AdapterSet<M extends object> {
   }
   /** Takes merged adapters out again, the last one first, bit for bit; default: all. @throws ConfigError when a later merge is not among them */
   async unmerge(names: string | readonly string[] = this.merged): Promise<void> {
-    const wanted = new Set(typeof names === "string" ? [names] : names);
+    const wanted = new Set(typeof names === "string" ? [names] : names), stack = mergedInto(this.base);
     for (const name of wanted) if (mergedOf(this.#member(name)) === null) throw new ConfigError(`adapter ${name} is not merged`, { op: "unmerge", key: name, fix: "merge it first" });
+    const first = stack.findIndex((t) => wanted.has(this.#nameOf(t))), over = first < 0 ? undefined : stack.slice(first).find((t) => this.#nameOf(t) === "");
+    if (over !== undefined) throw new ConfigError(`${called(over)} was merged after adapter ${this.#nameOf(stack[first])}`, { op: "unmerge", key: this.#nameOf(stack[first]), fix: "unmerge that one first" });
     while (wanted.size > 0) {
       const last = this.merged.at(-1) ?? "";
       if (!wanted.delete(last)) throw new ConfigError(`adapter ${last} was merged later`, { op: "unmerge", key: last, fix: "unmerge it first, or name it too" });
@@ -245,6 +243,10 @@ export class AdapterSet<M extends object> {
   #member(name: string): Member<M> {
     return this.#members.get(name) ?? unknownName(name, this.names);
   }
+  /** Whose tensors these are; "" where they are none of the set's. */
+  #nameOf(adapter: Tuned<unknown>): string {
+    return [...this.#members].find(([, { tuned, copy }]) => adapter === tuned || adapter === copy)?.[0] ?? "";
+  }
   #unmerged(name: string, op: string): void {
     if (mergedOf(this.#member(name)) !== null) throw new ConfigError(`adapter ${name} is merged into the base weights`, { op, key: name, fix: `await set.unmerge() first` });
   }
@@ -271,6 +273,7 @@ export class AdapterSet<M extends object> {
   }
   /** What is merged acts in every call: it must be among what is on, and must have been merged when the view was made. */
   #check(on: readonly string[], active: readonly string[]): void {
+    checkSet("context", this, this.base, on, this.#ground);
     for (const [name, member] of this.#members) {
       const merged = mergedOf(member);
       if (merged !== null && !on.includes(name)) throw new ConfigError(`adapter ${name} is merged into the base weights, so it cannot be left out`, { key: name, fix: "await set.unmerge() first" });
