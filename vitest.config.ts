@@ -14,6 +14,7 @@ export default defineConfig({
   test: {
     pool: "forks",
     include: ["packages/*/test/**/*.test.ts", "benchmarks/test/**/*.test.ts", "examples/test/**/*.test.ts"],
+    setupFiles: ["scripts/seed.mjs"],
     maxWorkers: 2,
     testTimeout: 30_000,
     hookTimeout: 60_000,

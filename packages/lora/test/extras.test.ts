@@ -55,6 +55,9 @@ const tied: fc.Arbitrary<LoraOptions> = fc.constantFrom<LoraOptions>(
   { targetModules: ["q_proj"], trainableTokenIndices: [3, 6, 0] },
 );
 
+/** Whether rows of the head train as tokens. */
+const ofHead = ({ trainableTokenIndices: of }: LoraOptions, isTied: boolean): boolean => of !== undefined && of !== null && (isTied || (!Array.isArray(of) && "lm_head" in of));
+
 let scratch = "", before: Backend;
 const devices: [string, () => Promise<Backend>][] = [["reference", () => Promise.resolve(createReference())], ["wasm", () => wasm({ threads: 1 })]];
 beforeAll(async () => { before = getDevice(); scratch = await mkdtemp(join(tmpdir(), "adjoint-extras-")); });
@@ -69,7 +72,8 @@ describe.each(devices)("what trains beside the targets, on %s", (device, open) =
         const model = new Rich({ tied: isTied }), base = await numbers(model.forward(ids)), held = await bits(model);
         const tuned = lora(model, o);
         const started = await numbers(tuned.forward(ids));
-        if (o.useDora === true) started.forEach((v, i) => { expect(v).toBeCloseTo(base[i], 5); }); // the length over itself may round
+        // DoRA's length over itself may round; so may a token's row of the head in a product of its own, where the other kernel fuses
+        if (o.useDora === true || ofHead(o, isTied)) started.forEach((v, i) => { expect(v).toBeCloseTo(base[i], 5); });
         else expect(started).toEqual(base);
         await moved(tuned);
         const y = await numbers(tuned.forward(ids));
