@@ -137,7 +137,7 @@ export function help(grammar: Grammar, defaults: Partial<Recipe>): string {
   const own = Object.entries({ ...grammar.flags, ...globalFlags }).map(([name, f]) =>
     line(`--${name}${f.kind === "flag" ? "" : ` ${f.value ?? placeholder[f.kind]}`}${(f.aliases ?? []).map((a) => (a.length === 1 ? `, -${a}` : `, --${a}`)).join("")}`, f.help));
   parts.push(`flags\n${own.join("\n")}`);
-  const kinds = { text: " TEXT", texts: " A,B", integer: " N", number: " X", flag: "", map: " K=V,.." };
+  const kinds = { text: " TEXT", texts: " A,B", integer: " N", number: " X", flag: "", map: " K=V,..", indices: " N,.." };
   for (const [group, title] of Object.entries(groups)) {
     const keys = grammar.keys.filter((key) => fields[key].group === group);
     if (keys.length === 0) continue;

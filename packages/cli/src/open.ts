@@ -18,8 +18,8 @@ export async function openDevice(choice: DeviceChoice, options: WebGpuOptions = 
 }
 export const deviceName = (): string => getDevice().name;
 
-/** Recipe keys that say how a base is held. */
-export const baseKeys: readonly (keyof Recipe)[] = ["load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_block_size", "llm_int8_skip_modules", "upcast_modules"];
+/** Recipe keys that say which base it is and how it is held. */
+export const baseKeys: readonly (keyof Recipe)[] = ["model_revision", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_block_size", "llm_int8_skip_modules", "upcast_modules"];
 /** The files beside a model's weights that go with it. */
 export async function companionFiles(folder: string | null): Promise<Record<string, string>> {
   const files: Record<string, string> = {}, { path } = node(), at = folder !== null && /\.gguf$/i.test(folder) ? path.dirname(folder) : folder;
@@ -61,8 +61,8 @@ export interface OpenModelOptions {
   readonly tokenizer?: boolean | "auto";
   readonly dtype?: "f32" | "auto";
   readonly tokenizerName?: string | null;
-  /** how the base is held: `baseOptions` of a recipe */
-  readonly base?: Pick<LoadModelOptions, "quantize" | "upcast">;
+  /** which revision of it, and how it is held: `baseOptions` of a recipe */
+  readonly base?: Pick<LoadModelOptions, "quantize" | "upcast" | "revision">;
   /** messages about a download */
   readonly say?: (text: string) => void;
   /** shows how far a large model has come */

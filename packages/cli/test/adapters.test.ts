@@ -54,7 +54,7 @@ test("what has no meaning is refused by name", async () => {
   const folder = join(temporary(), "bad");
   for (const [flags, text] of [
     [["--tinit", "3"], /tinit goes with peft_type: ADALORA/], [["--init-lora-weights", "piza"], /init-lora-weights.*is not valid\n {2}fix: use true, false, or one of gaussian/], [["--relora-cycle", "3"], /relora_cycle goes with relora/],
-    [["--peft-type", "VERA", "--use-dora"], /useDora = true is not for VeRA/], [["--peft-type", "ADALORA", "--relora", "2"], /relora with peft_type ADALORA/], [["--no-use-peft", "--use-dora"], /use_dora is about an adapter, and all weights train/],
+    [["--peft-type", "VERA", "--use-dora"], /recipe: use_dora = true is not for VeRA/], [["--peft-type", "ADALORA", "--relora", "2"], /relora with peft_type ADALORA/], [["--no-use-peft", "--use-dora"], /use_dora is about an adapter, and all weights train/],
     [["--init-adapter", fixture("peft/lora/adapter"), "--use-dora"], /use_dora and init_adapter/], [["--init-batches", "2"], /init_batches goes with eva/], [["--peft-type", "ADALORA", "--optim", "lora_fa"], /optim lora_fa is about the pair B A/],
   ] as const) {
     const { code, err } = await adjoint(words(folder, "--max-steps", "2", ...flags));

@@ -13,9 +13,9 @@ const STATE = "trainer_state.json", OPTIMIZER = "optimizer.safetensors", SCHEDUL
 
 /** Keys that do not change a run's numbers: they may differ when it goes on. */
 const free: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>([
-  "model_name_or_path", "tokenizer_name", "config_name", "dataset_name", "eval_dataset_name", "old_dataset_name", "ids", "eval_ids", "validation_split_percentage",
+  "model_name_or_path", "model_revision", "tokenizer_name", "config_name", "dataset_name", "eval_dataset_name", "old_dataset_name", "ids", "eval_ids", "validation_split_percentage",
   "per_device_eval_batch_size", "gradient_checkpointing", "output_dir", "overwrite_output_dir", "logging_steps", "eval_steps", "save_steps", "save_total_limit",
-  "resume_from_checkpoint", "sample_prompt", "sample_max_new_tokens", "device", "threads", "wide", "init_adapter", "save_dtype",
+  "resume_from_checkpoint", "sample_prompt", "sample_max_new_tokens", "device", "threads", "wide", "init_adapter", "save_dtype", "save_embedding_layers",
 ]);
 const binding = (recipe: Recipe): Readonly<Record<string, unknown>> => Object.fromEntries(Object.entries(recipe).filter(([key]) => !(free as ReadonlySet<string>).has(key)));
 

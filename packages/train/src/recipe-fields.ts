@@ -4,6 +4,7 @@ import { optimizerNames, scheduleNames } from "@adjoint/optim";
 /** A recipe: what a run does. Names are those of TRL, transformers and alignment-handbook where they have one. */
 export interface Recipe {
   readonly model_name_or_path: string | null;
+  readonly model_revision: string | null;
   readonly config_name: string | null;
   readonly tokenizer_name: string | null;
   readonly init_adapter: string | null;
@@ -57,12 +58,23 @@ export interface Recipe {
   readonly use_rslora: boolean;
   readonly rank_pattern: Readonly<Record<string, string>>;
   readonly alpha_pattern: Readonly<Record<string, string>>;
+  readonly layers_to_transform: readonly number[] | null;
+  readonly layers_pattern: readonly string[];
+  readonly fan_in_fan_out: boolean;
   readonly init_lora_weights: boolean | string;
   readonly init_batches: number;
+  readonly eva_config: Readonly<Record<string, string>>;
+  readonly corda_config: Readonly<Record<string, string>>;
+  readonly lora_ga_config: Readonly<Record<string, string>>;
+  readonly loftq_config: Readonly<Record<string, string>>;
   readonly use_dora: boolean;
   readonly lora_bias: boolean;
   readonly bias: string;
   readonly modules_to_save: readonly string[];
+  readonly trainable_token_indices: Indices;
+  readonly target_parameters: readonly string[];
+  readonly ensure_weight_tying: boolean;
+  readonly save_embedding_layers: boolean | string;
   readonly exclude_modules: readonly string[];
   readonly peft_type: string;
   readonly target_r: number | null;
@@ -96,7 +108,10 @@ export interface Recipe {
   readonly wide: boolean;
 }
 
-export type FieldKind = "text" | "texts" | "integer" | "number" | "flag" | "map";
+/** Indices, or lists of them by the name of a module. */
+export type Indices = readonly number[] | Readonly<Record<string, readonly number[]>> | null;
+
+export type FieldKind = "text" | "texts" | "integer" | "number" | "flag" | "map" | "indices";
 
 /** One key. */
 export interface Field {
@@ -116,6 +131,8 @@ export interface Field {
   readonly matches?: RegExp;
   /** of a text: true and false are values too */
   readonly boolean?: boolean;
+  /** of indices: they may be given by module, name -> indices */
+  readonly byName?: boolean;
   /** other names of the same key */
   readonly aliases?: readonly string[];
 }
@@ -125,6 +142,7 @@ export const schedules: readonly string[] = scheduleNames;
 
 export const fields: { readonly [K in keyof Recipe]: Field } = {
   model_name_or_path: { kind: "text", nullable: true, group: "model", aliases: ["model"], help: "folder or hub id of the base model; the bundled one when left out" },
+  model_revision: { kind: "text", nullable: true, group: "model", aliases: ["revision"], help: "branch, tag or commit of a hub id; main when left out" },
   config_name: { kind: "text", nullable: true, group: "model", help: "config.json of a model to start from random numbers (pretrain)" },
   tokenizer_name: { kind: "text", nullable: true, group: "model", aliases: ["tokenizer"], help: "folder with tokenizer.json; the model's own when left out" },
   init_adapter: { kind: "text", nullable: true, group: "model", help: "adapter folder to go on from" },
@@ -174,16 +192,27 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   lora_r: { kind: "integer", min: 1, group: "adapter", aliases: ["r"], help: "rank of the adapter" },
   lora_alpha: { kind: "number", nullable: true, above: 0, group: "adapter", help: "scale: alpha/r, or alpha/sqrt(r) with use_rslora; null: the rank" },
   lora_dropout: { kind: "number", min: 0, below: 1, group: "adapter", help: "share of the adapter's inputs dropped in training" },
-  lora_target_modules: { kind: "texts", group: "adapter", help: "modules to adapt: names, one regular expression, or all-linear" },
+  lora_target_modules: { kind: "texts", group: "adapter", aliases: ["target_modules"], help: "modules to adapt: names, one regular expression, or all-linear" },
   use_rslora: { kind: "flag", group: "adapter", help: "rank-stabilised scale alpha/sqrt(r); AdaLoRA: alpha/sqrt(init_r) instead of alpha/init_r" },
   rank_pattern: { kind: "map", group: "adapter", help: "rank by module: expression=rank,.." },
   alpha_pattern: { kind: "map", group: "adapter", help: "alpha by module: expression=alpha,.." },
+  layers_to_transform: { kind: "indices", nullable: true, group: "adapter", help: "layers that are adapted, by number; the targets must be a list of names" },
+  layers_pattern: { kind: "texts", group: "adapter", help: "what the numbered layers are called (layers, h), where a path has several numbers" },
+  fan_in_fan_out: { kind: "flag", group: "adapter", help: "for adapter_config.json: weights are stored (in, out), as GPT-2's; how ours are stored is known" },
   init_lora_weights: { kind: "text", boolean: true, matches: /^(gaussian|pissa|pissa_niter_\d+|olora|orthogonal|loftq|eva|corda|lora_ga|mica)$/, group: "adapter", help: "true: B starts at zero; false: at random; or gaussian, pissa, pissa_niter_4, olora, orthogonal, loftq, eva, corda, lora_ga, mica" },
   init_batches: { kind: "integer", min: 1, group: "adapter", help: "batches of the training data that eva, corda and lora_ga look at" },
+  eva_config: { kind: "map", group: "adapter", help: "of eva: rho, tau, use_label_mask, label_mask_value, whiten, adjust_scaling_factors" },
+  corda_config: { kind: "map", group: "adapter", help: "of corda: corda_method (ipm learns what the data uses, kpm keeps it)" },
+  lora_ga_config: { kind: "map", group: "adapter", help: "of lora_ga: direction (ArBr, A2rBr, ArB2r, random), scale (stable, weight_svd, gd_scale, unit), stable_gamma" },
+  loftq_config: { kind: "map", group: "adapter", help: "of loftq: loftq_bits (those of the base), loftq_iter" },
   use_dora: { kind: "flag", group: "adapter", help: "DoRA: the weight's direction learns by the factors, its lengths by a vector" },
   lora_bias: { kind: "flag", group: "adapter", help: "a bias beside B" },
   bias: { kind: "text", choices: ["none", "all", "lora_only"], group: "adapter", help: "biases of the base that train: all, or those of adapted layers" },
   modules_to_save: { kind: "texts", group: "adapter", aliases: ["lora_modules_to_save"], help: "modules that train in full beside the adapter and are saved with it: names" },
+  trainable_token_indices: { kind: "indices", byName: true, nullable: true, group: "adapter", help: "tokens whose embedding rows train: ids, or {\"embed_tokens\": [ids]}" },
+  target_parameters: { kind: "texts", group: "adapter", aliases: ["lora_target_parameters"], help: "parameters adapted as matrices, by the end of their path, such as q_proj.weight" },
+  ensure_weight_tying: { kind: "flag", group: "adapter", help: "what trains of one of two layers that share a weight trains for both" },
+  save_embedding_layers: { kind: "text", boolean: true, choices: ["auto"], group: "adapter", help: "frozen embedding and head in the adapter's file: auto (where the base's files have others), true or false" },
   exclude_modules: { kind: "texts", group: "adapter", aliases: ["lora_exclude_modules"], help: "modules that are not adapted: names, or one regular expression" },
   peft_type: { kind: "text", choices: ["LORA", "ADALORA", "VERA"], group: "adapter", help: "kind of adapter: LoRA with its variants, AdaLoRA, VeRA" },
   target_r: { kind: "integer", nullable: true, min: 1, group: "adapter", help: "AdaLoRA: mean rank at the end; null: lora_r" },
@@ -219,7 +248,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
 
 /** Defaults; commands change a few. */
 export const defaultRecipe: Recipe = {
-  model_name_or_path: null, config_name: null, tokenizer_name: null, init_adapter: null,
+  model_name_or_path: null, model_revision: null, config_name: null, tokenizer_name: null, init_adapter: null,
   load_in_4bit: false, load_in_8bit: false, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: false, quant_block_size: null, llm_int8_skip_modules: ["lm_head"], upcast_modules: "none",
   dataset_name: [], eval_dataset_name: [], old_dataset_name: [], ids: null, eval_ids: null, validation_split_percentage: 10,
   max_length: 256, packing: false, packing_strategy: "bfd", completion_only_loss: null, assistant_only_loss: false, shuffle: true,
@@ -227,8 +256,9 @@ export const defaultRecipe: Recipe = {
   learning_rate: 2e-4, lr_scheduler_type: "cosine", lr_scheduler_kwargs: {}, warmup_steps: 0, warmup_ratio: 0, optim: "adamw_torch", optim_args: {}, weight_decay: 0,
   learning_rate_pattern: {}, weight_decay_pattern: {}, loraplus_lr_ratio: null, loraplus_lr_embedding: 1e-6,
   adam_beta1: 0.9, adam_beta2: 0.999, adam_epsilon: 1e-8, max_grad_norm: 1, seed: 42,
-  use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, init_lora_weights: true,
-  init_batches: 8, use_dora: false, lora_bias: false, bias: "none", modules_to_save: [], exclude_modules: [], peft_type: "LORA", target_r: null, init_r: null, tinit: 0, tfinal: 0, delta_t: 1, adalora_beta1: 0.85, adalora_beta2: 0.85,
+  use_peft: true, lora_r: 16, lora_alpha: null, lora_dropout: 0, lora_target_modules: ["all-linear"], use_rslora: true, rank_pattern: {}, alpha_pattern: {}, layers_to_transform: null, layers_pattern: [], fan_in_fan_out: false, init_lora_weights: true,
+  init_batches: 8, eva_config: {}, corda_config: {}, lora_ga_config: {}, loftq_config: {}, use_dora: false, lora_bias: false, bias: "none", modules_to_save: [],
+  trainable_token_indices: null, target_parameters: [], ensure_weight_tying: false, save_embedding_layers: "auto", exclude_modules: [], peft_type: "LORA", target_r: null, init_r: null, tinit: 0, tfinal: 0, delta_t: 1, adalora_beta1: 0.85, adalora_beta2: 0.85,
   orth_reg_weight: 0.5, projection_prng_key: 0, d_initial: 0.1,
   relora: null, relora_cycle: null, relora_warmup: 0, relora_reset: "zero", relora_reset_ratio: null, relora_train_rest: false,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
@@ -265,5 +295,16 @@ export const inertKeys: Readonly<Record<string, { readonly values: readonly unkn
   llm_int8_threshold: { values: "any", why: "activations stay in f32, so none of them is an outlier" },
   llm_int8_has_fp16_weight: { values: [false], why: "the codes alone are kept" },
   llm_int8_enable_fp32_cpu_offload: { values: "any", why: "all of the model is on one device" },
+  total_step: { values: "any", why: "AdaLoRA's budget counts the steps of the run" },
+  save_projection: { values: [true], why: "VeRA's projections are in its file" },
+  alora_invocation_tokens: { values: [null], why: "activated LoRA (aLoRA) is not here" },
+  arrow_config: { values: [null], why: "Arrow routing is not here" },
+  kasa_config: { values: [null], why: "KaSA is not here" },
+  layer_replication: { values: [null], why: "write the deeper base to disk first" },
+  megatron_config: { values: [null], why: "there are no Megatron layers" },
+  monteclora_config: { values: [null], why: "MonteCLoRA is not here" },
+  use_bdlora: { values: [null, false], why: "block-diagonal LoRA is not here" },
+  use_qalora: { values: [false], why: "QALoRA is not here" },
+  velora_config: { values: [null], why: "VeLoRA is not here" },
   remove_unused_columns: { values: "any", why: "only the known columns are read" },
 };

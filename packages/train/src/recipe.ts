@@ -5,7 +5,7 @@ import { ConfigError } from "@adjoint/tensor";
 import { parseDocument } from "yaml";
 import { defaultRecipe, type Field, fields, inertKeys, type Recipe } from "./recipe-fields.ts";
 
-export { defaultRecipe, fields, inertKeys, optimizers, schedules, type Field, type FieldKind, type Recipe } from "./recipe-fields.ts";
+export { defaultRecipe, fields, inertKeys, optimizers, schedules, type Field, type FieldKind, type Indices, type Recipe } from "./recipe-fields.ts";
 
 /** Some keys of a recipe, checked, with where they came from. */
 export interface RecipeLayer {
@@ -26,9 +26,9 @@ export function recipeKey(name: string): keyof Recipe | undefined {
 
 const wants = (f: Field): string => {
   if (f.matches !== undefined) return `${f.boolean === true ? "true, false, or " : ""}one of ${f.matches.source.replace(/^\^\(|\)\$$/g, "").replace("\\d+", "K").split("|").join(", ")}`;
-  const kinds = { text: "a text", texts: "a text or a list of texts", integer: "an integer", number: "a number", flag: "true or false", map: "a map, or k=v,k=v" };
+  const kinds = { text: "a text", texts: "a text or a list of texts", integer: "an integer", number: "a number", flag: "true or false", map: "a map, or k=v,k=v", indices: `different numbers of at least 0${f.byName === true ? ", or a map of modules to such numbers" : ""}` };
   const bounds = [
-    f.choices === undefined ? "" : `one of ${f.choices.join(", ")}`,
+    f.choices === undefined ? "" : `one of ${f.choices.join(", ")}${f.boolean === true ? ", true, false" : ""}`,
     f.min === undefined ? "" : `at least ${f.min}`, f.above === undefined ? "" : `above ${f.above}`,
     f.max === undefined ? "" : `at most ${f.max}`, f.below === undefined ? "" : `below ${f.below}`,
   ].filter((b) => b !== "");
@@ -58,8 +58,16 @@ function valueOf(key: keyof Recipe, given: unknown, origin: string): unknown {
       return ok ? given : refuse();
     }
     case "map": return isRecord(given) ? Object.fromEntries(Object.entries(given).map(([k, v]) => (typeof v === "object" ? refuse() : [k, typeof v === "string" ? v : JSON.stringify(v)]))) : refuse();
+    case "indices":
+      if (isRecord(given)) return f.byName === true ? Object.fromEntries(Object.entries(given).map(([name, list]) => [name, indices(list) ?? refuse()])) : refuse();
+      return indices(given) ?? refuse();
     default: return f.kind satisfies never;
   }
+}
+/** Numbers of things: whole, from 0 on, each once. */
+function indices(given: unknown): readonly number[] | null {
+  const list: readonly unknown[] = Array.isArray(given) ? given : [given];
+  return new Set(list).size === list.length && list.every((v): v is number => Number.isSafeInteger(v) && Number(v) >= 0) ? list : null;
 }
 
 /**
@@ -117,11 +125,17 @@ export async function readRecipe(path: string): Promise<RecipeLayer> {
   return parseRecipe(text, path);
 }
 
+/** A map written as JSON in a flag; what is none stays a text, which its field refuses. */
+function parsedMap(text: string): unknown {
+  try { return JSON.parse(text) as unknown; } catch { return text; }
+}
+
 /** The value of a flag's text, as the same key in a file would have it. @throws ConfigError */
 export function flagValue(key: keyof Recipe, text: string): unknown {
   const { kind, nullable } = fields[key];
   const origin = `--${key.replaceAll("_", "-")}`;
   if (nullable === true && (text === "null" || text === "none")) return null;
+  if (kind === "indices") return valueOf(key, text.trim().startsWith("{") ? parsedMap(text) : text.split(",").filter((part) => part.trim() !== "").map((part) => (/^\s*\d+\s*$/.test(part) ? Number(part) : part)), origin);
   const expression = key === "lora_target_modules" && /[()[\]{}\\|*+?^$]/.test(text);
   if (kind === "texts") return valueOf(key, expression ? [text] : text.split(",").map((part) => part.trim()).filter((part) => part !== ""), origin);
   if (kind === "flag") return valueOf(key, text === "true" ? true : text === "false" ? false : text, origin);

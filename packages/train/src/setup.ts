@@ -56,7 +56,9 @@ export function traineeOf(recipe: Recipe, tuned: Tuned<CausalLM>): Trainee {
   if (relora !== null && recipe.peft_type !== "LORA") throw new ConfigError(`relora with peft_type ${recipe.peft_type}: merging would take away what it learns by`, { key: "relora", value: recipe.relora, fix: "use peft_type: LORA" });
   const { adalora, vera } = tuned.loraConfig;
   if ((adalora !== null || vera !== null) && pairwise.has(aboutOptimizer(recipe.optim).name)) throw new ConfigError(`optim ${recipe.optim} is about the pair B A, and ${adalora !== null ? "AdaLoRA" : "VeRA"} has vectors between and around them`, { key: "optim", value: recipe.optim, fix: "use adamw_torch, or peft_type: LORA" });
-  return relora === null ? adapterTrainee(tuned, tuned.loraConfig.adalora === null ? [] : [adaloraRoutine(tuned)]) : reloraTrainee(tuned, { ...relora, full: recipe.relora_train_rest ? restOf(tuned) : [] });
+  const { save_embedding_layers: save } = recipe, saveEmbeddings = typeof save === "boolean" ? save : "auto";
+  if (relora !== null && saveEmbeddings !== "auto") throw new ConfigError(`save_embedding_layers = ${save} with relora: what comes out is a whole model`, { key: "save_embedding_layers", value: save, fix: "remove it" });
+  return relora === null ? adapterTrainee(tuned, adalora === null ? [] : [adaloraRoutine(tuned)], { saveEmbeddings }) : reloraTrainee(tuned, { ...relora, full: recipe.relora_train_rest ? restOf(tuned) : [] });
 }
 
 /** The learning rate of each step, and the momentum that goes with it: under one_cycle with cycle_momentum. */
@@ -147,15 +149,15 @@ export function trainingOptions(recipe: Recipe, data: DataSet, scaling: Optimize
   };
 }
 
-/** How a recipe's base is held: as codes, or as its file has it. @throws ConfigError for keys that contradict each other */
-export function baseOptions(recipe: Recipe): Pick<LoadModelOptions, "quantize" | "upcast"> {
+/** Which revision of it a recipe's base is, and how it is held: as codes, or as its file has it. @throws ConfigError for keys that contradict each other */
+export function baseOptions(recipe: Recipe): Pick<LoadModelOptions, "quantize" | "upcast" | "revision"> {
   const { load_in_4bit: four, load_in_8bit: eight, quant_block_size: block, llm_int8_skip_modules: skip, upcast_modules: upcast } = recipe, doubleQuant = recipe.bnb_4bit_use_double_quant;
   const bad = (key: keyof Recipe, problem: string, fix: string): ConfigError => new ConfigError(problem, { key, value: recipe[key], fix });
   if (four && eight) throw bad("load_in_8bit", "load_in_4bit and load_in_8bit are both true", "choose one");
   if ((four || eight) && !recipe.use_peft) throw bad(four ? "load_in_4bit" : "load_in_8bit", "codes do not train: quantized bases go with an adapter", "set use_peft, or load the base unquantized");
   for (const key of ["bnb_4bit_quant_type", "bnb_4bit_use_double_quant"] as const) if (!four && recipe[key] !== defaultRecipe[key]) throw bad(key, `${key} goes with load_in_4bit`, "set load_in_4bit, or remove it");
   for (const key of ["quant_block_size", "llm_int8_skip_modules"] as const) if (!four && !eight && JSON.stringify(recipe[key]) !== JSON.stringify(defaultRecipe[key])) throw bad(key, `${key} goes with load_in_4bit or load_in_8bit`, "set one of them, or remove it");
-  const rest = upcast === "norms" || upcast === "all" ? { upcast } as const : {};
+  const rest = { ...(upcast === "norms" || upcast === "all" ? { upcast } as const : {}), ...(recipe.model_revision === null ? {} : { revision: recipe.model_revision }) };
   if (!four && !eight) return rest;
   const format = eight ? "int8" : recipe.bnb_4bit_quant_type;
   if (!isFormatName(format)) throw bad("bnb_4bit_quant_type", `bnb_4bit_quant_type ${format} is not known`, "use nf4 or fp4");

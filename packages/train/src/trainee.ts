@@ -1,6 +1,6 @@
 /** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
 import { type Content, modelFiles, node, openModelFolder, openSafetensors, type SafetensorsFile } from "@adjoint/io";
-import { factorKey, type Tuned } from "@adjoint/lora";
+import { factorKey, type SaveOptions, type Tuned } from "@adjoint/lora";
 import { architectures, type CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { ConfigError, convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
@@ -91,8 +91,8 @@ export const throughAdapter = (tuned: Tuned<CausalLM>): Pick<Trainee, "lossSum" 
   penalty: () => tuned.penalty(),
 });
 
-/** Trains the factors of an adapter; its files are PEFT's. */
-export function adapterTrainee(tuned: Tuned<CausalLM>, routines: readonly Routine[] = []): Trainee {
+/** Trains the factors of an adapter; its files are PEFT's, written with these options. */
+export function adapterTrainee(tuned: Tuned<CausalLM>, routines: readonly Routine[] = [], save: SaveOptions = {}): Trainee {
   const trainable = Object.fromEntries(tuned.tensors());
   return {
     kind: "adapter",
@@ -101,7 +101,7 @@ export function adapterTrainee(tuned: Tuned<CausalLM>, routines: readonly Routin
     trainable,
     routines,
     ...throughAdapter(tuned),
-    files: () => tuned.files(),
+    files: () => tuned.files(save),
     checkpoint: () => tuned.files({ convert: false }),
     load: async (folder) => { (await readStores(trainable, await inFolder(folder, "adapter_model.safetensors")))(); },
   };

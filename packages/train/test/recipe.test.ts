@@ -24,6 +24,7 @@ test("the defaults are valid, and differ from themselves nowhere", () => {
 });
 
 test("law: what a recipe says survives compact, YAML and merging", () => {
+  const ids = fc.uniqueArray(fc.nat(40), { maxLength: 3 });
   const value = (key: keyof Recipe): fc.Arbitrary<unknown> => {
     const f = fields[key], low = f.min ?? (f.above === undefined ? 0 : f.above + 0.5), high = Math.min(f.max ?? 40, f.below === undefined ? 40 : f.below - 0.0625);
     const word = fc.stringMatching(/^[a-z][a-z0-9./ -]{0,8}[a-z]$/);
@@ -31,6 +32,7 @@ test("law: what a recipe says survives compact, YAML and merging", () => {
       case "text": return f.choices ? fc.constantFrom(...f.choices) : f.matches ? fc.oneof(fc.stringMatching(f.matches), ...(f.boolean ? [fc.boolean()] : [])) : word;
       case "texts": return fc.array(word, { maxLength: 3 });
       case "flag": return fc.boolean();
+      case "indices": return f.byName === true ? fc.oneof(ids, fc.dictionary(fc.stringMatching(/^[a-z]{1,5}$/), ids, { maxKeys: 2 })) : ids;
       case "integer": return fc.integer({ min: Math.ceil(low), max: Math.max(Math.ceil(low), Math.floor(high)) });
       case "number": return fc.integer({ min: Math.ceil(low * 16), max: Math.floor(high * 16) }).map((k) => k / 16);
       default: return fc.dictionary(fc.stringMatching(/^[a-z]{1,5}$/), fc.integer({ min: 1, max: 9 }).map(String), { maxKeys: 3 });
@@ -48,6 +50,8 @@ describe("flags say what files say", () => {
   const cases: [keyof Recipe, string, unknown][] = [
     ["learning_rate", "2e-3", 0.002], ["max_steps", "-1", -1], ["use_rslora", "true", true], ["lora_alpha", "null", null], ["lora_target_modules", "q_proj,v_proj", ["q_proj", "v_proj"]],
     ["lora_target_modules", ".*\\.(q|v){1,2}_proj", [".*\\.(q|v){1,2}_proj"]], ["optim_args", "beta1=0.8,eps=1e-6", { beta1: "0.8", eps: "1e-6" }], ["rank_pattern", "layers\\.1\\.q_proj=2", { "layers\\.1\\.q_proj": "2" }],
+    ["layers_to_transform", "0,3", [0, 3]], ["layers_to_transform", "none", null], ["trainable_token_indices", "7", [7]], ["trainable_token_indices", '{"embed_tokens": [1, 2], "lm_head": 3}', { embed_tokens: [1, 2], lm_head: [3] }],
+    ["eva_config", "rho=1.5,use_label_mask=false", { rho: "1.5", use_label_mask: "false" }], ["save_embedding_layers", "true", true],
   ];
   for (const [key, text, want] of cases) test(`--${key} ${text}`, () => { expect(flagValue(key, text)).toEqual(want); });
 });
@@ -65,6 +69,11 @@ describe("what is wrong is named", () => {
     ["a key twice", "learning_rate: 1e-3\nlearning-rate: 2e-3", /gives learning_rate a second time/],
     ["a feature that is not there", "bf16: true", /bf16 = true is not implemented \(training runs in f32\)/],
     ["no YAML", "a: [1", /r\.yaml is not YAML/],
+    ["an index that is none", "layers_to_transform: [0, -1]", /layers_to_transform = \[0,-1\] is not valid\n {2}fix: use different numbers of at least 0, or null/],
+    ["an index twice", "trainable_token_indices: [4, 4]", /or a map of modules to such numbers, or null/],
+    ["layers by name", "layers_to_transform: {h: [0]}", /layers_to_transform = \{"h":\[0\]\} is not valid/],
+    ["when embeddings are saved", "save_embedding_layers: maybe", /one of auto, true, false/],
+    ["an adapter that is not there", "use_qalora: true", /use_qalora = true is not implemented \(QALoRA is not here\)/],
     ["a list", "- a", /a recipe is a map of keys to values/],
   ];
   for (const [name, text, message] of cases) {

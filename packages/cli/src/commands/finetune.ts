@@ -4,7 +4,7 @@ import { adapterTitle, type LoraConfig, type Tuned } from "@adjoint/lora";
 import { type CausalLM, generate, initModel, loadTokenizer, resolveModel } from "@adjoint/models";
 import { aboutOptimizer } from "@adjoint/optim";
 import { ConfigError, type HostArray } from "@adjoint/tensor";
-import { baseOptions, checkpointOrigin, type DataSet, defaultRecipe, fields, fullTrainee, latestCheckpoint, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, traineeOf, tunedFor, warmupOf, writeReport } from "@adjoint/train";
+import { baseOptions, checkpointOrigin, type DataSet, defaultRecipe, fields, fullTrainee, latestCheckpoint, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, traineeOf, tunedFor, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
 import { rankText } from "../adapter-text.ts";
 import type { Answer, Command } from "../command.ts";
@@ -77,7 +77,7 @@ async function subjectOf(kind: Kind, recipe: Recipe, base: OpenModel, data: Data
 
 /** An adapter that is given brings its own kind and first numbers. */
 function givenAdapter(recipe: Recipe): string {
-  const key = adapterKeys.find((k) => (k.startsWith("init_") || ["peft_type", "use_dora", "lora_bias", "bias", "modules_to_save", "exclude_modules"].includes(k)) && JSON.stringify(recipe[k]) !== JSON.stringify(defaultRecipe[k]));
+  const key = adapterKeys.find((k) => (k.startsWith("init_") || ["peft_type", "use_dora", "lora_bias", "bias", "modules_to_save", "exclude_modules", "rank_pattern", "alpha_pattern", "trainable_token_indices", "target_parameters", "ensure_weight_tying", "fan_in_fan_out"].includes(k) || k.startsWith("layers_") || k.endsWith("_config")) && JSON.stringify(recipe[k]) !== JSON.stringify(defaultRecipe[k]));
   if (key !== undefined) throw new ConfigError(`${key} and init_adapter: the adapter that is given brings its own`, { key, value: recipe[key], fix: "remove one of the two" });
   return recipe.init_adapter ?? "";
 }
@@ -86,7 +86,7 @@ function givenAdapter(recipe: Recipe): string {
 async function newAdapter(recipe: Recipe, base: OpenModel, data: DataSet, folder: string, progress: Progress): Promise<Tuned<CausalLM>> {
   const resume = recipe.resume_from_checkpoint, from = resume === null ? null : resume === "latest" || resume === "true" ? await latestCheckpoint(folder) : resume;
   const weights = async (name: string): Promise<HostArray> => {
-    const file = await openModelFolder(await resolveModel(base.folder ?? base.path));
+    const file = await openModelFolder(await resolveModel(base.folder ?? base.path, recipe.model_revision === null ? {} : { revision: recipe.model_revision }));
     try { return await file.read(name); } finally { await file.close(); }
   };
   const tuned = await tunedFor(recipe, base.model, { base: base.path, data, weights, origin: from === null ? null : await checkpointOrigin(from), onModule: ({ path, index, count: all }) => { progress.part(index + 1, all, `first factors of ${path}`); } });
@@ -136,7 +136,7 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
   const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
   const warm = warmupOf(recipe, stepsOf(recipe, rows)), warmup = warm > 0 ? `, warm-up ${warm}` : "";
   screen.row("training", aboutOptimizer(recipe.optim).title, `${rate(recipe.learning_rate)}, ${recipe.lr_scheduler_type}${warmup}, ${batch}, ${count(stepsOf(recipe, rows))} steps, seed ${recipe.seed}`, "");
-  for (const w of data.warnings) screen.note(w);
+  for (const w of [...(tuned?.targets.warnings ?? []), ...data.warnings]) screen.note(w);
   if (data.truncated > 0) screen.note(`${count(data.truncated)} of the rows are longer than max_length = ${recipe.max_length} and were cut`);
 }
 
@@ -151,6 +151,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
     if (key !== "save_dtype" && key !== "use_peft" && JSON.stringify(given[key]) !== JSON.stringify(defaultRecipe[key])) throw new ConfigError(`${kind}: ${key} has no meaning here`, { key, value: recipe[key], fix: "remove it" });
   }
   if (recipe.save_dtype !== "float32" && recipe.use_peft && recipe.relora === null) throw new ConfigError("save_dtype is for fully trained models; adapters are written in float32, as PEFT does", { key: "save_dtype", value: recipe.save_dtype, fix: "remove it" });
+  if (recipe.use_peft && recipe.init_adapter === null) loraOptions(recipe, null);      // what cannot be is said before a model is loaded
   const folder = recipe.output_dir ?? (kind === "pretrain" ? "out/pretrain" : "out/finetune"), quiet = args.flag("quiet");
   const screen = new Screen(terminal, quiet), progress = new Progress(quiet ? { ...terminal, err: () => undefined } : terminal, recipe.logging_steps);
   const device = await openDevice(recipe);
