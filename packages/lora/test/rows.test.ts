@@ -82,6 +82,26 @@ describe("a mixed batch", () => {
       }
     } finally { setDevice(before); }
   });
+  it("refuses an index of a slot that there is not where the host knows it, compiled too, and gives NaN in that row alone where only the device does", async () => {
+    const ids4 = idsOf(4), good = tensor(Int32Array.of(1, 2, 0, 2));
+    for (const device of [before, await wasm({ threads: 1 })]) {
+      setDevice(device);
+      try {
+        for (const [which, form] of [[[0, 1], "masked"], [[0, 1], "gathered"], [[1, 3], undefined]] as const) {
+          const set = await setOf("f32", which), step = compile((ids: Tensor, index: Tensor) => set.rows(index, form === undefined ? {} : { form }).forward(ids)), want = await numbers(step(ids4, good));
+          for (const bad of [3, -1]) {
+            expect(() => set.rows(tensor(Int32Array.of(1, bad, 0, 2)))).toThrow(`names adapter ${bad}`);
+            expect(() => step(ids4, tensor(Int32Array.of(1, bad, 0, 2)))).toThrow(`rows: id ${bad} at position 1 is outside [0, 3)`);
+            // made by the step itself, so that no host ever sees it
+            const hidden = compile((ids: Tensor, index: Tensor) => set.rows(index.add(tensor(Int32Array.of(0, bad - 2, 0, 0))), form === undefined ? {} : { form }).forward(ids)), got = await numbers(hidden(ids4, good));
+            expect(got.slice(9, 18).every(Number.isNaN), `${form} ${bad}`).toBe(true);
+            expect([...got.slice(0, 9), ...got.slice(18)]).toEqual([...want.slice(0, 9), ...want.slice(18)]);
+          }
+          expect(await numbers(step(ids4, good))).toEqual(want);
+        }
+      } finally { setDevice(before); }
+    }
+  });
   it("lets one optimizer train several adapters at once, each on its rows alone", async () => {
     const run = async (names: readonly string[]): Promise<number[]> => {
       const set = await setOf("f32", [0, 1]), optimizer = adamw({ learningRate: 0.02 }).for(set.trainable()), losses: number[] = [];

@@ -55,7 +55,7 @@ export interface Bound {
   readonly scalars: readonly Tensor[];
   readonly stores: readonly Store[];
   /** positions in `leaves` that hold ids, with their limit */
-  readonly checks: readonly { readonly leaf: number; readonly limit: number; readonly op: string }[];
+  readonly checks: readonly Check[];
 }
 
 const needsCopy = (t: Tensor): boolean => t.op === readOp || t.op === scalarOp || t.op === leafOp || t.op.kind === "view" || hasNumbers(t);
@@ -90,13 +90,16 @@ export function bind(outputs: readonly Tensor[], stores: readonly Store[]): Boun
     outputs, positions: outNodes.map((n) => unique.indexOf(n)),
   };
 }
-function checksOf(graph: Graph): { leaf: number; limit: number; op: string }[] {
-  const out: { leaf: number; limit: number; op: string }[] = [];
+/** A leaf of ids that must lie below a limit, and what an error says. */
+interface Check { readonly leaf: number; readonly limit: number; readonly op: string; readonly fix: string | undefined }
+function checksOf(graph: Graph): Check[] {
+  const out: Check[] = [];
   for (const n of graph.nodes) {
     if (n.op.kind !== "gather" && n.op.kind !== "scatterAdd") continue;
     let ids = n.inputs[1];
     while (ids.op.kind === "view") ids = ids.inputs[0];
-    if (ids.op === leafOp) out.push({ leaf: ids.position, limit: (n.attrs as LimitAttrs).limit, op: n.op.name });
+    const { limit, op = n.op.name, fix } = n.attrs as LimitAttrs;
+    if (ids.op === leafOp) out.push({ leaf: ids.position, limit, op, fix });
   }
   return out;
 }
@@ -132,7 +135,7 @@ export function execute(b: Bound, inputs: Bindings["inputs"], uniforms: readonly
   const { device } = b.plan;
   for (const c of b.checks) {
     const ids = inputs[c.leaf];
-    if (ArrayBuffer.isView(ids)) checkIds(c.op, ids, c.limit);        // ids that were made on the device are clamped there
+    if (ArrayBuffer.isView(ids)) checkIds(c.op, ids, c.limit, c.fix); // ids that were made on the device are clamped there
   }
   for (const s of b.stores) place(s, device);
   const bindings: Bindings = { stores: b.stores.map((s) => s.cell.buffer!), inputs, uniforms };

@@ -1,7 +1,7 @@
 /** FLoRA where each example has its own vectors: y_i = mean_j a_ij ∘ (W (b_ij ∘ x_i)) + bias, one product of the shared frozen weight for all. */
 import { concat, gather, pad, type Tensor } from "@adjoint/tensor";
 import { product } from "../methods/flora.ts";
-import { along, type Mixer, partTensors, perRow } from "./row-parts.ts";
+import { along, type Mixer, partTensors, perRow, untouched } from "./row-parts.ts";
 
 /** The adapter's output in its rows, y in the others. Ranks may differ: a component beyond an adapter's own has a = 0 and so adds nothing. */
 export const floraRows: Mixer = (parts, use) => {
@@ -15,5 +15,5 @@ export const floraRows: Mixer = (parts, use) => {
   const sum = product(rows.mul(own("b")), frozen, site).mul(own("a")).sum([1]).reshape(y.shape), { bias } = frozen;
   const z = bias === undefined ? sum : sum.add(bias.dtype === sum.dtype ? bias : bias.cast(sum.dtype));
   const here = parts.map((p) => index.eq(p.slot).cast("f32")).reduce((a, b) => a.add(b));
-  return along(here, y.rank).gt(0.5).where(z.dtype === y.dtype ? z : z.cast(y.dtype), y);
+  return along(here, y.rank).gt(0.5).where(z.dtype === y.dtype ? z : z.cast(y.dtype), untouched(use));
 };

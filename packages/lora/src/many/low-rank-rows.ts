@@ -6,7 +6,7 @@
  * with zeros to one rank; a block of zeros stands for the base) and multiplies by them. In both, dB_a = Σ over rows of a of s gᵀ h and dA_a alike.
  */
 import { concat, gather, pad, type Tensor, tensor, zeros } from "@adjoint/tensor";
-import { along, type Mixer, partTensors, perRow, type RowPart, type RowUse } from "./row-parts.ts";
+import { along, lostBeside, type Mixer, partTensors, perRow, type RowPart, type RowUse } from "./row-parts.ts";
 
 /**
  * The cheaper form for adapters of these ranks on one module. A step on wasm (r = 8, widths 256 and 512, rows of 1 to 256 positions): the same
@@ -25,13 +25,14 @@ export const lowRankRows: Mixer = (parts, use) => {
   return use.y.add(form === "masked" ? masked(parts, use) : gathered(parts, use));
 };
 
-function masked(parts: readonly RowPart[], { x, y, index }: RowUse): Tensor {
+function masked(parts: readonly RowPart[], use: RowUse): Tensor {
+  const { x, y, index } = use;
   const factors = parts.map(partTensors), A = concat(factors.map((p) => p["A"])), B = concat(factors.map((p) => p["B"]), 1); // [R, in], [out, R]
   const columns = parts.flatMap(({ slot, attachment: { site } }) => new Array<number>(site.r).fill(slot));
   const scales = parts.flatMap(({ attachment: { site } }) => new Array<number>(site.r).fill(site.scale));
   const h = parts[0].attachment.site.kind === "embedding" ? gather(A.T, x) : x.matmul(A.T);
   const own = along(index, y.rank).eq(tensor(columns, { dtype: "i32" }));
-  return own.where(h.mul(tensor(scales, { dtype: floats(h) })), 0).matmul(B.T);
+  return own.where(h.mul(tensor(scales, { dtype: floats(h) })), lostBeside(use, h)).matmul(B.T);
 }
 
 function gathered(parts: readonly RowPart[], use: RowUse): Tensor {
@@ -40,9 +41,9 @@ function gathered(parts: readonly RowPart[], use: RowUse): Tensor {
   const A = factors.map((p) => pad(p["A"], 0, 0, r - p["A"].shape[0])), B = factors.map((p) => pad(p["B"], 1, 0, r - p["B"].shape[1]));
   const stacked = (of: readonly Tensor[]): Tensor => concat([...of.map((t) => t.reshape([1, t.size])), zeros([1, of[0].size], floats(of[0]))]);
   const out = site.outFeatures, Bs = gather(stacked(B), local).reshape([batch, out, r]);
-  const scale = perRow(new Map(parts.map((p) => [p.slot, p.attachment.site.scale])), 0, use, floats(A[0])).reshape([batch, 1, 1]);
+  const scale = perRow(new Map(parts.map((p) => [p.slot, p.attachment.site.scale])), 0, use, floats(A[0])).reshape([batch, 1, 1]), own = scale.add(lostBeside(use, scale));
   const h = site.kind === "embedding" ? ownRows(A, x, local) : x.reshape([batch, x.size / (batch * site.inFeatures), site.inFeatures]).matmul(gather(stacked(A), local).reshape([batch, r, site.inFeatures]).T);
-  return h.mul(scale).matmul(Bs.T).reshape(y.shape);
+  return h.mul(own).matmul(Bs.T).reshape(y.shape);
 }
 
 /** Rows of each example's own table of an embedding: [batch, T, r]. */

@@ -125,6 +125,7 @@ export class AdapterSet<M extends object> {
   /**
    * One batch in which each row (entry of the first axis) names its adapter, "__base__" or null for none; inference and training.
    * Instead of names an i32 tensor [batch] may say it: 0 for the base, k for the k-th of `among` (default: all adapters of the set, in order).
+   * An index outside of that is refused where the host knows it, also by a compiled step that takes it as an argument, and gives NaN in its row where only the device does.
    * Another assignment is other data, not another plan. Each adapter's gradient is the sum over its rows.
    * `form` fixes how low-rank products are done (`chooseForm` decides by sizes otherwise).
    * @example const loss = set.rows(["a", "b", "__base__", "a"]).loss(batch);

@@ -11,7 +11,7 @@ import { floraRows } from "./flora-rows.ts";
 import { lowRank } from "../methods/low-rank.ts";
 import { lowRankRows } from "./low-rank-rows.ts";
 import { parametersOf } from "../targets/modules.ts";
-import { along, type Mixer, partTensors, perRow, type RowAdapter, type RowForm, type RowPart, type RowUse } from "./row-parts.ts";
+import { along, lostRows, type Mixer, partTensors, perRow, type RowAdapter, type RowForm, type RowPart, type RowUse, untouched, words } from "./row-parts.ts";
 
 /** Methods with a form of their own for mixed batches; any other is computed for the whole batch and kept where it belongs. */
 const mixers: ReadonlyMap<AdapterMethod, Mixer> = new Map<AdapterMethod, Mixer>([[lowRank, lowRankRows], [flora, floraRows]]);
@@ -56,7 +56,7 @@ export class MixedRows implements ModuleAdapter {
   constructor(adapters: readonly RowAdapter[], index: Tensor, form?: RowForm) {
     if (index.rank !== 1 || index.dtype !== "i32") throw new ShapeError(`rows: the index must be i32 [batch], got ${index.dtype} ${show(index.shape)}`, { op: "rows", shapes: [index.shape], fix: "set.index(names) makes it" });
     const outside = index.value === null ? undefined : Array.from(index.value.data).find((i) => i < 0 || i > adapters.length);
-    if (outside !== undefined) throw new ConfigError(`rows: the index names adapter ${outside}, and there are ${adapters.length}`, { op: "rows", key: "index", value: outside, fix: "0 is the base, k the k-th of `among`; set.index(names) makes it" });
+    if (outside !== undefined) throw new ConfigError(`rows: the index names adapter ${outside}, and there are ${adapters.length}`, { ...words, key: "index", value: outside });
     if (form !== undefined && !forms.includes(form)) throw new ConfigError(`rows: form = ${JSON.stringify(form)} is none`, { op: "rows", key: "form", value: form, fix: `use ${forms.join(" or ")}, or leave it out` });
     this.adapters = Object.fromEntries(adapters.map((a) => [a.name, a.tree]));
     this.index = index;
@@ -73,27 +73,28 @@ export class MixedRows implements ModuleAdapter {
   output(module: object, x: Tensor, y: Tensor, context: Context): Tensor {
     const parts = this.#of.get(module);
     if (parts === undefined) return y;
-    const index = this.#rowsOf(parts[0], x, context), frozen = parametersOf(module);
+    const own = this.#rowsOf(parts[0], x, context), frozen = parametersOf(module);
     let result = y;
     for (const round of rounds(parts)) {
       for (const [mixer, group] of byMixer(round)) {
-        const use: RowUse = { x, y: result, module, frozen, index, slots: this.#slots, ...(this.#form === undefined ? {} : { form: this.#form }) };
-        result = mixer === null ? group.reduce((sum, part) => select(part, { ...use, y: sum }, context), result) : mixer(group, { ...use, x: dropRows(group, use, context) });
+        const use: RowUse = { x, y: result, module, frozen, ...own, slots: this.#slots, ...(this.#form === undefined ? {} : { form: this.#form }) };
+        result = mixer === null ? group.reduce((sum, part) => select(part, { ...use, y: sum }, context), untouched(use)) : mixer(group, { ...use, x: dropRows(group, use, context) });
       }
     }
     return result.dtype === y.dtype ? result : result.cast(y.dtype);
   }
-  /** The slot of each entry of x's leading axis; a model that flattened [batch, T] before this layer says so in the context. */
-  #rowsOf({ attachment: { site } }: RowPart, x: Tensor, { flattened }: Context): Tensor {
-    const n = this.index.size;
+  /** The slot of each entry of x's leading axis, and NaN for those without one; a model that flattened [batch, T] before this layer says so in the context. */
+  #rowsOf({ attachment: { site } }: RowPart, x: Tensor, { flattened }: Context): Pick<RowUse, "index" | "lost"> {
+    const n = this.index.size, lost = lostRows(this.index, this.#slots);
     if (flattened !== undefined) {
       const at = Int32Array.from({ length: x.shape[0] }, (_, i) => Math.min(n - 1, Math.floor((flattened.from + i) / flattened.per)));
-      return gather(this.index.reshape([n, 1]), fromHost({ dtype: "i32", shape: [at.length], data: at })).reshape([at.length]);
+      const spread = (perRow: Tensor): Tensor => gather(perRow.reshape([n, 1]), fromHost({ dtype: "i32", shape: [at.length], data: at })).reshape([at.length]);
+      return { index: spread(this.index), lost: spread(lost) };
     }
     if (x.shape[0] !== n) {
       throw new ShapeError(`rows: ${site.path} got ${show(x.shape)}, and ${n} rows name an adapter`, { op: "rows", key: site.path, shapes: [x.shape, this.index.shape], fix: "name one adapter for each entry of the batch's first axis" });
     }
-    return this.index;
+    return { index: this.index, lost };
   }
 }
 

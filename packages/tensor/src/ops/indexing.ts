@@ -26,14 +26,16 @@ export function linearIndex(shape: Shape, dtype: DType = "u32"): Tensor {
 /** 0, 1, ..., n - 1. */
 export const arange = (n: number, dtype: DType = "i32"): Tensor => iota([n], 0, dtype);
 
-export interface LimitAttrs { readonly limit: number }
+/** What errors about ids outside a table say; `gather` and the vocabulary's size where nobody else looks things up. */
+export interface IdWords { readonly op?: string; readonly fix?: string }
+export interface LimitAttrs extends IdWords { readonly limit: number }
 /** Throws when host ids leave [0, limit). */
-export function checkIds(op: string, ids: ArrayLike<number>, limit: number): void {
-  for (let i = 0; i < ids.length; i++) if (!(ids[i] >= 0 && ids[i] < limit)) throw new ShapeError(`${op}: id ${ids[i]} at position ${i} is outside [0, ${limit})`, { op, value: ids[i], fix: "check the vocabulary size against the token ids" });
+export function checkIds(op: string, ids: ArrayLike<number>, limit: number, fix = "check the vocabulary size against the token ids"): void {
+  for (let i = 0; i < ids.length; i++) if (!(ids[i] >= 0 && ids[i] < limit)) throw new ShapeError(`${op}: id ${ids[i]} at position ${i} is outside [0, ${limit})`, { op, value: ids[i], fix });
 }
-function checked(op: string, ids: Tensor, limit: number): Tensor {
+function checked(op: string, ids: Tensor, limit: number, fix?: string): Tensor {
   if (ids.dtype !== "i32") throw new DTypeError(`${op}: ids must be i32, got ${ids.dtype}`, { op, fix: 'cast them: ids.cast("i32")' });
-  if (ids.op === leafOp && ids.value) checkIds(op, ids.value.data, limit);
+  if (ids.op === leafOp && ids.value) checkIds(op, ids.value.data, limit, fix);
   return ids;
 }
 
@@ -42,12 +44,16 @@ export const gatherOp: Op = {
   name: "gather", kind: "gather",
   vjp: (g, { inputs: [table, ids] }) => [scatterAdd(g, ids, table.shape[0]), null],
 };
-/** Rows of a table [vocabulary, width] by id; ids of any shape give [...ids.shape, width]. Half-precision tables give f32. */
-export function gather(table: Tensor, ids: Tensor): Tensor {
+/**
+ * Rows of a table [vocabulary, width] by id; ids of any shape give [...ids.shape, width]. Half-precision tables give f32.
+ * Ids that the host knows are checked, also whenever a compiled step is replayed with others; those that only a device knows are clamped there.
+ * @throws ShapeError for an id outside the table, in `words` where these are given
+ */
+export function gather(table: Tensor, ids: Tensor, words: IdWords = {}): Tensor {
   if (table.rank !== 2) throw new ShapeError(`gather: the table must be a matrix, got ${show(table.shape)}`, { op: "gather", shapes: [table.shape] });
-  checked("gather", ids, table.shape[0]);
+  checked(words.op ?? "gather", ids, table.shape[0], words.fix);
   const dtype = table.dtype === "f16" || table.dtype === "bf16" ? "f32" : table.dtype;
-  return record(gatherOp, [table, ids], { limit: table.shape[0] } satisfies LimitAttrs, [...ids.shape, table.shape[1]], dtype);
+  return record(gatherOp, [table, ids], { limit: table.shape[0], ...words } satisfies LimitAttrs, [...ids.shape, table.shape[1]], dtype);
 }
 /** y[v, :] = Σ over rows with ids = v of source[row, :]. */
 export const scatterAddOp: Op = {
