@@ -26,6 +26,6 @@ export function doubleQuantize(scales: Float32Array): Scales {
     for (let i = from; i < to; i++) absmax = Math.max(absmax, Math.abs(x[i]));
     values[b] = encode({ x, from, to, absmax, short: to - from < NESTED_BLOCK, scaled, bits, codes: codes.subarray(from, to) });
   };
-  for (let b = encodeChunks(x, formats.dynamic8, NESTED_BLOCK, values, codes, one); b < values.length; b++) one(b);
+  for (let b = encodeChunks(x, "f32", formats.dynamic8, NESTED_BLOCK, values, codes, one); b < values.length; b++) one(b);
   return { values, nested: { codes, table: formats.dynamic8.table, block: NESTED_BLOCK, offset } };
 }

@@ -8,6 +8,8 @@ import { blockOf, formatOf } from "./format.ts";
 import type { FormatName } from "./format.ts";
 import { called, codeBytes, sizeOf } from "./quantized.ts";
 import type { Named, Quantized } from "./quantized.ts";
+import type { Elements, Input } from "./simd.ts";
+import { widen } from "./widen.ts";
 
 export interface QuantizeOptions {
   readonly format: FormatName;
@@ -33,27 +35,38 @@ const INFINITE = 0x7f800000;
  * @throws FormatError naming tensor and file if a value is NaN or infinite or a scale does not fit its type; ConfigError for format, block, doubleQuant; ShapeError
  * @example dequantize(quantize(Float32Array.of(0.5, -1), [2], { format: "nf4" })) // [0.44070983, -1]
  */
-export function quantize(x: Float32Array, shape: readonly number[], { format: name, block: asked, doubleQuant = false, dtype = "f32", ...named }: QuantizeOptions): Quantized {
+export const quantize = (x: Float32Array, shape: readonly number[], options: QuantizeOptions): Quantized => encoded(x, "f32", shape, options);
+
+/** `quantize` of f32 numbers, or of the bits of f16 and bf16 ones, which are widened in the cache. */
+export function encoded(x: Elements, input: Input, shape: readonly number[], { format: name, block: asked, doubleQuant = false, dtype = "f32", ...named }: QuantizeOptions): Quantized {
   const format = formatOf(name), block = blockOf(format, asked), encode = encoders[format.name];
   if (encode === null) throw new ConfigError(`${format.name} can be read but not made`, { op: "quantize", key: "format", value: name, fix: "use q4_0, q8_0 or mxfp4 for GGUF files" });
   if (doubleQuant && format.scale !== "f32") throw new ConfigError(`doubleQuant: the scales of ${format.name} are ${format.scale}`, { op: "quantize", key: "doubleQuant", value: true, fix: "use nf4, fp4, int4 or int8" });
   const n = sizeOf(shape);
   if (x.length !== n) throw new ShapeError(`quantize: ${called(named)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: named.name, shapes: [shape] });
 
-  const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = new Uint8Array(codeBytes(format, n));
-  const scaled = new Float32Array(Math.min(block, n)), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(scaled.length + 1);
-  const words = new Uint32Array(x.buffer, x.byteOffset, n), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
+  const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = uncleared(codeBytes(format, n)), widest = Math.min(block, n);
+  const scaled = new Float32Array(widest), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(widest + 1);
+  const wide = x instanceof Float32Array ? x : new Float32Array(widest), words = new Uint32Array(wide.buffer, wide.byteOffset, wide.length), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
   const one = (b: number): void => {
-    const from = b * block, to = Math.min(n, from + block);
+    const begin = b * block, end = Math.min(n, begin + block), from = x === wide ? begin : 0, to = from + end - begin;
+    if (x !== wide) widen(x, input, begin, end, wide, words);
     largest[0] = maxMagnitude(words, from, to);
-    if (largest[0] >= INFINITE) throw notFinite(x, from, named);
-    values[b] = encode({ x, from, to, absmax: absmax[0], short: to - from < block, scaled, bits, codes: format.bits === 8 ? packed.subarray(from, to) : codes });
+    if (largest[0] >= INFINITE) throw notFinite(wide, from, begin - from, named);
+    values[b] = encode({ x: wide, from, to, absmax: absmax[0], short: end - begin < block, scaled, bits, codes: format.bits === 8 ? packed.subarray(begin, end) : codes });
     if (!Number.isFinite(values[b])) throw tooLarge(absmax[0], b, format.scale, named);
-    if (format.bits === 4) pack(codes, packed, from, to);
+    if (format.bits === 4) pack(codes, packed, begin, end);
   };
-  for (let b = encodeChunks(x, format, block, values, packed, one); b < blocks; b++) one(b);
+  for (let b = encodeChunks(x, input, format, block, values, packed, one); b < blocks; b++) one(b);
   if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
   return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
+}
+
+const platform: { readonly Buffer?: { allocUnsafeSlow(bytes: number): Uint8Array } } = globalThis;
+/** Bytes that are all written before they are read; Node gives them without making them zeros first. */
+function uncleared(bytes: number): Uint8Array {
+  const room = platform.Buffer?.allocUnsafeSlow(bytes);
+  return room === undefined ? new Uint8Array(bytes) : new Uint8Array(room.buffer, room.byteOffset, bytes);
 }
 
 /** Bits of the largest magnitude: without their sign, floats are ordered like integers, and NaN and infinity are the largest. */
@@ -74,10 +87,11 @@ function pack(codes: Uint8Array, packed: Uint8Array, from: number, to: number): 
   if (e < to) packed[e >> 1] = codes[e - from] << 4;
 }
 
-function notFinite(x: Float32Array, from: number, named: Named): FormatError {
+/** `before`: elements of the tensor before the first of x. */
+function notFinite(x: Float32Array, from: number, before: number, named: Named): FormatError {
   let at = from;
   while (Number.isFinite(x[at])) at++;
-  return new FormatError(`${called(named)}: element ${at} is ${x[at]}`, { op: "quantize", key: named.name, file: named.file, value: x[at], fix: "weights must be finite: get the file again, or find the step that broke them" });
+  return new FormatError(`${called(named)}: element ${before + at} is ${x[at]}`, { op: "quantize", key: named.name, file: named.file, value: x[at], fix: "weights must be finite: get the file again, or find the step that broke them" });
 }
 
 function tooLarge(absmax: number, block: number, scale: string, named: Named): FormatError {

@@ -61,7 +61,9 @@ export function bytesOfQuantized({ codes, scales, mins }: Quantized): number {
 export function scaleValues({ values, nested }: Scales, blocks: number): Float32Array {
   if (nested === undefined) return values;
   const { codes, table, block, offset } = nested;
-  return Float32Array.from({ length: blocks }, (_, b) => Math.fround(table[codes[b]] * values[Math.floor(b / block)]) + offset);
+  const all = new Float32Array(blocks);
+  for (let b = 0; b < blocks; b++) all[b] = Math.fround(table[codes[b]] * values[Math.floor(b / block)]) + offset;
+  return all;
 }
 
 /**

@@ -20,6 +20,10 @@ export const shiftRight = (value: Code, by: number): Code => [value, i32(by), 0x
 /** 1 where the f32 at `a` is greater than that at `b`. */
 export const greaterAt = (a: Code, offset: number, b: Code, offsetB: number): Code => [a, 0x2a, 0x02, leb(offset), b, 0x2a, 0x02, leb(offsetB), 0x5e];
 export const load = (at: Code, offset = 0): Code => [at, 0xfd, 0x00, 0x00, leb(offset)], store = (at: Code, value: Code, offset = 0): Code => [at, value, 0xfd, 0x0b, 0x00, leb(offset)], load32Splat = (at: Code): Code => [at, 0xfd, 0x09, 0x02, 0x00];
+/** Four halves of 16 bits as lanes of 32: with their sign, or with zeros above. */
+export const load16S = (at: Code, offset = 0): Code => [at, 0xfd, 0x03, 0x00, leb(offset)], load16U = (at: Code, offset = 0): Code => [at, 0xfd, 0x04, 0x00, leb(offset)];
+/** 32 bits from `at` into one lane of a vector, or into the first lane of zeros. */
+export const load32Lane = (lane: number, at: Code, offset: number, into: Code): Code => [at, into, 0xfd, 0x56, 0x02, leb(offset), lane], load32Zero = (at: Code, offset = 0): Code => [at, 0xfd, 0x5c, 0x02, leb(offset)];
 /** Does `body`, and again while `condition`. */
 export const loop = (body: Code, condition: Code): Code => [0x03, 0x40, body, condition, 0x0d, 0x00, 0x0b];
 export const whenNot = (condition: Code, body: Code): Code => [0x02, 0x40, condition, 0x0d, 0x00, body, 0x0b];
@@ -36,7 +40,7 @@ export const shuffle = (a: Code, b: Code, lanes: readonly number[]): Code => [a,
 export const lanes = (unit: number, order: readonly number[]): number[] => order.flatMap((lane) => Array.from({ length: unit }, (_, byte) => lane * unit + byte));
 
 export const SWIZZLE = 0x0e, GT8 = 0x27, EQ32 = 0x37, GT32 = 0x3b, EQF = 0x41, LTF = 0x43, GTF = 0x44, AND = 0x4e, ANDNOT = 0x4f, OR = 0x50, SELECT = 0x52, ANY = 0x53, ALL8 = 0x63, NARROW8S = 0x65, NARROW8U = 0x66, CEIL = 0x67, TRUNC = 0x69, ADD8 = 0x6e, SUB8 = 0x71, MINU8 = 0x77,
-  NARROW16S = 0x85, NARROW16U = 0x86, SHL16 = 0x8b, SHR16S = 0x8c, SUB16 = 0x91, BITS32 = 0xa4, SHL32 = 0xab, SHR32 = 0xad, ADD32 = 0xae, SUB32 = 0xb1, MAX32 = 0xb8, MAXU32 = 0xb9, ADDF = 0xe4, SUBF = 0xe5, MULF = 0xe6, DIVF = 0xe7;
+  NARROW16S = 0x85, NARROW16U = 0x86, SHL16 = 0x8b, SHR16S = 0x8c, SHR16U = 0x8d, SUB16 = 0x91, BITS32 = 0xa4, SHL32 = 0xab, SHR32 = 0xad, ADD32 = 0xae, SUB32 = 0xb1, MAX32 = 0xb8, MAXU32 = 0xb9, ADDF = 0xe4, SUBF = 0xe5, MULF = 0xe6, DIVF = 0xe7;
 
 const section = (id: number, content: Code): Code => { const all = flat(content); return [id, leb(all.length), all]; };
 const text = (s: string): Code => [leb(s.length), [...s].map((c) => c.charCodeAt(0))];

@@ -1,5 +1,5 @@
 /** The loops of quantize in WebAssembly SIMD: scales of four blocks at a time, then codes of 32 elements at a time; a format is a value. */
-import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW16U, NARROW8S, NARROW8U, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, greaterAt, i32, i32x4, i8x16, lanes, less, load, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
+import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW8S, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, greaterAt, i32, i32x4, i8x16, lanes, less, load, load16S, load16U, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
 import type { Code } from "./simd-code.ts";
 import { TINY, searchOf } from "./encode.ts";
 import { formats } from "./format.ts";
@@ -8,13 +8,13 @@ import { ascending, midpoints } from "./nearest.ts";
 /** Elements that lie in the module's memory at once, beside their codes in the cache; a longer block lies there alone. */
 export const CHUNK = 32768, LONGEST = 65536;
 const COUNT = CHUNK / 32 + 4;
-/** Where things lie. Elements come last: groups of four blocks read beyond the last one. */
-export const THRESHOLDS = 0, ODD = 256, SCALES = 1024, FACTORS: number = SCALES + 4 * COUNT, LIST: number = FACTORS + 4 * COUNT, CODES: number = LIST + LONGEST / 4, STARTS: number = CODES + LONGEST, ABOVE: number = STARTS + 32768, X: number = ABOVE + 1024, PAGES: number = Math.ceil((X + 16 * LONGEST) / 65536);
+/** Where things lie. Elements come last, as f32 and as the halves these are widened from: groups of four blocks read beyond the last one. */
+export const THRESHOLDS = 0, ODD = 256, SCALES = 1024, FACTORS: number = SCALES + 4 * COUNT, LIST: number = FACTORS + 4 * COUNT, CODES: number = LIST + LONGEST / 4, STARTS: number = CODES + LONGEST, ABOVE: number = STARTS + 32768, X: number = ABOVE + 1024, HALVES: number = X + 16 * LONGEST, PAGES: number = Math.ceil((HALVES + 8 * LONGEST) / 65536);
 
 /** Locals: two parameters, scalars, vectors. */
-const BLOCKS = 0, BYTES = 1, AT = 2, END1 = 3, END2 = 4, END3 = 5, END = 6, SCALE = 7, OUT = 8, LEFT = 9, MARK = 10, ANYODD = 11, V = 12;
-export const SCALARS = 10, VECTORS = 24;
-const M = V + 8, S = V + 10, F = V + 11, STRANGE = V + 12;
+const BLOCKS = 0, BYTES = 1, AT = 2, END1 = 3, END2 = 4, END3 = 5, END = 6, SCALE = 7, OUT = 8, LEFT = 9, MARK = 10, ANYODD = 11, HALF = 12, V = 13;
+export const SCALARS = 11, VECTORS = 24;
+const M = V + 8, S = V + 10, F = V + 11, STRANGE = V + 12, WIDE = V + 13;
 
 interface Loops {
   /** what is kept of a block's elements: the largest, as whole numbers, of a function of their bits */
@@ -40,20 +40,30 @@ function largest(code: number, from: number): Code {
   return [[0, 2].map((k) => set(from + k, pair(get(from + k), get(from + k + 1), 4, [0, 4, 1, 5], [2, 6, 3, 7]))), pair(get(from), get(from + 2), 8, [0, 2], [1, 3])];
 }
 
+/** What elements come as. */
+export type Input = "f32" | "f16" | "bf16";
+/** Halves 4 k and on as f32. What is not finite in f16 becomes 2^16 and more: only `absmax` can tell. */
+const widened: Readonly<Record<Exclude<Input, "f32">, (k: number) => Code>> = {
+  bf16: (k) => shift(SHL32, load16U(get(HALF), 8 * k), 16),
+  f16: (k) => op(MULF, op(AND, shift(SHL32, load16S(get(HALF), 8 * k), 13), i32x4(0x8fffe000)), f32x4(2 ** 112)),
+};
+
 /** Where each of four blocks ends. */
 const ends = [END1, END2, END3, END] as const;
 /** Two passes over the blocks of a chunk: scales and factors of four at a time, then codes. */
-function passes({ folds, scales, begin = [], codes, end = [] }: Loops): Code {
+function passes({ folds, scales, begin = [], codes, end = [] }: Loops, input: Input): Code {
   const step = (local: number, by: number): Code => set(local, add(get(local), i32(by)));
+  const widen = (j: number): Code => (input === "f32" ? [] : [set(WIDE, widened[input](j)), store(get(AT), get(WIDE), 16 * j)]), element = (j: number): Code => (input === "f32" ? load(get(AT), 16 * j) : get(WIDE));
   return [
-    set(AT, i32(X)), set(SCALE, i32(SCALES)), set(OUT, i32(ODD)), set(LEFT, get(BLOCKS)),
+    set(AT, i32(X)), set(HALF, i32(HALVES)), set(SCALE, i32(SCALES)), set(OUT, i32(ODD)), set(LEFT, get(BLOCKS)),
     loop([
       ends.map((end, k) => set(end, add(get(k === 0 ? AT : ends[k - 1]), get(BYTES)))),
       folds.flatMap((_, i) => four.map((k) => set(V + 4 * i + k, i32x4(0)))),
       four.map((k) => loop([
-        eight.map((j) => folds.map(([code, of], i) => set(V + 4 * i + k, op(code, get(V + 4 * i + k), of(load(get(AT), 16 * j)))))), step(AT, 128),
+        eight.map((j) => [widen(j), folds.map(([code, of], i) => set(V + 4 * i + k, op(code, get(V + 4 * i + k), of(element(j)))))]), step(AT, 128), input === "f32" ? [] : step(HALF, 64),
       ], less(get(AT), get(ends[k])))),
       folds.map(([code], i) => set(M + i, largest(code, V + 4 * i))), scales,
+      input === "f16" ? set(STRANGE, or(get(STRANGE), op(GT32, get(M), i32x4(bitsOf(65536) - 1)))) : [],
       store(get(SCALE), get(S)), store(add(get(SCALE), i32(FACTORS - SCALES)), get(F)),
       store8(get(OUT), tee(END, op(BITS32, get(STRANGE)))), set(ANYODD, [get(ANYODD), get(END), 0x72]),
       step(SCALE, 16), step(OUT, 1), set(LEFT, [get(LEFT), i32(4), 0x6b]),
@@ -97,10 +107,10 @@ function packed(vector: (k: number) => Code, local: number, map = (bytes: Code, 
     advance,
   ];
 }
-/** Codes of 32 elements, one a byte, from the lowest bytes of eight vectors' lanes. */
+/** Codes of 32 elements, one a byte, from whole numbers of a byte with their sign in the lower halves of eight vectors' lanes. */
 function unpacked(vector: (k: number) => Code): Code {
-  const byte = (k: number): Code => op(AND, vector(k), i32x4(255));
-  return [0, 4].map((k) => [store(get(OUT), op(NARROW8U, op(NARROW16U, byte(k), byte(k + 1)), op(NARROW16U, byte(k + 2), byte(k + 3)))), advance]);
+  const inOrder = [0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15];
+  return [0, 4].map((k) => [store(get(OUT), op(SWIZZLE, op(NARROW8S, weave(vector(k), vector(k + 1)), weave(vector(k + 2), vector(k + 3))), bytes(inOrder))), advance]);
 }
 
 const even4: Loops = { folds: byMagnitude, scales: byLevels(7), codes: packed((k) => whole(scaled(k), 8), V + 1) };
@@ -246,7 +256,7 @@ const loops: Readonly<Record<FastName, () => Loops>> = {
 };
 export const isFastName = (name: string): name is FastName => Object.hasOwn(loops, name);
 /** The function of a format (blocks and the bytes of one in, not 0 out if any is left to the encoder), and the tables it reads. */
-export function bodyOf(name: FastName): readonly [body: Code, tables: NonNullable<Loops["tables"]>] {
+export function bodyOf(name: FastName, input: Input): readonly [body: Code, tables: NonNullable<Loops["tables"]>] {
   const each = loops[name]();
-  return [passes(each), each.tables ?? []];
+  return [passes(each, input), each.tables ?? []];
 }

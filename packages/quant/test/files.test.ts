@@ -137,8 +137,8 @@ describe("GGUF files", () => {
 });
 
 describe("streaming", () => {
-  it("half floats are quantized in pieces as their widened values are, whatever the block", () => {
-    const data = Uint16Array.from({ length: 300_007 }, (_, i) => toBf16(Math.sin(i) / (1 + (i % 7)))), halves = Uint16Array.from(data, (bits) => toF16(fromBf16(bits)));
+  it("half floats are quantized as their widened values are, whatever the block", () => {
+    const data = Uint16Array.from({ length: 70_007 }, (_, i) => toBf16(Math.sin(i) / (1 + (i % 7)))), halves = Uint16Array.from(data, (bits) => toF16(fromBf16(bits)));
     for (const [format, block] of [["nf4", 64], ["int8", 77], ["q8_0", 32]] as const) {
       for (const [dtype, stored, value] of [["bf16", data, fromBf16], ["f16", halves, fromF16]] as const) {
         const own = quantizeArray({ dtype, shape: [data.length], data: stored }, { format, block, doubleQuant: format === "nf4" }), whole = quantize(Float32Array.from(stored, value), [data.length], { format, block, doubleQuant: format === "nf4", dtype });
@@ -146,8 +146,8 @@ describe("streaming", () => {
         expect({ ...own, codes: 0 }).toEqual({ ...whole, codes: 0 });
       }
     }
-    data[299_000] = 0x7fc0;
-    expect(() => quantizeArray({ dtype: "bf16", shape: [data.length], data }, { format: "nf4", name: "w" })).toThrow('tensor "w": element 299000 is NaN');
+    data[69_000] = 0x7fc0;
+    expect(() => quantizeArray({ dtype: "bf16", shape: [data.length], data }, { format: "nf4", name: "w" })).toThrow('tensor "w": element 69000 is NaN');
     expect(() => quantizeArray({ dtype: "i32", shape: [1], data: new Int32Array(1) }, { format: "nf4", name: "w" })).toThrow('tensor "w": i32 cannot be quantized');
   });
 

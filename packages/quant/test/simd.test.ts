@@ -1,10 +1,14 @@
-/** The loops in SIMD equal the encoders bit for bit: on ties, thresholds and beside them, on zeros of both signs, tiny and huge blocks, over the end of a chunk and in a short last block. */
-import { FormatError } from "@adjoint/tensor";
+/**
+ * The loops in SIMD equal the encoders bit for bit: on ties, thresholds and beside them, on zeros of both signs, tiny and huge blocks, over the end of a chunk and in a short last block;
+ * halves get the codes of what they widen to; and decoding is one look-up, one product and one difference an element.
+ */
+import { FormatError, ShapeError, fromBf16, fromF16 } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { codeAt, formats, midpoints, quantize, searchOf } from "../src/index.ts";
+import { blocksOf, codeAt, dequantize, formats, fromGguf, midpoints, quantize, quantizeArray, scaleValues, searchOf } from "../src/index.ts";
+import type { Quantized } from "../src/index.ts";
 import { encoders } from "../src/encode.ts";
-import { CHUNK, fast } from "../src/simd.ts";
+import { CHUNK, fast, fastDecode } from "../src/simd.ts";
 import type { FastName } from "../src/simd.ts";
 
 const sizes: Readonly<Record<FastName, readonly number[]>> = { nf4: [64, 4096], fp4: [32, 64], int4: [64, 96], int8: [32, 11008], dynamic8: [32, 256], q8_0: [32], q4_0: [32], mxfp4: [32] };
@@ -35,7 +39,10 @@ const edges: Readonly<Record<FastName, readonly number[]>> = {
 const special = [1.5 * 2 ** -124, 2 ** -123, -(2 ** -126), 2 ** -117, -1.5 * 2 ** -110, 2 ** -102, beside(1, -1), beside(0.25, -300), -beside(2 ** -30, -511), beside(8, -513), 2 ** -25 * 127, 1.01 * 2 ** -25 * 127, 2 ** -22, -1.01 * 2 ** -22, 2 ** -14 * 127, beside(2 ** -11, -1), 65519 * 8, -3e5];
 
 describe("loops in SIMD", () => {
-  it("are those that run here: Node has SIMD", () => { for (const name of names) expect(fast(name), name).not.toBe(null); });
+  it("are those that run here: Node has SIMD", () => {
+    for (const name of names) for (const input of ["f32", "f16", "bf16"] as const) expect(fast(name, input), name).not.toBe(null);
+    for (const key of ["4", "8", "4 mins"] as const) expect(fastDecode(key), key).not.toBe(null);
+  });
 
   it("equal the encoders over the end of a chunk and in a short last block", () => {
     const n = CHUNK + 1024 + 77;
@@ -73,5 +80,73 @@ describe("loops in SIMD", () => {
       x[40] = v;
       expect(() => quantize(x, [96], { format: name }), name).toThrow(FormatError);
     }
+  });
+});
+
+/** Codes and scales of halves beside those of what they widen to. */
+function compareHalves(data: Uint16Array, dtype: "f16" | "bf16", format: FastName, block: number): void {
+  const q = quantizeArray({ dtype, shape: [data.length], data }, { format, block }), wide = quantize(Float32Array.from(data, dtype === "f16" ? fromF16 : fromBf16), [data.length], { format, block, dtype });
+  const bits = (v: Float32Array): Buffer => Buffer.from(v.buffer, v.byteOffset, v.byteLength);
+  if (Buffer.compare(q.codes, wide.codes) !== 0 || Buffer.compare(bits(q.scales.values), bits(wide.scales.values)) !== 0) throw new Error(`${format} of ${dtype}, blocks of ${block}: codes or scales differ`);
+}
+
+describe("halves in SIMD", () => {
+  it("every f16 and every bf16 that a format takes gets the codes of its value", () => {
+    for (const name of names) {
+      const halves = Uint16Array.from({ length: 65536 }, (_, i) => (i * 40503) & 65535), finite = halves.filter((h) => (h & 0x7c00) !== 0x7c00), ordinary = halves.filter((h) => (h & 0x7f80) < (name.startsWith("q") ? 0x4700 : 0x7f80));
+      for (const block of sizes[name]) {
+        compareHalves(finite, "f16", name, block);
+        compareHalves(finite.map((h) => h & 0x83ff), "f16", name, block); // below 2^-14
+        compareHalves(ordinary, "bf16", name, block);
+        compareHalves(ordinary.map((h) => (h & 0x81ff) | 0x3c00), "bf16", name, block);
+      }
+    }
+  });
+
+  it("leave what is not finite to the error that names the element", () => {
+    for (const name of names) {
+      for (const [dtype, bits, value] of [["bf16", 0x7f80, "Infinity"], ["bf16", 0xffc1, "NaN"], ["f16", 0xfc00, "-Infinity"], ["f16", 0x7c01, "NaN"]] as const) {
+        const data = new Uint16Array(CHUNK + 96).fill(0x3800);
+        data[CHUNK + 40] = bits;
+        expect(() => quantizeArray({ dtype, shape: [data.length], data }, { format: name, name: "W" }), name).toThrow(new RegExp(`"W": element ${CHUNK + 40} is ${value}`));
+      }
+    }
+  });
+});
+
+describe("decoding in SIMD", () => {
+  const plain = (q: Quantized): Float32Array => {
+    const s = scaleValues(q.scales, blocksOf(q)), m = q.mins === undefined ? null : scaleValues(q.mins, blocksOf(q)), x = new Float32Array(q.shape.reduce((n, d) => n * d, 1));
+    for (let e = 0; e < x.length; e++) {
+      const b = Math.floor(e / q.block), v = Math.fround(q.format.table[codeAt(q, e)] * s[b]);
+      x[e] = m === null ? v : v - m[b];
+    }
+    return x;
+  };
+  const check = (q: Quantized): void => {
+    const words = new Uint32Array(dequantize(q).buffer), wanted = new Uint32Array(plain(q).buffer), at = words.findIndex((w, e) => w !== wanted[e]);
+    if (at >= 0 || words.length !== wanted.length) throw new Error(`${q.format.name}, blocks of ${q.block}: element ${at} of ${wanted.length} differs`);
+  };
+
+  it("is one look-up, one product and one difference, in every format, block size and length", () => {
+    const n = 2 * CHUNK + 1000;
+    for (const format of Object.values(formats)) {
+      for (const block of format.blocks ?? [32, 96, 77, 11008, CHUNK + 32]) {
+        for (const short of [0, 1, 37]) {
+          const shape = [n - short], blocks = Math.ceil(shape[0] / block), values = Float32Array.from({ length: blocks }, (_, b) => [0.02, -3, 0, -0, 2 ** -140, 1e30][b % 6] * Math.cos(b));
+          const q = { format, shape, block, codes: Uint8Array.from({ length: Math.ceil((shape[0] * format.bits) / 8) }, (_, i) => (i * 2654435761) >>> 13), scales: { values }, dtype: "f32" as const };
+          check(format.bits === 8 ? q : block === 32 ? { ...q, mins: { values: values.toReversed() } } : q);
+          if (block === format.block && format.scale === "f32") check(quantize(plain({ ...q, scales: { values: values.map((v) => Math.min(1, Math.abs(v))) } }), shape, { format: format.encodes ? format.name : "nf4", doubleQuant: true }));
+        }
+      }
+    }
+    check(fromGguf("Q4_K", Uint8Array.from({ length: 144 * 5 }, (_, i) => (i % 144 < 4 ? [1, 0x2c, 3, 0x30][i % 144] : (i * 2654435761) >>> 13)), [5, 256]));
+  });
+
+  it("goes into an array that is given, and only there", () => {
+    const q = quantize(Float32Array.from({ length: 200 }, (_, i) => Math.sin(i)), [2, 100], { format: "nf4" }), room = new Float32Array(204).fill(7), into = room.subarray(2, 202);
+    expect(dequantize(q, into)).toBe(into);
+    expect([...room]).toEqual([7, 7, ...plain(q), 7, 7]);
+    expect(() => dequantize(q, room)).toThrow(ShapeError);
   });
 });
