@@ -49,6 +49,8 @@ export interface AdapterMethod {
   shapes(site: Site, config: LoraConfig): Shapes;
   /** what stands beside it, never trains, and is in the file all the same (MiCA's B); `init` has numbers for it too */
   fixed?(site: Site, config: LoraConfig): Shapes;
+  /** roles beside the factors whose numbers change all the same while it trains (AdaLoRA's masks) */
+  readonly moving?: readonly Role[];
   /** initial numbers of these, drawn on the host, the same everywhere */
   init(site: Site, config: LoraConfig, seed: number): Readonly<Record<Role, HostArray>>;
   /** the name of a tensor in PEFT's file; `factorKey` when left out */

@@ -16,7 +16,7 @@ import { adapterFiles } from "./files/peft.ts";
 import { requantize, type RequantizeError } from "./requantize.ts";
 import { echoesOf, f32 } from "./files/saved-along.ts";
 import { type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./files/saved-embeddings.ts";
-import { baseChanged, followBase, settled } from "./settled.ts";
+import { baseChanged, copied, followBase, settled } from "./settled.ts";
 import type { TargetTable } from "./targets/targets.ts";
 
 /** A weight as it lies in memory: numbers, or codes. */
@@ -42,6 +42,8 @@ export interface TunedParts<M> {
   readonly frozen?: boolean;
   /** what was merged into the base when this adapter was made; what is merged now when left out */
   readonly ground?: Ground;
+  /** what this is a copy of; itself when left out */
+  readonly source?: object;
 }
 
 /** A frozen base and one adapter. `base` itself never changes unless `merge` is called; the adapter is on by being passed along, not by a flag. */
@@ -55,6 +57,8 @@ export class Tuned<M> extends AdaptedModel<M> {
   readonly moduleAdapter: ModuleAdapter;
   /** what was merged into the base when this adapter was made, or the one that it is a copy of */
   readonly ground: Ground;
+  /** one value for an adapter and all its copies */
+  readonly source: object;
   readonly #parts: TunedParts<M>;
   #original: ReadonlyMap<string, Held> | "not kept" | null = null;
 
@@ -66,6 +70,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     this.adapter = treeOf(storesOf(parts.attachments));
     this.moduleAdapter = new Attached(parts.attachments, this.adapter, parts.config.loraDropout);
     this.ground = parts.ground ?? [...mergedInto(parts.base)];
+    this.source = parts.source ?? this;
     this.#parts = parts;
     if (isObject(parts.base)) followBase(parts.base, parts.attachments);
   }
@@ -90,15 +95,15 @@ export class Tuned<M> extends AdaptedModel<M> {
   }
 
   /**
-   * The same adapter for evaluation: what of it follows from its tensors alone (DoRA's m / n, a product as large as W for r rows) is computed once
-   * instead of at every call, which pays where calls are small, as in generation. What was computed is that of now, A and B are shared: ask again after training or merging.
-   * While the adapter is merged there is nothing to compute ahead, and the answer is the adapter itself.
+   * The adapter as it is now, for evaluation: copies of what trains, and what follows from these alone (DoRA's m / n, a product as large as W for r rows)
+   * computed once instead of at every call, which pays where calls are small, as in generation. Training goes on without it: ask again for later numbers.
+   * Merges into the base it follows, as every adapter. While the adapter itself is merged there is nothing to compute ahead, and the answer is the adapter.
    */
   frozen(): Tuned<M> {
     if (this.merged) return this;
-    const attachments = this.#parts.attachments.map(settled);
+    const attachments = copied(this.#parts.attachments).map(settled);
     flushAll(); // they read the values of now
-    return new Tuned({ ...this.#parts, attachments, frozen: true, ground: this.ground });
+    return new Tuned({ ...this.#parts, attachments, frozen: true, ground: this.ground, source: this.source });
   }
 
   override get dropout(): number {
@@ -126,12 +131,10 @@ export class Tuned<M> extends AdaptedModel<M> {
     checkAdapter("context", this, this.ground);
     return { ...context, adapter: this.moduleAdapter };
   }
-  /** Copies of an adapter (`frozen`, one with a factor in a set) share its tensors: what one of them has merged must not act again through another. */
+
+  /** Copies of an adapter (`frozen`, one with a factor in a set): what one of them has merged must not act again through another. */
   #refuseTwice(op: string): void {
-    const stack = mergedInto(this.base);
-    if (stack.length === 0) return;
-    const own = new Set<Store>(this.tensors().values());
-    if (stack.some((other) => [...other.tensors().values()].some((s) => own.has(s)))) {
+    if (mergedInto(this.base).some((other) => other.source === this.source)) {
       throw new ConfigError("the tensors of this adapter are in the base weights already: a copy of it is merged", { op, key: "merged", fix: "unmerge that copy first (await set.unmerge() if a set merged it), or use what merged it: set.with(name)" });
     }
   }

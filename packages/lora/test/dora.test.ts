@@ -188,17 +188,19 @@ describe("DoRA beside a model", () => {
     expect(() => frozen.forward(ids, { train: true })).toThrow(/frozen/);
     const y = await numbers(frozen.forward(ids));
     tuned.frozen(); // never used: nothing of it waits for numbers that change now
-    for (const [key, s] of tuned.tensors()) if (key.endsWith("magnitude_vector")) s.set({ dtype: "f32", shape: s.shape, data: new Float32Array(s.size).fill(2) });
+    for (const [key, s] of tuned.tensors()) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from(await s.data(), (v, i) => (key.endsWith("magnitude_vector") ? 2 : v + (i % 3) / 8)) });
     expect(await numbers(frozen.forward(ids))).toEqual(y);
+    expect(await numbers(frozen.mergedWeights().get("layers.0.q_proj.weight") ?? null)).not.toEqual(await numbers(tuned.mergedWeights().get("layers.0.q_proj.weight") ?? null));
     await close(tuned.frozen().forward(ids), await numbers(tuned.forward(ids)), 1e-6);
     expect(await numbers(tuned.forward(ids))).not.toEqual(y);
   });
 
   it("takes its norm from the base as it is: after another adapter was merged into it too", async () => {
-    const model = new Toy(), options = { r: 2, useDora: true, targetModules: targets }, first = fill(lora(model, options), 1), second = fill(lora(model, options), 2);
+    const model = new Toy(), options = { r: 2, useDora: true, targetModules: targets }, first = fill(lora(model, options), 1), second = fill(lora(model, options), 2), frozen = second.frozen();
     const y = await numbers(second.forward(ids));
     await first.merge();
     const over = await numbers(second.forward(ids));
+    await close(frozen.forward(ids), over, 1e-6);
     await second.merge();
     await close(model.forward(ids), over, 1e-5);
     await second.unmerge();

@@ -123,6 +123,21 @@ describe("a model with an adapter", () => {
     expect(await numbers(f(ids))).toEqual(first);
   });
 
+  it("frozen holds the numbers of its making, whatever trains: an optimizer's step, compiled, leaves it alone", async () => {
+    for (const options of [{}, { modulesToSave: ["lm_head"], bias: "lora_only" }, { vera: {}, r: 4 }, { adalora: { initR: 3, targetR: 2 }, initLoraWeights: false }] as const) {
+      const tuned = lora(new Toy(), { targetModules: ["q_proj", "up_proj"], ...options }), frozen = tuned.frozen(), y = await numbers(frozen.forward(ids)), stores = [...tuned.tensors().values()];
+      const use = compile((x: Tensor) => frozen.forward(x)), step = compile(() => { assign(stores, stores.map((s) => s.add(0.25))); return stores[0].sum(); });
+      expect(await numbers(use(ids))).toEqual(y);
+      for (let i = 0; i < 2; i++) await step().data();
+      expect(await numbers(tuned.forward(ids))).not.toEqual(y);
+      for (const now of [frozen.forward(ids), use(ids)]) expect(await numbers(now)).toEqual(y);
+      const saved = await frozen.snapshot(), live = await tuned.snapshot();
+      expect([...saved.keys()]).toEqual([...live.keys()]);
+      expect(saved).not.toEqual(live);
+      expect(await numbers(tuned.frozen().forward(ids))).toEqual(await numbers(tuned.forward(ids)));
+    }
+  });
+
   it("tells adapters apart that are arguments of a compiled step", async () => {
     const model = new Toy();
     const [one, two] = [fill(lora(model, { targetModules: ["q_proj"] }), 3), fill(lora(model, { targetModules: ["q_proj"] }), 11)];

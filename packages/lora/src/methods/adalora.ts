@@ -35,6 +35,7 @@ function distance(gram: Tensor): Tensor {
 export const adalora: AdditiveMethod = {
   name: "adalora",
   shapes,
+  moving: ["mask"],
   init: (site, config, seed) => {
     const { A, B, E } = shapes(site), normal = (role: string, shape: readonly number[], std: number): HostArray => hostNormal(seed, `adalora/init/${site.path}/${role}`, shape, { std });
     const own = config.initLoraWeights === false ? { A: normal("A", A, 1), B: normal("B", B, 1), E: normal("E", E, 1) } : { A: normal("A", A, 0.02), B: normal("B", B, 0.02), E: zerosOf(E) };
