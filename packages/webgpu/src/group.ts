@@ -1,5 +1,5 @@
 /** Which dispatches of a plan become one: equal texts, no dependency between them, and buffers that can lie side by side. */
-import type { PlanSpec } from "@adjoint/tensor";
+import { bytesOf, type PlanSpec } from "@adjoint/tensor";
 import { mostSegments, type SegmentPlan, segmentPlan } from "./merge.ts";
 import { roundUp } from "./pool.ts";
 import type { Dispatch, Target } from "./program.ts";
@@ -79,9 +79,17 @@ function find(plan: PlanSpec, steps: readonly Step[], homes: readonly Home[]): (
     if (taken.has(i)) return;
     const segment = plans.get(first.dispatch.code) ?? null;
     if (segment === null || plan.kernels[first.kernel].kind === "composite") { out.push(first); return; }
-    const all = [first], reads = new Set<number>(), writes = new Set<number>(), most = mostSegments(segment);
-    const enter = (s: Step): void => { s.dispatch.bindings.forEach((b, k) => { (b.access === "read" ? reads : writes).add(s.buffers[k]); }); };
-    const free = (s: Step): boolean => s.dispatch.bindings.every((b, k) => !writes.has(s.buffers[k]) && (b.access === "read" || !reads.has(s.buffers[k])));
+    const all = [first], reads = new Set<number>(), writes = new Map<number, Part[]>(), most = mostSegments(segment);
+    const enter = (s: Step): void => {
+      s.dispatch.bindings.forEach((b, k) => {
+        const x = s.buffers[k];
+        if (b.access === "read") reads.add(x); else writes.set(x, [...(writes.get(x) ?? []), partOf(plan, s, x)]);
+      });
+    };
+    const free = (s: Step): boolean => s.dispatch.bindings.every((b, k) => {
+      const x = s.buffers[k], written = writes.get(x);
+      return (written === undefined || (b.access !== "read" && apart(partOf(plan, s, x), written))) && (b.access === "read" || !reads.has(x));
+    });
     enter(first);
     for (let j = i + 1; j < steps.length && j <= i + AHEAD && all.length < most; j++) {
       if (taken.has(j)) continue;
@@ -93,6 +101,18 @@ function find(plan: PlanSpec, steps: readonly Step[], homes: readonly Home[]): (
   });
   return out;
 }
+/** Elements of a buffer, from the first to the last; null: all of it, or as good as all. */
+type Part = readonly [from: number, to: number] | null;
+/** What a step writes of a buffer, where whole words show it: kernels that join a tensor write a part each. */
+function partOf(plan: PlanSpec, s: Step, buffer: number): Part {
+  const kernel = plan.kernels[s.kernel];
+  if ((kernel.kind !== "rows" && kernel.kind !== "map") || kernel.loads.some((v) => v.buffer === buffer)) return null;
+  const views = kernel.stores.flatMap(({ view }) => (view.buffer === buffer ? [view] : []));
+  if (views.length === 0 || views.some((v) => bytesOf(v.dtype) !== 4)) return null;
+  const ends = views.map(({ offset, strides }) => strides.reduce(([from, to], stride, a) => { const far = stride * (kernel.shape[a] - 1); return [from + Math.min(0, far), to + Math.max(0, far)] as const; }, [offset, offset] as const));
+  return [Math.min(...ends.map(([from]) => from)), Math.max(...ends.map(([, to]) => to))];
+}
+const apart = (a: Part, all: readonly Part[]): boolean => a !== null && all.every((b) => b !== null && (a[1] < b[0] || b[1] < a[0]));
 /** At each binding: the same buffer in all, or buffers that can be placed side by side. */
 function alike(plan: PlanSpec, homes: readonly Home[], all: readonly Step[], s: Step): boolean {
   return s.buffers.every((b, k) => {

@@ -1,5 +1,5 @@
 /** Merged dispatches: the text, the choice, and the same numbers as before. */
-import { type PlanSpec, type Store, type Tensor, add, assign, compile, createReference, fromHost, getDevice, memory, mul, scalar, setDevice, store, sum, tensor } from "@adjoint/tensor";
+import { type PlanSpec, type Store, type Tensor, add, assign, compile, concat, createReference, fromHost, getDevice, memory, mul, scalar, setDevice, store, sum, tensor, total } from "@adjoint/tensor";
 import { conform, tensorSubjects } from "@adjoint/testing";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
@@ -137,6 +137,21 @@ describe.runIf(found)("on a software driver", () => {
     // odd sizes have texts of their own
     expect(device.stats.dispatches).toBeLessThan(0.6 * (memory(device).kernels - kernels));
     expect(memory(device).kernels - kernels).toBeGreaterThanOrEqual(4 * 2 * count);
+    await device.close();
+  });
+  test("parts of one tensor are written by one dispatch; halves, which share words, are not", async () => {
+    const n = 40, xs = Array.from({ length: n }, (_, i) => store(fromHost({ dtype: "f32", shape: [300], data: Float32Array.from({ length: 300 }, (_, j) => (i * j) % 7) })));
+    const dispatches = async (device: WebGpuBackend, dtype: "f32" | "f16"): Promise<readonly [number, readonly number[]]> => {
+      const before = device.stats.dispatches, out = await concat(xs.map((x) => total(x).cast(dtype).reshape([1]))).cast("f32").mul(1).data();
+      return [device.stats.dispatches - before, [...out]];
+    };
+    const device = await webgpu({ mode: "safe", allowSoftware: true }), want = Array.from({ length: n }, (_, i) => Array.from({ length: 300 }, (_, j) => (i * j) % 7).reduce((a, b) => a + b, 0));
+    setDevice(device);
+    const [few, sums] = await dispatches(device, "f32"), [many, halves] = await dispatches(device, "f16");
+    expect(sums).toEqual(want);
+    expect(few).toBeLessThanOrEqual(3);
+    expect(halves).toEqual(want);
+    expect(many).toBeGreaterThanOrEqual(n);
     await device.close();
   });
   test("plans that want different stores side by side come to rest, with right numbers", async () => {
