@@ -131,7 +131,8 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if (dear && !rowLevel && !rowLevelIn(t, c, maps) && sizeOf(c.space) > 2 * sizeOf(t.shape)) return false;
       return true;
     }
-    if (maps.length !== 1 || (c.part && t.op.kind !== "reduce")) return false;
+    // kernels of parts run late, when the joined tensor is due: of reductions only totals, for which no large value waits, join them
+    if (maps.length !== 1 || (c.part && !(t.op.kind === "reduce" && (t.attrs as ReduceAttrs).reduce === "sum64"))) return false;
     const map = maps[0];
     if (t.op.kind === "reduce") {
       const { axes } = t.attrs as ReduceAttrs, x = t.inputs[0], width = axes.reduce((n, a) => n * x.shape[a], 1);
