@@ -1,7 +1,7 @@
 /** Opens what commands work on: the device, models, adapters and named data. */
-import { node, readText } from "@adjoint/io";
+import { node, openGguf, readText } from "@adjoint/io";
 import { loadLora, type Tuned } from "@adjoint/lora";
-import { type CausalLM, type LoadModelOptions, loadModel, loadTokenizer, type Tokenizer } from "@adjoint/models";
+import { type CausalLM, ggufTokenizer, type LoadModelOptions, loadModel, loadTokenizer, type Tokenizer, tokenizerFiles } from "@adjoint/models";
 import { quantizedOf } from "@adjoint/quant";
 import { ConfigError, getDevice, setDevice } from "@adjoint/tensor";
 import { type DeviceChoice, chooseDevice } from "./devices.ts";
@@ -20,14 +20,21 @@ export const deviceName = (): string => getDevice().name;
 
 /** Recipe keys that say which base it is and how it is held. */
 export const baseKeys: readonly (keyof Recipe)[] = ["model_revision", "load_in_4bit", "load_in_8bit", "bnb_4bit_quant_type", "bnb_4bit_use_double_quant", "quant_block_size", "llm_int8_skip_modules", "upcast_modules"];
-/** The files beside a model's weights that go with it. */
+/** The files beside a model's weights that go with it; of a GGUF file without a tokenizer.json beside it, the tokenizer that it holds. */
 export async function companionFiles(folder: string | null): Promise<Record<string, string>> {
   const files: Record<string, string> = {}, { path } = node(), at = folder !== null && /\.gguf$/i.test(folder) ? path.dirname(folder) : folder;
   for (const name of ["tokenizer.json", "tokenizer_config.json", "generation_config.json", "special_tokens_map.json", "chat_template.jinja"]) {
     const file = at === null ? null : path.join(at, name);
     if (file !== null && (await exists(file))) files[name] = await readText(file);
   }
-  return files;
+  return folder === null || folder === at || files["tokenizer.json"] !== undefined ? files : heldFiles(folder);
+}
+async function heldFiles(path: string): Promise<Record<string, string>> {
+  const file = await openGguf(path);
+  try {
+    const tokenizer = ggufTokenizer(file);
+    return tokenizer === null ? {} : tokenizerFiles(tokenizer);
+  } finally { await file.close(); }
 }
 export const exists = (path: string): Promise<boolean> => node().fs.access(path).then(() => true, () => false);
 
@@ -104,7 +111,7 @@ function withTokenizer(model: CausalLM, tokenizer: Tokenizer): CausalLM {
 /** The tokenizer, or what to do about there being none. */
 export function tokenizerOf(model: CausalLM, path: string): Tokenizer {
   if (model.tokenizer !== null) return model.tokenizer;
-  throw new ConfigError(`${path}: the model has no tokenizer.json, so text cannot be read`, { file: path, key: "tokenizer_name", value: null, fix: "give --tokenizer-name DIR, or token ids with --ids FILE.json" });
+  throw new ConfigError(`${path}: ${/\.gguf$/i.test(path) ? "the file holds no tokenizer and none lies beside it" : "the model has no tokenizer.json"}, so text cannot be read`, { file: path, key: "tokenizer_name", value: null, fix: "give --tokenizer-name DIR, or token ids with --ids FILE.json" });
 }
 
 /** An adapter's folder: the folder itself, or `adapter` in a run's folder. */

@@ -21,6 +21,8 @@ export class MoreBytes extends Error {}
 /** Reads a header from its first bytes on. */
 export class GgufCursor {
   at = 0;
+  /** the key whose value is being read, for errors */
+  inside: string | null = null;
   private readonly view: DataView;
   private readonly decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
   private readonly bytes: Uint8Array;
@@ -78,13 +80,51 @@ export class GgufCursor {
     }
   }
   value(key: string, limit: number): GgufValue {
+    this.inside = key;
     const type = this.kind(key);
     if (type !== "array") return { type, value: this.scalar(type, key, limit) };
     const of = this.kind(key);
     if (of === "array") throw new FormatError(`${this.label}: "${key}" is an array of arrays`, { file: this.label, key, fix: "write it as one array: nested ones are not supported" });
-    const count = this.size(`the length of "${key}"`, limit), value: GgufPlain[] = [];
-    for (let i = 0; i < count; i++) value.push(this.scalar(of, key, limit));
+    const count = this.size(`the length of "${key}"`, limit / (of === "string" ? 8 : widths[of]));
+    if (of === "string") return { type, of, value: this.texts(key, count) };
+    const value: GgufPlain[] = [];
+    for (let i = 0; i < count; i++) value.push(this.number(of, key));
     return { type, of, value };
+  }
+  /** Many strings: their bytes are gathered, decoded at once and cut again, since a decoder's call costs more than a short string. */
+  private texts(key: string, count: number): string[] {
+    const { bytes, view } = this, ends = new Uint32Array(count), from = this.at;
+    let at = from;
+    for (let i = 0; i < count; i++) {
+      if (at + 8 > bytes.byteLength) throw new MoreBytes();
+      const length = view.getUint32(at, true);
+      if (view.getUint32(at + 4, true) !== 0) throw this.bad(key, `entry ${i} of "${key}" is longer than the file`, view.getBigUint64(at, true));
+      at += 8 + length;
+      if (at > bytes.byteLength) throw new MoreBytes();
+    }
+    const all = new Uint8Array(at - from - 8 * count);
+    let to = 0;
+    at = from;
+    for (let i = 0, units = 0; i < count; i++) {
+      const end = at + 8 + view.getUint32(at, true);
+      if (end > at + 8 && (bytes[at + 8] & 0xc0) === 0x80) throw this.bad(key, `entry ${i} of "${key}" is not UTF-8`, i);
+      for (at += 8; at < end; at++) {
+        const byte = bytes[at];
+        all[to++] = byte;
+        if ((byte & 0xc0) !== 0x80) units += byte >= 0xf0 ? 2 : 1;                // UTF-16 units of the character that begins here
+      }
+      ends[i] = units;
+    }
+    this.at = at;
+    let text: string;
+    try {
+      text = this.decoder.decode(all);
+    } catch {
+      throw this.bad(key, `"${key}" is not UTF-8`, count);
+    }
+    const found: string[] = [];
+    for (let i = 0, start = 0; i < count; start = ends[i++]) found.push(text.slice(start, ends[i]));
+    return found;
   }
   private scalar(type: GgufScalar, key: string, limit: number): GgufPlain {
     return type === "string" ? this.text(`"${key}"`, limit) : this.number(type, key);
@@ -121,15 +161,31 @@ export class GgufWriter {
     if (given.type !== "array") return this.scalar(key, given.type, given.value);
     this.u32(kinds.indexOf(given.of));
     this.size(given.value.length);
+    if (given.of === "string") return this.texts(key, given.value);
     for (const value of given.value) this.scalar(key, given.of, value);
   }
+  /** Many strings into one piece, of at most three bytes a UTF-16 unit. */
+  private texts(key: string, values: readonly GgufPlain[]): void {
+    let most = 0;
+    for (const value of values) {
+      if (typeof value !== "string") throw notOf(key, "string", value);
+      most += 8 + 3 * value.length;
+    }
+    const all = new Uint8Array(most), view = new DataView(all.buffer), encoder = new TextEncoder();
+    let at = 0;
+    for (const value of values) {
+      const { written } = encoder.encodeInto(String(value), all.subarray(at + 8));
+      view.setBigUint64(at, BigInt(written), true);
+      at += 8 + written;
+    }
+    this.parts.push(all.subarray(0, at));
+  }
   private scalar(key: string, type: GgufScalar, value: GgufPlain): void {
-    const bad = (): ConfigError => new ConfigError(`gguf: "${key}" is ${String(value)}, no ${type}`, { op: "ggufParts", key, value, fix: `give a value that ${type} can hold` });
     if (type === "string") {
-      if (typeof value !== "string") throw bad();
+      if (typeof value !== "string") throw notOf(key, type, value);
       return this.text(value);
     }
-    if (typeof value === "string" || (typeof value === "boolean") !== (type === "bool") || !holds(type, value)) throw bad();
+    if (typeof value === "string" || (typeof value === "boolean") !== (type === "bool") || !holds(type, value)) throw notOf(key, type, value);
     this.put(widths[type], (view) => {
       switch (type) {
         case "u8": case "bool": return view.setUint8(0, Number(value));
@@ -156,6 +212,8 @@ export class GgufWriter {
     return all;
   }
 }
+
+const notOf = (key: string, type: GgufScalar, value: GgufPlain): ConfigError => new ConfigError(`gguf: "${key}" is ${String(value)}, no ${type}`, { op: "ggufParts", key, value, fix: `give a value that ${type} can hold` });
 
 /** Whether an integer type holds this value; floats hold any. */
 function holds(type: Exclude<GgufScalar, "string">, value: number | bigint | boolean): boolean {

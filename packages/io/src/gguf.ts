@@ -82,15 +82,18 @@ export async function openGguf(source: string | URL | Blob | ByteSource): Promis
 
 type Header = Pick<GgufFile, "version" | "alignment" | "metadata" | "entries">;
 
-/** A header says its length nowhere: read twice as much until it fits. */
+/** A header says its length nowhere: read four times as much until it fits. */
 async function readHeader(from: ByteSource): Promise<Header> {
-  for (let length = Math.min(FIRST, from.size); ; length = Math.min(2 * length, from.size)) {
+  for (let length = Math.min(FIRST, from.size); ; length = Math.min(4 * length, from.size)) {
     const cursor = new GgufCursor(await from.read(0, length), from.label);
     try {
       return parseHeader(cursor, from.size, from.label);
     } catch (error) {
       if (!(error instanceof MoreBytes)) throw error;
-      if (length === from.size) throw new FormatError(`${from.label}: the file ends after ${length} bytes, inside of its header`, { file: from.label, key: "file length", value: length, fix: "the file is cut: get it again" });
+      if (length === from.size) {
+        const { inside } = cursor;
+        throw new FormatError(`${from.label}: the file ends after ${length} bytes, inside of its header${inside === null ? "" : ` ("${inside}")`}`, { file: from.label, key: inside ?? "file length", value: length, fix: "the file is cut: get it again" });
+      }
     }
   }
 }
@@ -106,6 +109,7 @@ function parseHeader(cursor: GgufCursor, size: number, label: string): Header {
     const key = cursor.text("a metadata key", 65535);
     if (metadata.has(key)) throw cursor.bad(key, `"${key}" is there twice`, i);
     metadata.set(key, cursor.value(key, size));
+    cursor.inside = null;
   }
   const alignment = alignmentOf(metadata, label);
   const infos: [string, { readonly type: GgufType; readonly shape: readonly number[]; readonly at: number; readonly byteLength: number }][] = [];

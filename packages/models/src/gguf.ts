@@ -10,6 +10,8 @@ import { decodeGguf, fromGguf, isGgufBlockType, type Quantized, toGguf } from "@
 import { ConfigError, convertArray, type DType, FormatError, type HostArray, isFloat, type TypedArray } from "@adjoint/tensor";
 import type { ConfigJson, ModelConfig } from "./config.ts";
 import type { LlamaConfig } from "./llama-config.ts";
+import { ggufTokenizerKeys } from "./tokenizer/gguf-write.ts";
+import type { TrainedTokenizer } from "./tokenizer/train.ts";
 import { isCodes, type Weight, type WeightFile } from "./weights.ts";
 
 const parts: Readonly<Record<string, string>> = {
@@ -165,8 +167,8 @@ function writable(c: ModelConfig): LlamaConfig {
   return c;
 }
 
-/** The metadata that llama.cpp builds the model from. @throws ConfigError for a family that is not written */
-export function ggufMetadata(config: ModelConfig, name: string): Record<string, GgufValue | string | boolean> {
+/** The metadata that llama.cpp builds the model from, with a tokenizer. @throws ConfigError for a family that is not written */
+export function ggufMetadata(config: ModelConfig, tokenizer: TrainedTokenizer | null, name: string): Record<string, GgufValue | string | boolean> {
   const c = writable(config), architecture = c.modelType === "mistral" ? "llama" : c.modelType, u32 = (value: number): GgufValue => ({ type: "u32", value }), f32 = (value: number): GgufValue => ({ type: "f32", value });
   const own: Record<string, GgufValue | string> = {
     block_count: u32(c.numHiddenLayers), context_length: u32(c.maxPositionEmbeddings), embedding_length: u32(c.hiddenSize), feed_forward_length: u32(c.intermediateSize), "attention.head_count": u32(c.numAttentionHeads),
@@ -177,6 +179,7 @@ export function ggufMetadata(config: ModelConfig, name: string): Record<string, 
   return {
     "general.architecture": architecture, "general.name": name, ...Object.fromEntries(Object.entries(own).map(([key, value]) => [`${architecture}.${key}`, value])),
     ...Object.fromEntries(Object.entries(ids).flatMap(([key, value]) => (value === null ? [] : [[`tokenizer.ggml.${key}_token_id`, u32(value)]]))),
+    ...(tokenizer === null ? {} : ggufTokenizerKeys(tokenizer, c.vocabSize)),
   };
 }
 

@@ -1,8 +1,8 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
 import { defaultDevice } from "./device.ts";
-import { node, openGguf, parseJsonObject } from "@adjoint/io";
+import { type GgufFile, node, openGguf, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
-import { dequantize, type FormatName, quantize, quantizedOf, quantizedWeight } from "@adjoint/quant";
+import { dequantize, type FormatName, quantizeArray, quantizedOf, quantizedWeight } from "@adjoint/quant";
 import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, place, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
@@ -11,8 +11,9 @@ import { ggufConfig, ggufWeights } from "./gguf.ts";
 import { type ResolveModelOptions, resolveModel } from "./hub.ts";
 import type { ModuleShape } from "./layout.ts";
 import { type ModelFiles, type Origin, filesOrigin, folderOrigin, isModelFiles } from "./origin.ts";
+import { ggufTokenizer } from "./tokenizer/gguf-read.ts";
 import { tokenizerFrom } from "./tokenizer/load.ts";
-import type { Tokenizer } from "./tokenizer/index.ts";
+import { createTokenizer, type Tokenizer } from "./tokenizer/tokenizer.ts";
 import { isCodes, renamed, tensorWeights, type Weight, type WeightFile } from "./weights.ts";
 
 /** Element type of the parameters in memory; "auto" keeps each as it is stored. */
@@ -35,7 +36,7 @@ export interface LoadProgress { readonly name: string; readonly done: number; re
 export interface LoadModelOptions extends ResolveModelOptions {
   /** default "auto" */
   readonly dtype?: ModelDType;
-  /** whether the tokenizer is loaded: true, false (model.tokenizer is null), or "auto" (the default): if the folder has one; or a tokenizer to use */
+  /** whether the tokenizer is loaded: true, false (model.tokenizer is null), or "auto" (the default): if the folder, or the GGUF file, has one; or a tokenizer to use */
   readonly tokenizer?: boolean | "auto" | Tokenizer;
   /** refuse files with tensors that the model has no place for (default true) */
   readonly strict?: boolean;
@@ -87,9 +88,10 @@ async function read(source: string | URL | ModelFiles, options: LoadModelOptions
   if (gguf !== null) {
     const file = await openGguf(gguf.file);
     try {
-      const config = parseConfig(await ggufConfig(file), file.label), beside = gguf.folder === null ? null : folderOrigin(gguf.folder);
+      const config = parseConfig(await ggufConfig(file), file.label), beside = isModelFiles(source) ? filesOrigin(source) : folderOrigin(gguf.folder);
+      const own = await ggufTokenizerOf(file, config, beside, tokenizer);
       await readWeights(config, ggufWeights(file, config), readOptions, keep);
-      return { config, tokenizer: await tokenizerOf(beside, tokenizer) };
+      return { config, tokenizer: own };
     } finally {
       await file.close();
     }
@@ -104,24 +106,33 @@ async function read(source: string | URL | ModelFiles, options: LoadModelOptions
   }
 }
 
-/** A GGUF file among sources, and the folder in which its tokenizer.json would lie. */
-function ggufSource(source: string | URL | ModelFiles): { readonly file: string | Blob; readonly folder: string | null } | null {
+/** A GGUF file among sources, and the folder in which a tokenizer.json would lie beside it. */
+function ggufSource(source: string | URL | ModelFiles): { readonly file: string | Blob; readonly folder: string } | null {
   if (isModelFiles(source)) {
     const [name, more] = Object.keys(source).filter((n) => n.endsWith(".gguf"));
     if (name === undefined) return null;
     const blob = source[name];
     if (more !== undefined || blob instanceof URL) throw new ConfigError(`${name}: one GGUF file is read, as a Blob or bytes`, { file: name, key: name, fix: "fetch it yourself, and give its parts joined" });
-    return { file: blob instanceof Uint8Array ? new Blob([blob.slice()]) : blob, folder: null };
+    return { file: blob instanceof Uint8Array ? new Blob([blob.slice()]) : blob, folder: "" };
   }
   if (source instanceof URL && source.protocol !== "file:") return null;
   const { path, url } = node(), name = typeof source === "string" && !source.startsWith("file:") ? source : url.fileURLToPath(source);
   return /\.gguf$/i.test(name) && !/^https?:/i.test(name) ? { file: name, folder: path.dirname(name) } : null;
 }
-async function tokenizerOf(origin: Origin | null, own: boolean | "auto" | Tokenizer): Promise<Tokenizer | null> {
+async function tokenizerOf(origin: Origin, own: boolean | "auto" | Tokenizer): Promise<Tokenizer | null> {
   if (typeof own === "object") return own;
-  if (own === false || (own === "auto" && !((await origin?.has("tokenizer.json")) ?? false))) return null;
-  if (origin === null) throw new ConfigError("a GGUF file's tokenizer is not read", { op: "loadModel", key: "tokenizer", value: own, fix: "give one: tokenizer: await loadTokenizer(...)" });
-  return tokenizerFrom(origin);
+  return own === false || (own === "auto" && !(await origin.has("tokenizer.json"))) ? null : tokenizerFrom(origin);
+}
+/** The tokenizer of a GGUF file: a tokenizer.json beside it comes first, since it says more. */
+async function ggufTokenizerOf(file: GgufFile, { vocabSize }: ModelConfig, beside: Origin, own: boolean | "auto" | Tokenizer): Promise<Tokenizer | null> {
+  if (own === false || typeof own === "object") return own === false ? null : own;
+  if (await beside.has("tokenizer.json")) return tokenizerFrom(beside);
+  const held = ggufTokenizer(file);
+  if (held === null && own === true) throw new ConfigError(`${file.label} holds no tokenizer`, { op: "loadModel", file: file.label, key: "tokenizer", value: own, fix: "put tokenizer.json beside it, or give one: tokenizer: await loadTokenizer(...)" });
+  if (held === null) return null;
+  const tokenizer = createTokenizer(held.tokenizerJson, held.config, file.label);
+  if (tokenizer.vocabSize > vocabSize) throw new FormatError(`${file.label}: tokenizer.ggml.tokens has ${tokenizer.vocabSize} entries, and token_embd.weight ${vocabSize} rows`, { file: file.label, key: "tokenizer.ggml.tokens", value: tokenizer.vocabSize, fix: "vocabulary and weights are not of one model: get the file again" });
+  return tokenizer;
 }
 
 /** A model over arrays, or codes of linear weights, by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
@@ -184,9 +195,8 @@ function settled(name: string, w: Weight, kind: string | undefined, skip: readon
   }
   if (!isFloat(w.dtype)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}, and parameters are floats`, { file, key: name, value: w.dtype, fix: "use the unquantized model, or one that bitsandbytes wrote" });
   if (how && kind === "linear" && !skip.some((s) => isModule(name, s))) {
-    const { format, block = format === "int8" ? "row" : undefined, doubleQuant = false } = how, { data, shape } = w.dtype === "f32" ? w : converted(w, "f32");
-    if (!(data instanceof Float32Array)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}`, { file, key: name, value: w.dtype });
-    return quantize(data, shape, { format, doubleQuant, dtype: w.dtype, name, file, ...(block === undefined ? {} : { block: block === "row" ? shape[1] : block }) });
+    const { format, block = format === "int8" ? "row" : undefined, doubleQuant = false } = how, numbers = w.dtype === "f64" ? converted(w, "f32") : w;
+    return { ...quantizeArray(numbers, { format, doubleQuant, name, file, ...(block === undefined ? {} : { block: block === "row" ? w.shape[1] : block }) }), dtype: w.dtype };
   }
   const raised = upcast === "all" || (upcast === "norms" && kind === "norm");
   const want = raised ? "f32" : dtype === "auto" ? (w.dtype === "f64" ? "f32" : w.dtype) : dtype;

@@ -6,6 +6,8 @@ import type { CausalLM } from "./causal-lm.ts";
 import { architectures, type ConfigJson } from "./config.ts";
 import { embeddingName } from "./family.ts";
 import { ggufMetadata, ggufRope, ggufTensor } from "./gguf.ts";
+import { tokenizerAmong } from "./tokenizer/files.ts";
+import type { TrainedTokenizer } from "./tokenizer/train.ts";
 import { isCodes, type Weight } from "./weights.ts";
 
 /** safetensors: what `from_pretrained` reads, codes as bitsandbytes writes them (nf4, fp4, int8 in rows); gguf: what llama.cpp reads (q8_0, q4_0, q4_k, mxfp4). */
@@ -23,8 +25,8 @@ const GGUF_FILE = "model.gguf";
 
 /**
  * Writes config.json and model.safetensors (in shards above `maxShardBytes`); `AutoModelForCausalLM.from_pretrained(dir)` reads them.
- * Weights held as codes are written as codes, bit for bit. In format "gguf" the folder holds model.gguf, which llama.cpp's loader of weights reads
- * (a tokenizer is not put into it); a path that ends in .gguf is that file alone.
+ * Weights held as codes are written as codes, bit for bit. In format "gguf" the folder holds model.gguf, which llama.cpp reads, with the tokenizer of
+ * `files` or else the model's own in it (`ggufTokenizerKeys`); a path that ends in .gguf is that file alone.
  *
  * The folder appears whole or not at all; the parameters are those after the last finished step.
  * @throws FileError naming the file; ConfigError if the folder holds other files, or for codes that the format cannot hold
@@ -32,13 +34,15 @@ const GGUF_FILE = "model.gguf";
 export async function saveModel(model: CausalLM, path: string, options: SaveModelOptions = {}): Promise<void> {
   const { files = {}, format, ...shards } = options, weights = await hostWeights(model.weights()), alone = /\.gguf$/i.test(path);
   if (alone && (format === "safetensors" || Object.keys(files).length > 0)) throw new ConfigError(`${path} is one GGUF file: it holds no ${format === "safetensors" ? "safetensors" : Object.keys(files)[0]}`, { op: "saveModel", file: path, key: format === "safetensors" ? "format" : "files", fix: 'name a folder; { format: "gguf" } puts model.gguf into it' });
-  if (alone) await writeFileAtomic(path, ggufOf(model, weights, path));
-  else await writeDirectoryAtomic(path, { ...savedFiles(model, weights, format ?? formatFor(weights), path, shards), ...files });
+  const tokenizer = tokenizerAmong(files) ?? model.tokenizer?.source ?? null;
+  if (alone) await writeFileAtomic(path, ggufOf(model, weights, path, tokenizer));
+  else await writeDirectoryAtomic(path, { ...savedFiles(model, weights, format ?? formatFor(weights), path, { ...shards, tokenizer }), ...files });
 }
 
-/** Files of a model's folder from weights on the host. @throws ConfigError for codes that the format cannot hold */
-export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, format: ModelFormat, name: string, shards: ShardOptions = {}): Record<string, Uint8Array[] | string> {
-  if (format === "gguf") return { [GGUF_FILE]: ggufOf(model, weights, name) };
+/** Files of a model's folder from weights on the host; a tokenizer goes into GGUF files only. @throws ConfigError for codes that the format cannot hold */
+export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, format: ModelFormat, name: string, options: ShardOptions & { readonly tokenizer?: TrainedTokenizer | null } = {}): Record<string, Uint8Array[] | string> {
+  const { tokenizer = null, ...shards } = options;
+  if (format === "gguf") return { [GGUF_FILE]: ggufOf(model, weights, name, tokenizer) };
   const arrays = new Map<string, HostArray>();
   for (const [key, w] of weights) {
     if (!isCodes(w)) arrays.set(key, w);
@@ -48,8 +52,8 @@ export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap
 }
 /** transformers refuses a threshold that is an int, and JSON of JavaScript writes 6.0 as 6. */
 const pythonFloats = (json: string): string => json.replace(/("llm_int8_threshold": \d+)(?=[,\s])/, "$1.0");
-const ggufOf = (model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, path: string): Uint8Array[] =>
-  ggufParts(ggufMetadata(model.config, path.replace(/^.*[\\/]/, "").replace(/\.gguf$/i, "")), [...ggufRope(model.config), ...[...weights].map(([name, w]) => ggufTensor(name, w, model.config))]);
+const ggufOf = (model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, path: string, tokenizer: TrainedTokenizer | null): Uint8Array[] =>
+  ggufParts(ggufMetadata(model.config, tokenizer, path.replace(/^.*[\\/]/, "").replace(/\.gguf$/i, "")), [...ggufRope(model.config), ...[...weights].map(([name, w]) => ggufTensor(name, w, model.config))]);
 
 /** Where codes of GGUF's own formats go. */
 function formatFor(weights: ReadonlyMap<string, Weight>): ModelFormat {

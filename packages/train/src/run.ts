@@ -34,7 +34,7 @@ export interface RunOptions {
   readonly folder: string;
   /** continues a prompt with the model as it is; null: no samples */
   readonly sample: ((prompt: string) => Promise<string>) | null;
-  /** more files of a fully trained model's folder, such as the tokenizer's */
+  /** more files of the folder of what was trained, such as the tokenizer's */
   readonly modelFiles?: Readonly<Record<string, string | Uint8Array>>;
   /** what run.json says about program, machine and model */
   readonly about?: Readonly<Record<string, unknown>>;
@@ -203,7 +203,7 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
 /** Writes the trained adapter, or the trained model. */
 async function saveOutput({ trainee, recipe, folder, modelFiles = {} }: RunOptions): Promise<string> {
   const output = node().path.join(folder, trainee.output);
-  if (trainee.output === "adapter") await writeDirectoryAtomic(output, await trainee.files(), { replaceAll: true });
+  if (trainee.output === "adapter") await writeDirectoryAtomic(output, { ...(await trainee.files()), ...modelFiles }, { replaceAll: true });
   else await saveFull(trainee, output, recipe.save_dtype, modelFiles);
   return output;
 }

@@ -49,7 +49,7 @@ interface Subject {
   readonly base: OpenModel;
   readonly tuned: Tuned<CausalLM> | null;
   readonly trainee: Trainee;
-  /** files that belong into a trained model's folder */
+  /** files that belong into the folder of what is trained */
   readonly files: Readonly<Record<string, string>>;
 }
 
@@ -72,7 +72,8 @@ async function subjectOf(kind: Kind, recipe: Recipe, base: OpenModel, data: Data
   }
   const tuned = recipe.init_adapter === null ? await newAdapter(recipe, base, data, folder, progress) : await openAdapter(base.model, givenAdapter(recipe), say);
   const trainee = traineeOf(recipe, tuned);
-  return { base, tuned, trainee, files: trainee.output === "model" ? await companionFiles(own) : {} };
+  // an adapter's base has its tokenizer beside it, unless the base is one file
+  return { base, tuned, trainee, files: trainee.output === "model" || (own !== null && /\.gguf$/i.test(own)) ? await companionFiles(own) : {} };
 }
 
 /** An adapter that is given brings its own kind and first numbers. */

@@ -1,6 +1,6 @@
 /** `adjoint quantize`: writes a model with its linear layers as codes, as bitsandbytes or llama.cpp read them. */
 import { writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
-import { loadWeights, type QuantizeWeights, resolveModel, savedFiles } from "@adjoint/models";
+import { loadWeights, type QuantizeWeights, resolveModel, savedFiles, tokenizerAmong } from "@adjoint/models";
 import { bytesOfQuantized, formats, isFormatName } from "@adjoint/quant";
 import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
 import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
@@ -33,9 +33,9 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   progress.message(`writing ${output} ...`);
   const all = [...weights.values()], layers = all.flatMap((w) => ("codes" in w ? [w] : [])), numbers = (w: { readonly shape: readonly number[] }): number => sizeOf(w.shape), sum = <T>(list: readonly T[], f: (x: T) => number): number => list.reduce((n, x) => n + f(x), 0);
   const before = sum(all, (w) => numbers(w) * bytesOf(w.dtype)), own = sum(layers, bytesOfQuantized), after = own + sum(all, (w) => ("codes" in w ? 0 : w.data.byteLength)), codes = sum(layers, numbers), parameters = sum(all, numbers);
-  const files = savedFiles({ config }, weights, gguf ? "gguf" : "safetensors", output);
+  const beside = await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path)), files = savedFiles({ config }, weights, gguf ? "gguf" : "safetensors", output, { tokenizer: tokenizerAmong(beside) });
   if (alone) await writeFileAtomic(output, files["model.gguf"]);
-  else await writeDirectoryAtomic(output, { ...files, ...(await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path))) });
+  else await writeDirectoryAtomic(output, { ...files, ...beside });
   progress.clear();
   const seconds = (performance.now() - begun) / 1000;
   return {

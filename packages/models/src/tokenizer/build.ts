@@ -34,6 +34,10 @@ export function buildTokenizer(json: TokenizerJson, config: TokenizerConfig, fil
   };
   const safe: TokenizerJson = { ...json, normalizer: hide(json.normalizer), pre_tokenizer: hide(json.pre_tokenizer), decoder: hide(json.decoder) };
   const inner = attempt(file, () => new HuggingFaceTokenizer(safe, config));
+  for (const decoder of parts(inner.decoder)) { // bytes EF BB BF in the middle of a text are a character, and no mark of order
+    const utf8: unknown = Reflect.get(decoder, "text_decoder");
+    if (utf8 instanceof TextDecoder && !utf8.ignoreBOM) Reflect.set(decoder, "text_decoder", new TextDecoder("utf-8", { ignoreBOM: true }));
+  }
   if (hidden.size === 0) return { inner, watch: undefined };
 
   const names = (json.added_tokens ?? []).filter((token) => token.normalized).map((token) => token.content);

@@ -1,11 +1,12 @@
-/** Loads a tokenizer from a Hugging Face folder or from the contents of its files. */
-import { isRecord, parseJsonObject, readText } from "@adjoint/io";
+/** Loads a tokenizer from a Hugging Face folder, a GGUF file, or from the contents of its files. */
+import { openGguf, parseJsonObject, readText } from "@adjoint/io";
 import { FormatError } from "@adjoint/tensor";
 import type { Origin } from "../origin.ts";
-import type { TokenizerConfig, TokenizerJson } from "./format.ts";
+import { checkTokenizer, type TokenizerConfig, type TokenizerJson } from "./format.ts";
+import { ggufTokenizer } from "./gguf-read.ts";
 import { createTokenizer, type Tokenizer } from "./tokenizer.ts";
 
-/** Where a tokenizer comes from: a folder (path or file: URL), or the parsed contents of its files. */
+/** Where a tokenizer comes from: a folder or a .gguf file (path or file: URL), or the parsed contents of its files. */
 export type TokenizerSource = string | URL | { readonly tokenizerJson: TokenizerJson; readonly config?: TokenizerConfig };
 
 /** Options of `loadTokenizer`. */
@@ -15,17 +16,30 @@ export interface LoadTokenizerOptions {
 }
 
 /**
- * Loads `tokenizer.json` and, if there, `tokenizer_config.json` and `chat_template.jinja`.
+ * Loads `tokenizer.json` and, if there, `tokenizer_config.json` and `chat_template.jinja`; or what a GGUF file holds of a tokenizer.
  *
  * @throws FormatError when a file is not JSON, lacks a key, or holds a component that cannot be built
  * Source: the file formats of Hugging Face `tokenizers` and `transformers`.
  */
 export async function loadTokenizer(source: TokenizerSource, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
   if (typeof source === "object" && "tokenizerJson" in source) return createTokenizer(source.tokenizerJson, source.config ?? {}, "tokenizer.json", options.patternLimit);
+  const path = typeof source === "string" ? source : source.pathname;
+  if (/\.gguf$/i.test(path)) return ofGguf(source, options);
   const at = (name: string): string | URL => (typeof source === "string" ? `${source.replace(/\/$/, "")}/${name}` : new URL(name, source.href.endsWith("/") ? source : `${source.href}/`));
   const texts = new Map<string, string | undefined>([["tokenizer.json", await readText(at("tokenizer.json"))]]);
   for (const name of ["tokenizer_config.json", "chat_template.jinja"]) texts.set(name, await readText(at(name)).catch(missing));
   return tokenizerFrom({ label: (name) => String(at(name)), has: async (name) => texts.get(name) !== undefined, text: async (name) => texts.get(name) ?? "" }, options.patternLimit);
+}
+
+async function ofGguf(source: string | URL, { patternLimit }: LoadTokenizerOptions): Promise<Tokenizer> {
+  const file = await openGguf(source);
+  try {
+    const own = ggufTokenizer(file);
+    if (own === null) throw new FormatError(`${file.label}: holds no tokenizer`, { file: file.label, key: "tokenizer.ggml.model", value: null, fix: "give a folder with tokenizer.json" });
+    return createTokenizer(own.tokenizerJson, own.config, file.label, patternLimit);
+  } finally {
+    await file.close();
+  }
 }
 
 /** The same from files by name, wherever they are. */
@@ -41,17 +55,3 @@ function missing(error: unknown): undefined {
   const code: unknown = error instanceof Error && error.cause instanceof Error && "code" in error.cause ? error.cause.code : undefined;
   if (code !== "ENOENT") throw error;
 }
-
-function checkTokenizer(json: Readonly<Record<string, unknown>>, file: string): TokenizerJson {
-  const lacks = (key: string): FormatError => new FormatError(`${file}: lacks "${key}"`, { file, key, fix: "take the tokenizer.json that came with the model (the older vocab.json and merges.txt are not read)" });
-  const { model, added_tokens: added = [] } = json;
-  if (!isRecord(model)) throw lacks("model");
-  if (!isRecord(model["vocab"]) && !Array.isArray(model["vocab"])) throw lacks("model.vocab");
-  if (!Array.isArray(added) || !added.every((token) => isRecord(token) && Number.isInteger(token["id"]) && typeof token["content"] === "string")) throw lacks("added_tokens[].id and .content");
-  const whole: unknown = { version: "1.0", truncation: null, padding: null, normalizer: null, pre_tokenizer: null, post_processor: null, decoder: null, ...json, added_tokens: added };
-  if (!isTokenizerJson(whole)) throw lacks("model.merges");
-  return whole;
-}
-
-/** The keys were checked one by one; the components' own keys are checked where they are built. */
-const isTokenizerJson = (value: unknown): value is TokenizerJson => isRecord(value) && isRecord(value["model"]);

@@ -15,6 +15,8 @@ export interface Tokenizer {
   readonly padTokenId: number | undefined;
   /** the tokenizer's own chat template, if it has one */
   readonly chatTemplate: string | undefined;
+  /** what it was built of; `tokenizerFiles` makes files of it, `loadTokenizer` the same tokenizer again */
+  readonly source: { readonly tokenizerJson: TokenizerJson; readonly config: TokenizerConfig };
   /** Token ids of a text. `addSpecialTokens` (default false) adds what the tokenizer's post-processor adds, such as bos. */
   encode(text: string, options?: { readonly addSpecialTokens?: boolean }): number[];
   /** Text of token ids; bytes that are not UTF-8 become U+FFFD. An unknown id is a FormatError. */
@@ -68,6 +70,7 @@ export function createTokenizer(json: TokenizerJson, config: TokenizerConfig, fi
     eosTokenId: idOf("eos_token"),
     padTokenId: idOf("pad_token"),
     chatTemplate,
+    source: { tokenizerJson: json, config },
     encode(text, { addSpecialTokens = false } = {}) {
       return (addSpecialTokens ? undefined : fast?.(text)) ?? inner.encode(text, { add_special_tokens: addSpecialTokens }).ids;
     },
@@ -112,8 +115,8 @@ function memoized(json: TokenizerJson, inner: HuggingFaceTokenizer): ((text: str
   const steps: readonly (PreTokenizer | null)[] = split.tokenizers;
   const last = steps[steps.length - 1];
   if (!(last instanceof ByteLevelPreTokenizer) || last.use_regex || last.add_prefix_space || steps.length < 2) return undefined;
-  const post: unknown = json.post_processor;
-  if (post !== null && post !== undefined && !(typeof post === "object" && "type" in post && post.type === "ByteLevel")) return undefined;
+  const post: unknown = json.post_processor;                                     // a template adds special tokens, or nothing
+  if (post !== null && post !== undefined && !(typeof post === "object" && "type" in post && (post.type === "ByteLevel" || post.type === "TemplateProcessing"))) return undefined;
 
   const added = (json.added_tokens ?? []).map((token) => token.content);
   let memory = new Map<string, readonly number[]>();
