@@ -41,11 +41,12 @@ describe("memory", () => {
     const [qlora, lora, all] = await Promise.all(["qlora", "lora", "full"].map(async (m) => total((await of("--method", m, "--json")).out)));
     expect(qlora).toBeLessThan(lora);
     expect(lora).toBeLessThan(all);
+    expect((await of("--method", "lora", "--rank", "2", "--init-lora-weights", "pissa", "--modules-to-save", "lm_head")).out).toMatch(/LoRA from pissa, r 2: .*adapter .* train, and .* beside \(first factors\), x 32 bits/s);
   });
   test("refuses what makes no sense, by name", async () => {
     for (const [words, message] of [
       [["gpt-5"], /sizes of gpt-5 are not known.*Llama-2-7b/s], [[full, "--method", "qlroa"], /--method qlroa.*full, lora, qlora/s], [[full, "--method", "lora", "--format", "nf4"], /--format goes with --method qlora/],
-      [[full, "--method", "full", "--rank", "8"], /--rank goes with an adapter/], [[full, "--format", "nf5"], /--format nf5/], [[full, "--block", "48"], /block 48/], [[full, "--batch", "0"], /batch is 0/], [[full, "--targets", "q_prj"], /q_proj/], [[full, "--optim", "adamx"], /adamx/],
+      [[full, "--method", "full", "--rank", "8"], /--rank goes with an adapter/], [[full, "--method", "full", "--peft-type", "VERA"], /--peft-type goes with an adapter/], [[full, "--peft-type", "VERA", "--dora"], /use_dora = true is not for VeRA/], [[full, "--format", "nf5"], /--format nf5/], [[full, "--block", "48"], /block 48/], [[full, "--batch", "0"], /batch is 0/], [[full, "--targets", "q_prj"], /q_proj/], [[full, "--optim", "adamx"], /adamx/],
     ] as const) {
       const { code, err } = await adjoint(["memory", ...words]);
       expect(code, words.join(" ")).toBe(1);

@@ -2,15 +2,19 @@
 import { node, parseJsonObject, readText } from "@adjoint/io";
 import { type ConfigJson, knownConfig, knownModels, parseConfig } from "@adjoint/models";
 import { formats, isFormatName } from "@adjoint/quant";
+import { adapterTitle, loraConfig } from "@adjoint/lora";
 import { ConfigError, getDevice } from "@adjoint/tensor";
 import * as tiny from "@adjoint/tiny";
-import { defaultRecipe, type MemoryPrediction, mergeRecipe, type Method, predictMemory, type Recipe, type TrainingRequest } from "@adjoint/train";
+import { defaultRecipe, loraOptions, type MemoryPrediction, mergeRecipe, type Method, predictMemory, type Recipe, type TrainingRequest } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
+import { rankText } from "../adapter-text.ts";
 import { BUNDLED, openDevice } from "../open.ts";
 import { count, millions } from "../terminal.ts";
 
-const keys: readonly (keyof Recipe)[] = ["optim", "gradient_checkpointing", "gradient_accumulation_steps", "device", "threads", "wide"];
+/** Recipe keys that change what an adapter holds, besides its rank, targets and DoRA, which have flags of their own here. */
+const adapterKeys: readonly (keyof Recipe)[] = ["peft_type", "target_r", "init_r", "init_lora_weights", "lora_bias", "bias", "modules_to_save", "trainable_token_indices", "target_parameters", "ensure_weight_tying", "exclude_modules", "layers_to_transform", "layers_pattern", "rank_pattern"];
+const keys: readonly (keyof Recipe)[] = [...adapterKeys, "optim", "gradient_checkpointing", "gradient_accumulation_steps", "device", "threads", "wide"];
 const methods: readonly Method[] = ["full", "lora", "qlora"];
 const dtypes = { f32: "f32", float32: "f32", f16: "f16", float16: "f16", bf16: "bf16", bfloat16: "bf16" } as const;
 type DTypeFlag = keyof typeof dtypes;
@@ -35,15 +39,15 @@ function requestOf(args: Arguments, recipe: Recipe, config: ConfigJson): Trainin
   const method = oneOf("method", args.text("method"), methods, "qlora"), text = (flag: string): string | null => args.text(flag), number = (flag: string, fallback: number): number => args.number(flag) ?? fallback;
   const for4 = ["format", "block", "skip"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("no-double-quant") ? "no-double-quant" : undefined);
   if (method !== "qlora" && for4 !== undefined) throw new ConfigError(`memory: --${for4} goes with --method qlora`, { key: `--${for4}`, fix: "remove it" });
-  const forAdapter = ["rank", "targets"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("dora") ? "dora" : undefined);
+  const own = adapterKeys.find((key) => args.recipe[key] !== undefined), forAdapter = ["rank", "targets"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("dora") ? "dora" : own?.replaceAll("_", "-"));
   if (method === "full" && forAdapter !== undefined) throw new ConfigError(`memory: --${forAdapter} goes with an adapter`, { key: `--${forAdapter}`, fix: "remove it, or use --method lora" });
-  const own = config["dtype"] ?? config["torch_dtype"], stored = typeof own === "string" && own in dtypes ? dtypes[own as DTypeFlag] : "bf16";
+  const said = config["dtype"] ?? config["torch_dtype"], stored = typeof said === "string" && said in dtypes ? dtypes[said as DTypeFlag] : "bf16";
   const dtype = text("dtype") === null ? (method === "full" ? "f32" : stored) : dtypes[oneOf("dtype", text("dtype"), Object.keys(dtypes) as DTypeFlag[], "f32")];
-  const format = text("format") ?? "nf4", targets = text("targets") ?? "all-linear";
+  const format = text("format") ?? "nf4", targets = text("targets") ?? "all-linear", rank = number("rank", 16), dora = args.flag("dora"), names = /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(",").filter((t) => t !== "");
   if (!isFormatName(format)) throw new ConfigError(`memory: --format ${format}`, { key: "--format", value: format, fix: `use one of ${Object.keys(formats).join(", ")}` });
   const doubleQuant = !args.flag("no-double-quant") && formats[format].scale === "f32", block = args.number("block");
   return {
-    method, dora: args.flag("dora"), rank: number("rank", 16), targets: /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(","), dtype, format, doubleQuant, ...(block === null ? {} : { block }),
+    method, ...(own === undefined ? { dora, rank, targets: names } : { adapter: loraOptions(mergeRecipe(recipe, { lora_r: rank, lora_target_modules: [names].flat(), use_dora: dora }), null) }), dtype, format, doubleQuant, ...(block === null ? {} : { block }),
     skip: (text("skip") ?? "lm_head").split(",").filter((s) => s !== "" && s !== "none"), optimizer: recipe.optim, masterWeights: !args.flag("no-master-weights"), batch: number("batch", 1), seq: number("seq", 512),
     checkpointing: recipe.gradient_checkpointing, accumulation: recipe.gradient_accumulation_steps > 1,
   };
@@ -54,7 +58,8 @@ const GIB = 2 ** 30;
 const WASM = 4 * GIB;
 
 function show(name: string, device: string, request: TrainingRequest, { terms, total, counts, ranks }: MemoryPrediction): string {
-  const { method, batch, seq, rank = 16 } = request, what = method === "full" ? "all weights train" : `${request.dora === true ? `DoRA${method === "qlora" ? ` over ${request.format ?? "nf4"}` : ""}` : method === "qlora" ? `QLoRA, ${request.format ?? "nf4"}` : "LoRA"}, rank ${rank}: ${millions(counts.trainable)} train (${((100 * counts.trainable) / counts.parameters).toPrecision(3)} %)`;
+  const { method, batch, seq, rank = 16, adapter } = request, c = adapter === undefined ? null : loraConfig(adapter), train = `${millions(counts.trainable)} train (${((100 * counts.trainable) / counts.parameters).toPrecision(3)} %)`;
+  const what = c !== null ? `${adapterTitle({ ...c, useRslora: false })}${typeof c.initLoraWeights === "boolean" ? "" : ` from ${c.initLoraWeights}`}${method === "qlora" ? ` over ${request.format ?? "nf4"}` : ""}, ${rankText(c)}: ${train}` : method === "full" ? "all weights train" : `${request.dora === true ? `DoRA${method === "qlora" ? ` over ${request.format ?? "nf4"}` : ""}` : method === "qlora" ? `QLoRA, ${request.format ?? "nf4"}` : "LoRA"}, rank ${rank}: ${train}`;
   const [unit, per] = total < GIB ? (["MiB", 2 ** 20] as const) : (["GiB", GIB] as const), size = (bytes: number): string => (bytes / per).toFixed(bytes < 0.1 * per ? 4 : 2);
   const rows = terms.filter((t) => t.bytes > 0).map((t) => `  ${t.name.padEnd(12)}${size(t.bytes).padStart(9)}${`${((100 * t.bytes) / total).toFixed(1)} %`.padStart(9)}   ${t.from}`);
   const lines = [
@@ -87,7 +92,7 @@ export const memoryCommand: Command = {
       dtype: { kind: "text", value: "f32|f16|bf16", help: "of the other weights [the file's; f32 where all train]" },
       "no-master-weights": { kind: "flag", help: "full training in half precision without a copy in f32" },
     },
-    examples: ["adjoint memory Llama-2-7b --method qlora --rank 8 --seq 1024 --gradient-checkpointing", "adjoint memory Llama-3-70B --method full --dtype bf16 --json", "adjoint memory HuggingFaceTB/SmolLM2-135M --method lora --batch 8 --seq 256"],
+    examples: ["adjoint memory Llama-2-7b --method qlora --rank 8 --seq 1024 --gradient-checkpointing", "adjoint memory Llama-3-70B --method full --dtype bf16 --json", "adjoint memory HuggingFaceTB/SmolLM2-135M --method lora --batch 8 --seq 256", "adjoint memory Llama-3.2-1B --method lora --init-lora-weights pissa --modules-to-save lm_head --ensure-weight-tying"],
   },
   defaults: { ...defaultRecipe, device: "cpu" },
   run,

@@ -1,12 +1,13 @@
 /** What a training step holds while it runs, from the plan that would run: the model is recorded without its weights, and nothing is computed. */
 import { checkpoint, gradients } from "@adjoint/autograd";
-import { type Attachment, loraConfig, type LoraOptions, parametersOf, planLora, type Shapes, Tuned } from "@adjoint/lora";
-import { buildModel, type CausalLM, type ModelConfig, parameterShapes } from "@adjoint/models";
+import type { LoraOptions } from "@adjoint/lora";
+import { type ModelConfig, parameterShapes } from "@adjoint/models";
 import { rowsPerChunk } from "@adjoint/nn";
-import { accesses, type Backend, bytesOf, DeviceError, getDevice, hostArray, internal, type PlanSpec, planOf, setDevice, Store } from "@adjoint/tensor";
+import { accesses, type Backend, bytesOf, DeviceError, getDevice, internal, type PlanSpec, planOf, setDevice } from "@adjoint/tensor";
 import { collate } from "../data/sample.ts";
 import { toTensors } from "../data/tensors.ts";
 import { adapterTrainee, fullTrainee, type Trainee } from "../trainee.ts";
+import { hollowAdapter, hollowModel, isUniform } from "./hollow.ts";
 
 /** One training step. */
 export interface StepShape {
@@ -14,7 +15,7 @@ export interface StepShape {
   readonly seq: number;
   readonly checkpointing: boolean;
   /** null: every weight trains */
-  readonly adapter: Pick<LoraOptions, "r" | "targetModules" | "useDora"> | null;
+  readonly adapter: LoraOptions | null;
   readonly dtype: "f32" | "f16" | "bf16";
 }
 
@@ -30,13 +31,13 @@ export interface StepBytes {
 const FEW = 3, MORE = 5;
 
 /**
- * Bytes of one step. Models of at most five layers are planned whole; for larger ones
+ * Bytes of one step. Models of at most five layers are planned whole, and so are adapters that differ from layer to layer; for larger ones
  *   arena(L) = live(3) + (L - 3) (live(5) - live(3)) / 2 + (arena(5) - live(5)),
  * and at least the gradients of all that trains, which the norm needs at once.
  */
 export function stepBytes(config: ModelConfig, step: StepShape, device: PlannedDevice = getDevice()): StepBytes {
   const L = config.numHiddenLayers;
-  if (L <= MORE) return planned(config, step, device);
+  if (L <= MORE || (step.adapter !== null && !isUniform(hollowAdapter(hollowModel(config, step.dtype), step.adapter), L))) return planned(config, step, device);
   const few = planned({ ...config, numHiddenLayers: FEW }, step, device), more = planned({ ...config, numHiddenLayers: MORE }, step, device);
   const live = few.live + ((L - FEW) * (more.live - few.live)) / (MORE - FEW), all = 4 * trainables({ ...config, numHiddenLayers: L }, step);
   return { live: Math.max(live, all), arena: Math.max(live, all) + more.arena - more.live };
@@ -68,24 +69,14 @@ function planned(config: ModelConfig, step: StepShape, device: PlannedDevice): S
   }
 }
 
-/** An adapter whose factors hold no numbers. */
-function hollow(model: CausalLM, adapter: Pick<LoraOptions, "r" | "targetModules" | "useDora">): Tuned<CausalLM> {
-  const config = loraConfig({ taskType: "CAUSAL_LM", ...adapter }), { table, chosen } = planLora(model, config);
-  const hollowStores = (shapes: Shapes, path: string): Record<string, Store> => Object.fromEntries(Object.entries(shapes).map(([role, shape]) => [role, new Store({ dtype: "f32", shape, data: hostArray("f32", 0) }, `${path}.${role}`)]));
-  const attachments = chosen.map(({ site, module, method }): Attachment => ({ site, module, method, factors: hollowStores(method.shapes(site, config), site.path), beside: hollowStores(Object.fromEntries(Object.entries(method.constants?.(site, parametersOf(module)) ?? {}).map(([role, t]) => [role, t.shape])), site.path) }));
-  return new Tuned({ base: model, config, table, attachments, weights: [] });
-}
-
 /** Whether the model itself drops values while training: then more of them are kept. */
 const drops = (c: ModelConfig): boolean => (c.modelType === "gpt2" ? c.embdPdrop + c.residPdrop + c.attnPdrop : c.attentionDropout) > 0;
 
 function recorded(config: ModelConfig, { batch, seq, checkpointing, adapter, dtype }: StepShape): PlanSpec {
-  const shapes = parameterShapes(config);
-  const model = buildModel(config, (name) => new Store({ dtype, shape: shapes.get(name) ?? [], data: hostArray(dtype, 0) }, name));
-  const trainee: Trainee = adapter === null ? fullTrainee(model) : adapterTrainee(hollow(model, adapter));
+  const model = hollowModel(config, dtype), trainee: Trainee = adapter === null ? fullTrainee(model) : adapterTrainee(hollowAdapter(model, adapter));
   const ids = Array.from({ length: seq }, () => 0), rows = toTensors(collate(Array.from({ length: batch }, () => ({ ids, labels: ids })), 0, 0));
   const { total, count } = trainee.lossSum(rows, { ...(drops(config) ? { train: true, key: { seed: 0, stream: "dropout" } } : { train: false }), ...(checkpointing ? { checkpoint } : {}) });
-  const loss = total.div(count.maximum(1)), grads = Object.values(gradients(loss, trainee.trainable)).filter((g) => g !== null);
+  const mean = total.div(count.maximum(1)), penalty = trainee.penalty?.() ?? null, loss = penalty === null ? mean : mean.add(penalty), grads = Object.values(gradients(loss, trainee.trainable)).filter((g) => g !== null);
   return planOf([loss, ...grads]).spec;
 }
 

@@ -1,18 +1,20 @@
 /**
  * What a fine-tuning holds in memory, term by term, from the model's config alone (no weight is ever read):
- *
- * (DoRA: T = Σ r (in + out) + Σ out, and Σ out squares of rows that do not train)
- *
- *   weights   = codes of quantized linears + scales + (P - Pq) b_w        adapter = T b_a,  T = Σ r (in + out)
+ * 
+ *   weights   = codes of quantized linears + scales + (P - Pq) b_w        adapter = (T + K) b_a,  T = Σ r (in + out) for LoRA
  *   gradients = (full ? P : T) b_g                                        optimizer = N b_o, N = what trains
  *
+ * K is what stands beside the factors and does not train: first factors A₀ and B₀ (PiSSA, OLoRA, CorDA, LoRA-GA), DoRA's squares of rows, VeRA's shared
+ * projections, MiCA's B, AdaLoRA's masks, the table of trained tokens. AdaLoRA remembers 2 T numbers of importance, which count with the optimizer's.
+ * Both are read off an adapter of the same shapes without numbers (hollow.ts), so that they are those of the adapter that would train;
  * and what a step needs besides: activations, logits, workspace (arena.ts).
  */
-import { describeTargets, type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
+import { type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
 import { type ModelConfig, moduleShapes, parameterShapes } from "@adjoint/models";
 import { optimizerNames } from "@adjoint/optim";
 import { blockOf, type FormatName, formatOf } from "@adjoint/quant";
-import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
+import { bytesOf, ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
+import { type Held, heldBy, hollowAdapter, hollowModel } from "./hollow.ts";
 
 export type Method = "full" | "lora" | "qlora";
 type FloatName = "f32" | "f16" | "bf16";
@@ -26,6 +28,8 @@ export interface MemoryRequest {
   readonly dora?: boolean;
   /** as target_modules (default "all-linear") */
   readonly targets?: LoraOptions["targetModules"];
+  /** the whole adapter, as `lora` takes it, in place of rank, dora and targets: its kind, first numbers, what trains beside */
+  readonly adapter?: LoraOptions;
   /** of the weights that are no codes (default f32 for full, else bf16) */
   readonly dtype?: FloatName;
   /** of the codes (default nf4) */
@@ -52,8 +56,11 @@ export interface StaticTerms {
   readonly trainable: number;
   /** T: parameters of the adapter at any rank, as a multiple of r */
   readonly perRank: number;
-  /** DoRA's magnitudes, which no rank changes; as many squares of rows are kept beside them */
-  readonly magnitudes: number;
+  /** K: numbers of the adapter that do not train, and what they are */
+  readonly beside: number;
+  readonly besideRoles: readonly string[];
+  /** numbers that the method itself remembers from step to step (AdaLoRA's importance); their bytes are among the optimizer's */
+  readonly remembered: number;
   /** parameters of the adapted linear layers, for the cost of rank */
   readonly linears: number;
   readonly weights: number;
@@ -82,13 +89,14 @@ export function modulesOf(config: ModelConfig): readonly ModuleInfo[] {
   });
 }
 
-type StateRule = (shapes: readonly (readonly number[])[]) => number;
-const each = (bytes: number): StateRule => (shapes) => bytes * shapes.reduce((n, s) => n + sizeOf(s), 0);
+type StateRule = (trains: Held["trains"]) => number;
+const summed = (of: (shape: Shape) => number): StateRule => (trains) => trains.reduce((n, { shape }) => n + of(shape), 0);
+const each = (bytes: number): StateRule => summed((s) => bytes * sizeOf(s));
 /** 8-bit states: `moments` bytes and one f32 a block of 256 each; tensors below 4096 elements keep f32. */
-const eightBit = (moments: number): StateRule => (shapes) => shapes.reduce((n, s) => { const size = sizeOf(s); return n + moments * (size < 4096 ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK)); }, 0);
-const factored: StateRule = (shapes) => shapes.reduce((n, s) => n + 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]), 0);
-/** An adapter's B alone: every second matrix. */
-const ofB = (rule: StateRule): StateRule => (shapes) => rule(shapes.filter((s, i) => s.length < 2 || i % 2 === 1));
+const eightBit = (moments: number): StateRule => summed((s) => { const size = sizeOf(s); return moments * (size < 4096 ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK)); });
+const factored: StateRule = summed((s) => 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]));
+/** All but the A of each pair. */
+const ofB = (rule: StateRule): StateRule => (trains) => rule(trains.filter(({ role }) => role !== "A"));
 /** Bytes that an optimizer keeps beside what it trains, by the first of these expressions that its name matches. */
 const states: readonly (readonly [RegExp, StateRule])[] = [
   [/^(paged_)?(adam|adamw|adamw_bnb)_?8bit$/, eightBit(2)], [/^(paged_)?(lion|rmsprop|rmsprop_bnb)_?8bit$/, eightBit(1)],
@@ -103,7 +111,7 @@ function stateRule(name: string): StateRule {
 
 /** @throws ConfigError for an unknown optimizer, format, block size or target */
 export function staticTerms(config: ModelConfig, request: MemoryRequest): StaticTerms {
-  const { method, rank = 16, targets = "all-linear", dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true, dora = false } = request;
+  const { method, rank = 16, dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
   const state = stateRule(optimizer);
   if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
   const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
@@ -116,15 +124,26 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
     if (isCode(name)) { quantized += sizeOf(shape); codes += quantizedBytes(sizeOf(shape), format, block, doubleQuant); }
   }
   const weights = codes + (parameters - quantized) * b;
-  const table = method === "full" ? null : describeTargets({ r: rank, targetModules: targets, useDora: dora }, modules, config.modelType);
-  const sizes = new Map(modules.map((m) => [m.path, m])), adapted = (table?.targets ?? []).map((t) => ({ r: t.r, inn: sizes.get(t.path)?.inFeatures ?? 0, out: sizes.get(t.path)?.outFeatures ?? 0 }));
-  const magnitudes = dora ? adapted.reduce((n, { out }) => n + out, 0) : 0, trains = table === null ? [...shapes.values()] : [...adapted.flatMap(({ r, inn, out }) => [[r, inn], [out, r]]), ...(dora ? adapted.map(({ out }) => [out]) : [])];
-  const trainable = trains.reduce((n, s) => n + sizeOf(s), 0), half = method === "full" && dtype !== "f32";
+  const tuned = method === "full" ? null : hollowAdapter(hollowModel(config, "f32"), adapterOf(request));
+  const { trains, beside, remembered }: Held = tuned === null ? { trains: [...shapes.values()].map((shape) => ({ role: "weight", shape })), beside: [], remembered: 0 } : heldBy(tuned);
+  const count = (list: Held["trains"]): number => list.reduce((n, { shape }) => n + sizeOf(shape), 0), trainable = count(trains), besides = count(beside), half = method === "full" && dtype !== "f32";
   return {
-    parameters, quantized, trainable, perRank: adapted.reduce((n, { inn, out }) => n + inn + out, 0), magnitudes, linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
-    weights, adapter: method === "full" ? 0 : 4 * (trainable + magnitudes), gradients: (half ? b : 4) * trainable, optimizer: state(trains) + (half && masterWeights ? 4 * trainable : 0),
+    parameters, quantized, trainable, perRank: (tuned?.targets.targets ?? []).reduce((n, { inFeatures, outFeatures }) => n + inFeatures + outFeatures, 0),
+    beside: besides, besideRoles: [...new Set(beside.map(({ role }) => role))], remembered, linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
+    weights, adapter: method === "full" ? 0 : 4 * (trainable + besides), gradients: (half ? b : 4) * trainable, optimizer: state(trains) + 4 * remembered + (half && masterWeights ? 4 * trainable : 0),
     bytesPerCode: quantized === 0 ? 0 : codes / quantized,
   };
+}
+
+/** The adapter of a request as `lora` takes it. */
+export const adapterOf = ({ adapter, rank = 16, targets = "all-linear", dora = false }: MemoryRequest): LoraOptions => adapter ?? { r: rank, targetModules: targets, useDora: dora };
+
+/** What trains at other ranks of the adapter's; none where the rank is not the whole of it (AdaLoRA's budget, VeRA's vectors). */
+export function atRanks(config: ModelConfig, request: MemoryRequest, ranks: readonly number[]): readonly { readonly rank: number; readonly parameters: number }[] {
+  const options = adapterOf(request);
+  if (request.method === "full" || (options.adalora ?? options.vera ?? null) !== null) return [];
+  const model = hollowModel(config, "f32"), own = options.r ?? 8;
+  return [...new Set([...ranks, own])].sort((x, y) => x - y).map((rank) => ({ rank, parameters: heldBy(hollowAdapter(model, { ...options, r: rank })).trains.reduce((n, { shape }) => n + sizeOf(shape), 0) }));
 }
 
 /** Whether a parameter belongs to a module that a list of names leaves out: the path's last part, or the whole path. */
