@@ -1,14 +1,13 @@
 /** `createLora(model, options, data)`: an adapter whose first numbers follow from the model's weights, activations or gradients. */
 import { breathe, ConfigError, type HostArray, hostOf } from "@adjoint/tensor";
 import type { Role } from "./adapter.ts";
-import { keyOf } from "./attachments.ts";
 import { type LoraConfig, loraConfig } from "./config/config.ts";
 import { initialisationOf } from "./initial/index.ts";
 import type { InitialData, Place, Start } from "./initial/initial.ts";
 import { keepsOrigin } from "./initial/names.ts";
 import { attachLora, lora, modelTypeOf, type NewLoraOptions, type Plan, planLora } from "./lora.ts";
 import { methodOf } from "./methods/methods.ts";
-import { convertedConfig, convertedTensors, originKey } from "./methods/origin.ts";
+import { originKey } from "./methods/origin.ts";
 import type { Tuned } from "./tuned.ts";
 
 /** Options of `createLora`: those of `lora`, and what concerns long work. */
@@ -79,16 +78,4 @@ export async function createLora<M extends object, B = never>(model: M, options:
   }
   const ours = new Set(adapted(config, plan).map(({ site }) => site)), standard: LoraConfig = { ...config, initLoraWeights: true, evaConfig: null };
   return attachLora(model, config, plan, ({ site, method }) => ({ ...method.init(site, standard, seed), ...(ours.has(site) ? initial.get(site.path) : {}) }), true);
-}
-
-/**
- * The same function as plain LoRA: A and B with their origin become factors of rank 2r, in memory what `save` writes. Adapters that start from zero are copied.
- * For what takes LoRA alone, such as weighted combinations; the adapter that it came from stays as it is.
- */
-export async function plainLora<M extends object>(tuned: Tuned<M>): Promise<Tuned<M>> {
-  const config = convertedConfig(tuned.fileConfig()), tensors = await convertedTensors(tuned.attachments, await tuned.snapshot());
-  return attachLora(tuned.base, config, planLora(tuned.base, config, null, "file"), (a) => Object.fromEntries(Object.keys({ ...a.method.shapes(a.site, config), ...a.method.fixed?.(a.site, config) }).flatMap((role) => {
-    const array = tensors.get(keyOf(a, role));
-    return array === undefined ? [] : [[role, array] as const];
-  })), false);
 }

@@ -6,14 +6,18 @@
  * Each s_i enters once; the result has scale 1 whatever the parts had.
  */
 import { ConfigError, hostOf, type HostArray, type Matrix, matrixOf, sizeOf } from "@adjoint/tensor";
-import type { Role, Shapes, Site } from "../adapter.ts";
+import type { AdapterMethod, Role, Shapes, Site } from "../adapter.ts";
 import type { Attachment } from "../attachments.ts";
 import { type LoraConfig, loraConfig } from "../config/config.ts";
+import { unitScale } from "../config/ranks.ts";
 import { convolution } from "../methods/convolution.ts";
 import { attachLora, planLora } from "../lora.ts";
 import { lowRank } from "../methods/low-rank.ts";
 import { nearest } from "../targets/nearest.ts";
 import { stacked } from "../methods/origin.ts";
+import { plainFactors } from "../plain.ts";
+import { adalora } from "../methods/adalora.ts";
+import { vera } from "../methods/vera.ts";
 import type { Tuned } from "../tuned.ts";
 import { electedMean, keepLargest, keepRandom, type SignRule, weightedSum } from "./operators.ts";
 import { clamped, concatenated, deltaOf, factored, type Pair, topSingular, type Weighted } from "./pairs.ts";
@@ -62,6 +66,8 @@ export interface CombinePart<M> {
   readonly weight: number;
 }
 
+/** Low-rank updates that are read as LoRA's. */
+const isRanked = (method: AdapterMethod): boolean => method === adalora || method === vera;
 const fail = (problem: string, key: string, value: unknown, fix: string): never => { throw new ConfigError(`combine: ${problem}`, { op: "combine", key, value, fix }); };
 const isSvd = (type: CombinationType): boolean => type.endsWith("svd");
 function operatorOf(type: CombinationType): Operator {
@@ -101,7 +107,8 @@ function checkParts<M>(model: M, parts: readonly CombinePart<M>[], compat: boole
     for (const { method, site, beside = {} } of adapter.attachments) {
       if (method === convolution && (site.groups ?? 1) > 1) fail(`${name} is on ${site.path}, a convolution of ${site.groups} groups`, name, site.path, "leave it out, or merge the adapter into the base first");
       if (compat && beside["A0"] !== undefined) fail(`${name} was made by ${method.name}, of which PEFT combines the converted file`, name, method.name, 'save it, load it again, and combine that; or leave compat: "peft" out');
-      if (method !== lowRank && method !== convolution && beside["A0"] === undefined) fail(`${name} has ${method.name} on ${site.path}, which does not combine`, name, method.name, "LoRA, rsLoRA, and what starts as PiSSA and the like do: merge the other adapter into the base first, or leave it out");
+      if (compat && isRanked(method)) fail(`${name} is ${method.name}, and PEFT combines LoRA alone`, name, method.name, 'combine await plainLora(adapter), or leave compat: "peft" out');
+      if (method !== lowRank && method !== convolution && !isRanked(method) && beside["A0"] === undefined) fail(`${name} has ${method.name} on ${site.path}, which does not combine`, name, method.name, "LoRA, rsLoRA, AdaLoRA, VeRA, and what starts as PiSSA and the like do: merge the other adapter into the base first, or leave it out");
     }
   }
 }
@@ -139,12 +146,13 @@ function padded({ A, B }: Pair, rank: number): Pair {
   return { A: { rows: rank, cols: A.cols, data: a }, B: { rows: B.rows, cols: rank, data: b } };
 }
 
-const escape = (path: string): string => path.replaceAll(/[.*+?^${}()|[\]\\]/g, "\\$&");
 const flat = ({ dtype, shape: [rows, ...rest], data }: HostArray): Matrix => matrixOf({ dtype, shape: [rows, sizeOf(rest)], data });
-/** Factors as matrices: a convolution's kernels as rows, and with what was taken out of the base at the start (PiSSA), as `save` converts it. */
-async function read({ factors: { A, B }, beside: { A0, B0 } = {} }: Attachment): Promise<Pair> {
+/** Factors as matrices and their scale: a convolution's kernels as rows, with what was taken out of the base at the start (PiSSA), as `save` converts it, and AdaLoRA and VeRA as `plainLora` does. */
+async function read(attachment: Attachment): Promise<Pair & { readonly scale: number }> {
+  const { factors: { A, B }, beside: { A0, B0 } = {}, site: { scale } } = attachment, plain = await plainFactors(attachment);
+  if (plain !== null) return { A: flat(plain.A), B: flat(plain.B), scale: 1 };
   const now = { A: await A.host(), B: await B.host() }, whole = A0 === undefined ? now : stacked(now, { A: await A0.host(), B: await B0.host() });
-  return { A: flat(whole.A), B: flat(whole.B) };
+  return { A: flat(whole.A), B: flat(whole.B), scale };
 }
 /** Pruning would take NaN for small and leave it out. */
 function checkFinite(name: string, path: string, { A, B }: Pair): void {
@@ -154,12 +162,10 @@ function checkFinite(name: string, path: string, { A, B }: Pair): void {
 
 /** The plain config of the result: its modules by their last names where these choose no others, else by their paths; the most frequent rank, and exceptions. */
 function plainConfig<M extends object>(model: M, parts: readonly CombinePart<M>[], paths: readonly string[], rankOf: (path: string) => number): LoraConfig {
-  const counts = new Map<number, number>(), [{ adapter: { loraConfig: first } }] = parts;
-  for (const path of paths) counts.set(rankOf(path), (counts.get(rankOf(path)) ?? 0) + 1);
-  const [r] = [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best)), pattern = Object.fromEntries(paths.flatMap((path) => (rankOf(path) === r ? [] : [[`^${escape(path)}`, rankOf(path)]])));
+  const [{ adapter: { loraConfig: first } }] = parts;
   const dropouts = new Set(parts.map((p) => p.adapter.loraConfig.loraDropout));
   const of = (targetModules: readonly string[]): LoraConfig => loraConfig({
-    r, loraAlpha: r, targetModules, rankPattern: pattern, alphaPattern: pattern, loraDropout: dropouts.size === 1 ? first.loraDropout : 0,
+    ...unitScale(new Map(paths.map((path) => [path, rankOf(path)]))), targetModules, loraDropout: dropouts.size === 1 ? first.loraDropout : 0,
     taskType: first.taskType, baseModelNameOrPath: first.baseModelNameOrPath, revision: first.revision, autoMapping: first.autoMapping, fanInFanOut: first.fanInFanOut,
   });
   const short = of([...new Set(paths.map((p) => p.slice(p.lastIndexOf(".") + 1)))].sort()), chosen = new Set(paths);
@@ -182,7 +188,7 @@ function inheritedConfig<M>(parts: readonly CombinePart<M>[], r: number): LoraCo
 
 /**
  * A new adapter beside the model that is the weighted combination of others; it saves as PEFT's files, and the others stay as they are.
- * @throws ConfigError for options that miss, contradict or do nothing, adapters that are not LoRA, and ranks that differ where they must not
+ * @throws ConfigError for options that miss, contradict or do nothing, adapters that are not low-rank sums (DoRA, FLoRA, biases, whole modules), and ranks that differ where they must not
  * @example const both = await combine(model, [{ name: "a", adapter: a, weight: 1 }, { name: "b", adapter: b, weight: 0.5 }], { combinationType: "cat" });
  */
 export async function combine<M extends object>(model: M, parts: readonly CombinePart<M>[], options: CombineOptions = {}): Promise<Tuned<M>> {
@@ -197,7 +203,7 @@ export async function combine<M extends object>(model: M, parts: readonly Combin
   const common = isSvd(type) ? (options.svdRank ?? Math.max(...allRanks)) : type === "cat" ? allRanks.reduce((a, b) => a + b, 0) : Math.max(...allRanks);
   const pairs = new Map<string, Pair>();
   for (const [path, held] of at) {
-    const here = await Promise.all(held.map(async ({ part: { name, weight }, attachment }): Promise<Here> => { const pair = await read(attachment); checkFinite(name, path, pair); return { name, weight, scale: attachment.site.scale, rank: pair.A.rows, ...pair }; }));
+    const here = await Promise.all(held.map(async ({ part: { name, weight }, attachment }): Promise<Here> => { const pair = await read(attachment); checkFinite(name, path, pair); return { name, weight, rank: pair.A.rows, ...pair }; }));
     const pair = combineSite(path, here, type, options, isSvd(type) ? (options.svdRank ?? (compat ? common : largest(held.map((h) => h.attachment.site)))) : 0);
     pairs.set(path, compat ? padded(pair, common) : pair);
   }

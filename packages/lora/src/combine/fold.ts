@@ -19,7 +19,7 @@ const foldable: readonly string[] = ["lora", "dora", "lora with bias"];
 export async function foldScale<M extends object>(tuned: Tuned<M>): Promise<Tuned<M>> {
   const { loraConfig: old } = tuned, initial = new Map<string, HostArray>();
   for (const a of tuned.attachments) {
-    if (!foldable.includes(a.method.name)) throw new ConfigError(`foldScale: ${a.method.name} on ${a.site.path} has no B to take the scale`, { op: "foldScale", key: a.site.path, value: a.method.name, fix: "fold LoRA, rsLoRA and DoRA" });
+    if (!foldable.includes(a.method.name)) throw new ConfigError(`foldScale: ${a.method.name} on ${a.site.path} has no B to take the scale`, { op: "foldScale", key: a.site.path, value: a.method.name, fix: "fold LoRA, rsLoRA and DoRA; AdaLoRA and VeRA as await plainLora(tuned), which has scale 1 already" });
     for (const [role, factor] of Object.entries(a.factors)) {
       const { dtype, shape, data } = await factor.host(), numbers = convertArray(data, dtype, "f32");
       initial.set(keyOf(a, role), { dtype: "f32", shape, data: scaledRoles.includes(role) ? Float32Array.from(numbers, (v) => v * a.site.scale) : numbers });
