@@ -132,10 +132,46 @@ export function decode(dtype: DType, stored: number): number {
   return dtype === "f16" ? fromF16(stored) : dtype === "bf16" ? fromBf16(stored) : stored;
 }
 
-/** Converts a host array; same dtype returns a copy. */
+/** Converts a host array; same dtype returns a copy. Element by element `encode(to, decode(from, x))`, which pairs of float types have loops of their own for. */
 export function convertArray(data: TypedArray, from: DType, to: DType): TypedArray {
+  if (data instanceof Uint16Array && (from === "f16" || from === "bf16") && (to === "f32" || to === "f64")) {
+    const wide = widenHalves(data, from);
+    return to === "f32" ? wide : new Float64Array(wide);
+  }
   const out = hostArray(to, data.length);
-  if (from === to) { out.set(data); return out; }
-  for (let i = 0; i < data.length; i++) out[i] = encode(to, decode(from, data[i]));
+  if (from === to || (data instanceof Float32Array && to === "f64") || (data instanceof Float64Array && to === "f32")) out.set(data);
+  else if (data instanceof Float32Array && out instanceof Uint16Array) (to === "f16" ? narrowF16 : narrowBf16)(new Uint32Array(data.buffer, data.byteOffset, data.length), out);
+  else for (let i = 0; i < data.length; i++) out[i] = encode(to, decode(from, data[i]));
   return out;
+}
+
+let table: Float32Array | undefined;
+/** The values of halves, exactly. */
+export function widenHalves(data: Uint16Array, dtype: "f16" | "bf16"): Float32Array {
+  const out = new Float32Array(data.length), bits = new Uint32Array(out.buffer);
+  if (dtype === "bf16") for (let i = 0; i < data.length; i++) bits[i] = data[i] << 16;
+  else for (let i = 0, value = (table ??= Float32Array.from({ length: 65536 }, (_, half) => fromF16(half))); i < data.length; i++) out[i] = value[data[i]];
+  return out;
+}
+
+const NAN = 0x7f800000;
+/** `toF16` of the bits of f32 numbers. */
+function narrowF16(words: Uint32Array, out: Uint16Array): void {
+  for (let i = 0; i < words.length; i++) {
+    const a = words[i] & 0x7fffffff, sign = (words[i] >>> 16) & 0x8000;
+    if (a >= 0x477ff000) out[i] = a > NAN ? 0x7e00 : sign | 0x7c00;           // from 65520 on
+    else if (a >= 0x38800000) out[i] = sign | ((a + 0xfff + ((a >>> 13) & 1) - 0x38000000) >>> 13);
+    else {                                                                   // below 2^-14, in units of 2^-24, which is what an f32 has left beside 1/2
+      u32[0] = a;
+      f32[0] += 0.5;
+      out[i] = sign | (u32[0] - 0x3f000000);
+    }
+  }
+}
+/** `toBf16` of the bits of f32 numbers. */
+function narrowBf16(words: Uint32Array, out: Uint16Array): void {
+  for (let i = 0; i < words.length; i++) {
+    const b = words[i];
+    out[i] = (b & 0x7fffffff) > NAN ? (b >>> 16) | 0x40 : (b + 0x7fff + ((b >>> 16) & 1)) >>> 16;
+  }
 }

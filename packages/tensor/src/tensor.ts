@@ -1,6 +1,6 @@
 /** A tensor: a shape, a dtype, and either numbers or the recipe for them. */
 import type { Backend, DeviceBuffer } from "./backend.ts";
-import { type DType, type HostArray, type TypedArray, bytesOf, dtypeOfArray, encode, hostArray } from "./dtype.ts";
+import { type DType, type HostArray, type TypedArray, bytesOf, dtypeOfArray, encode, hostArray, widenHalves } from "./dtype.ts";
 import { ConfigError, DTypeError, ShapeError } from "./errors.ts";
 import type { Expr, ExprType } from "./expr.ts";
 import { type Shape, checkShape, rowMajor, show, sizeOf } from "./shape.ts";
@@ -136,21 +136,7 @@ function nest(flat: number[], shape: Shape): NestedNumbers {
 /** What data() returns: every dtype as itself, half precision as Float32Array. */
 export type Numbers = Exclude<TypedArray, Uint16Array>;
 export function widened(h: HostArray): Numbers {
-  if (!(h.data instanceof Uint16Array)) return h.data;
-  const out = new Float32Array(h.data.length), wide = h.dtype === "f16" ? f16Table() : null, bits = new Uint32Array(out.buffer);
-  if (wide) for (let i = 0; i < out.length; i++) out[i] = wide[h.data[i]];
-  else for (let i = 0; i < out.length; i++) bits[i] = h.data[i] << 16;
-  return out;
-}
-let table: Float32Array | null = null;
-function f16Table(): Float32Array {
-  if (table) return table;
-  table = new Float32Array(65536);
-  for (let i = 0; i < 65536; i++) {
-    const s = i & 0x8000 ? -1 : 1, e = (i >> 10) & 31, m = i & 1023;
-    table[i] = e === 31 ? (m ? NaN : s * Infinity) : e === 0 ? s * m * 2 ** -24 : s * (1024 + m) * 2 ** (e - 25);
-  }
-  return table;
+  return h.data instanceof Uint16Array ? widenHalves(h.data, h.dtype === "f16" ? "f16" : "bf16") : h.data;
 }
 
 /** Whether t's numbers exist, here or on a device: then it is a leaf for every recording. */

@@ -2,7 +2,7 @@
 import { readFileSync } from "node:fs";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { createReference, decode, encode, fromBf16, fromF16, setDevice, tensor, toBf16, toF16 } from "@adjoint/tensor";
+import { convertArray, createReference, decode, encode, fromBf16, fromF16, setDevice, tensor, toBf16, toF16 } from "@adjoint/tensor";
 
 interface Golden { narrow: [bits: number, bf16: number, f16: number, nan: boolean][]; widen_f16: [bits: number, f32: number][] }
 const golden = JSON.parse(readFileSync(new URL("../../../fixtures/data/dtype/golden.json", import.meta.url), "utf8")) as Golden;
@@ -38,6 +38,23 @@ describe("casts to f16 and bf16 round to nearest even", () => {
       const { data } = await tensor(new Float32Array(xs)).cast(dtype).host();
       expect([...data]).toEqual(xs.map((x) => encode(dtype, x)));
       expect([...(await tensor(new Float32Array(xs)).cast(dtype).data())]).toEqual([...data].map((b) => decode(dtype, b)));
+    }
+  });
+});
+
+describe("arrays are converted as their elements are", () => {
+  const same = (found: ArrayLike<number>, wanted: readonly number[]): void => { const at = wanted.findIndex((v, i) => !Object.is(v, found[i])); if (at >= 0 || found.length !== wanted.length) throw new Error(`element ${at}: ${found[at]}, not ${wanted[at]}`); };
+  it("every half, to f32 and f64", () => {
+    const halves = Uint16Array.from({ length: 65536 }, (_, i) => i);
+    for (const from of ["f16", "bf16"] as const) for (const to of ["f32", "f64"] as const) same(convertArray(halves, from, to), Array.from(halves, (h) => decode(from, h)));
+  });
+  it("f32 and f64 to halves and each other: every pattern beside every tie, subnormal numbers, what is not finite", () => {
+    const words = new Uint32Array(3 * 65536), x = new Float32Array(words.buffer), low = [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff, 0x0fff, 0x1000, 0x1001, 0x2fff, 0x3000, 0x5000];
+    for (let i = 0; i < words.length; i++) words[i] = ((i & 65535) << 16) | low[((i >> 16) * 4 + (i % 4) + (i & 8)) % low.length];
+    const doubles = Float64Array.from(x, (v) => v * (1 + 2 ** -30));
+    for (const to of ["f16", "bf16", "f64", "f32"] as const) {
+      same(convertArray(x, "f32", to), Array.from(x, (v) => encode(to, v)));
+      same(convertArray(doubles, "f64", to), Array.from(doubles, (v) => encode(to, v)));
     }
   });
 });
