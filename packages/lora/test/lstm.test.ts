@@ -16,7 +16,7 @@ const shapes: Readonly<Record<string, readonly number[]>> = Object.fromEntries([
 interface Net { readonly lstm: LSTM; forward(x: Tensor, context?: Context): Tensor }
 function net(): Net {
   const lstm = new LSTM(Object.fromEntries(Object.entries(shapes).map(([name, shape]) => [name, store(f64(hostNormal(1, name, shape, { std: 0.5 })), name)])));
-  return { lstm, forward: (x, context = {}) => lstm.forward(x, { context }).y };
+  return { lstm, forward: (x, context = {}) => lstm.forward(x, context).y };
 }
 const x: Store = store(f64(hostNormal(2, "x", [4, 2, 3])));
 const targets = ["lstm.weight_ih_l0", "weight_hh_l0_reverse"];

@@ -113,11 +113,10 @@ export class LSTM {
   /**
    * x [T, batch, inputSize] ([batch, T, inputSize] with batchFirst) to y of hiddenSize, twice that in both directions, and the states after the last step.
    * Without a state, h and c begin at 0.
-   * @throws ShapeError where x or the state do not fit; ConfigError when training with dropout without a key
+   * @throws ShapeError where x or the state do not fit; ConfigError when training with dropout without a key, and for a state or a context inside the context
    */
-  forward(x: Tensor, { state = null, context = {}, ...rest }: { readonly state?: LSTMState | null; readonly context?: Context } = {}): { y: Tensor; state: LSTMState } {
-    const [unknown] = Object.keys(rest);
-    if (unknown !== undefined) throw new ConfigError(`LSTM: forward takes { state, context }, and was given ${unknown}`, { op: "LSTM", key: unknown, fix: "pass the context inside: lstm.forward(x, { context })" });
+  forward(x: Tensor, context: Context = {}, state: LSTMState | null = null): { y: Tensor; state: LSTMState } {
+    for (const key of ["state", "context"]) if (key in context) throw new ConfigError(`LSTM: ${key} is no part of a context`, { op: "LSTM", key, fix: "lstm.forward(x, context, state), or lstm.forward(x, {}, state)" });
     const time = this.batchFirst ? 1 : 0, { hiddenSize: H, numLayers } = this, D = this.bidirectional ? 2 : 1;
     if (x.rank !== 3 || x.shape[2] !== this.inputSize) throw new ShapeError(`LSTM: x must be ${this.batchFirst ? "[batch, T" : "[T, batch"}, ${this.inputSize}], got ${show(x.shape)}`, { op: "LSTM", shapes: [x.shape, this.weight_ih_l0.shape], fix: x.rank === 2 ? "add the batch's axis: x.unsqueeze(...)" : `the last axis must have size ${this.inputSize}` });
     const T = x.shape[time], B = x.shape[1 - time];

@@ -69,7 +69,7 @@ describe("LSTM", () => {
     const exact = await evaluate([y, h, c], plain);
     exact.forEach((got, i) => { close(got, [want.y, want.h, want.c][i], 1e-12); });
     const of = ([x, h, c, ...ws]: readonly Tensor[]): Tensor => {
-      const r = new LSTM(Object.fromEntries(ws.map((w, i) => [names[i], w]))).forward(x, { state: { h, c } });
+      const r = new LSTM(Object.fromEntries(ws.map((w, i) => [names[i], w]))).forward(x, {}, { h, c });
       return r.y.square().sum().add(r.state.h.mul(3).sum()).add(r.state.c.square().sum());
     };
     const inputs = [x, ...state, ...Object.values(p)];
@@ -84,7 +84,7 @@ describe("LSTM", () => {
   }), { numRuns: Math.ceil(runs / 8) }));
   it("read in two pieces is read at once; batch first is a permutation; a reversed sequence is the other direction", () => fc.assert(fc.asyncProperty(sizes, fc.nat(3), async (size, cut) => {
     const one = { ...size, both: false }, T = size.T + 1, at = 1 + (cut % (T - 1 || 1)), p = live(parameters(one)), x = fromHost(draw(size.seed, [T, size.B, size.I])), lstm = new LSTM(p);
-    const whole = lstm.forward(x), head = lstm.forward(x.slice(0, 0, at)), tail = lstm.forward(x.slice(0, at, T), { state: head.state }), swapped = new LSTM(p, { batchFirst: true }).forward(x.permute([1, 0, 2]));
+    const whole = lstm.forward(x), head = lstm.forward(x.slice(0, 0, at)), tail = lstm.forward(x.slice(0, at, T), {}, head.state), swapped = new LSTM(p, { batchFirst: true }).forward(x.permute([1, 0, 2]));
     const both = new LSTM({ ...live(parameters({ ...one, layers: 1 })), ...Object.fromEntries(Object.entries(live(parameters({ ...one, layers: 1, seed: size.seed + 40 }))).map(([k, w]) => [`${k}_reverse`, w])) }).forward(x);
     const flipped = new LSTM(live(parameters({ ...one, layers: 1, seed: size.seed + 40 }))).forward(concat(Array.from({ length: T }, (_, t) => x.slice(0, T - 1 - t, T - t))));
     const [y, y0, y1, h, h1, c, c1, s, hs, back, hb, f, hf] = await evaluate([whole.y, head.y, tail.y, whole.state.h, tail.state.h, whole.state.c, tail.state.c, swapped.y.permute([1, 0, 2]), swapped.state.h, both.y.slice(2, size.H), both.state.h.slice(0, 1), flipped.y, flipped.state.h], plain);
@@ -95,7 +95,7 @@ describe("LSTM", () => {
   }), { numRuns: Math.ceil(runs / 4) }));
   it("with weights of zero forgets half of its cell at each step", async () => {
     const lstm = new LSTM({ weight_ih_l0: tensor(new Float32Array(8 * 3), { shape: [8, 3] }), weight_hh_l0: tensor(new Float32Array(8 * 2), { shape: [8, 2] }) });
-    const { y, state } = lstm.forward(tensor(new Float32Array(3 * 3).fill(5), { shape: [3, 1, 3] }), { state: { h: tensor([[[1, 1]]]), c: tensor([[[1, -4]]]) } });
+    const { y, state } = lstm.forward(tensor(new Float32Array(3 * 3).fill(5), { shape: [3, 1, 3] }), {}, { h: tensor([[[1, 1]]]), c: tensor([[[1, -4]]]) });
     close(await state.c.data(), [1 / 8, -4 / 8], 1e-6);
     close(await y.data(), [1, 2, 3].flatMap((t) => [1, -4].map((c) => Math.tanh(c / 2 ** t) / 2)), 1e-6);
   });
@@ -103,7 +103,7 @@ describe("LSTM", () => {
     setDevice(fused);
     const T = 6, w = (...shape: number[]): Tensor => store(tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)), { shape }));
     const p = { weight_ih_l0: w(12, 5), weight_hh_l0: w(12, 3), bias_ih_l0: w(12), bias_hh_l0: w(12) }, x = w(T, 2, 5), state = { h: w(1, 2, 3), c: w(1, 2, 3) };
-    const run = (): Tensor => new LSTM(p).forward(x, { state }).y, count = (ts: readonly (Tensor | null)[]): number => planOf(ts.filter((t) => t !== null)).spec.kernels.filter((k) => k.kind === "contract").length;
+    const run = (): Tensor => new LSTM(p).forward(x, {}, state).y, count = (ts: readonly (Tensor | null)[]): number => planOf(ts.filter((t) => t !== null)).spec.kernels.filter((k) => k.kind === "contract").length;
     const products = count([run()]), both = count(Object.values(gradients(run().square().sum(), { x, ...p })));
     expect([products, both]).toEqual([1 + T, (1 + T) + T + 3]);
   });
@@ -113,7 +113,7 @@ describe("LSTM", () => {
     const of = (key: string): HostArray => tensors.get(`${name}/${key}`) ?? expect.fail(key), has = (key: string): boolean => tensors.has(`${name}/${key}`);
     const p = Object.fromEntries([...tensors.keys()].filter((k) => k.startsWith(`${name}/`)).map((k) => k.slice(name.length + 1)).filter((k) => /^(weight|bias)_/.test(k)).map((k) => [k, store(of(k), k)]));
     const x = store(of("x")), given = has("h0") ? { h0: store(of("h0")), c0: store(of("c0")) } : null, leaves: Record<string, Tensor> = { x, ...p, ...given };
-    const lstm = new LSTM(p, { batchFirst }), { y, state } = lstm.forward(x, { state: given && { h: given.h0, c: given.c0 } }), results = { y, ...state };
+    const lstm = new LSTM(p, { batchFirst }), { y, state } = lstm.forward(x, {}, given && { h: given.h0, c: given.c0 }), results = { y, ...state };
     const loss = Object.entries(results).map(([k, t]) => t.mul(fromHost(of(`v/${k}`))).sum()).reduce((a, b) => a.add(b)), g = gradients(loss, leaves);
     for (const [k, t] of Object.entries(results)) close(await t.data(), Array.from(of(k).data, Number), 1e-5);
     for (const k of Object.keys(leaves)) close((await g[k]?.data()) ?? expect.fail(k), Array.from(of(`grad/${k}`).data, Number), 2e-5);
@@ -122,20 +122,20 @@ describe("LSTM", () => {
     const size: Size = { T: 2, B: 1, I: 2, H: 2, layers: 2, both: true, bias: true, seed: 4 }, p = live(parameters(size)), lstm = new LSTM(p), x = fromHost(draw(9, [2, 1, 2])), seen: string[] = [];
     expect(treePaths(lstm, (t): t is Tensor => t instanceof Tensor)).toEqual(Object.keys(p));
     expect([lstm.inputSize, lstm.hiddenSize, lstm.numLayers, lstm.bidirectional, lstm.hasBias, lstm.batchFirst]).toEqual([2, 2, 2, true, true, false]);
-    const { y } = lstm.forward(x, { context: { adapter: { weight: (m, name, w) => { expect(m).toBe(lstm); seen.push(name); return name === "weight_hh_l1" ? w.mul(2) : w; } } } });
+    const { y } = lstm.forward(x, { adapter: { weight: (m, name, w) => { expect(m).toBe(lstm); seen.push(name); return name === "weight_hh_l1" ? w.mul(2) : w; } } });
     expect(seen.sort()).toEqual(Object.keys(p).filter((k) => k.startsWith("weight")).sort());
     expect(await y.data()).toEqual(await new LSTM({ ...p, weight_hh_l1: p["weight_hh_l1"].mul(2) }).forward(x).y.data());
   });
   it("drops between layers only, in training only, by the context's key", async () => {
     const size: Size = { T: 3, B: 2, I: 2, H: 3, layers: 2, both: false, bias: true, seed: 8 }, p = live(parameters(size)), x = fromHost(draw(9, [3, 2, 2])), key = { seed: 1, stream: "dropout" };
-    const of = async (options: LSTMOptions, context = {}): Promise<number[]> => [...(await new LSTM(p, options).forward(x, { context }).y.data())].map(Number);
+    const of = async (options: LSTMOptions, context = {}): Promise<number[]> => [...(await new LSTM(p, options).forward(x, context).y.data())].map(Number);
     const still = await of({}), dropped = await of({ dropout: 0.5 }, { train: true, key });
     expect(await of({ dropout: 0.5 })).toEqual(still);
     expect(dropped).not.toEqual(still);
     expect(await of({ dropout: 0.5 }, { train: true, key })).toEqual(dropped);
     expect(await of({ dropout: 0.5, stream: "other" }, { train: true, key })).not.toEqual(dropped);
     await expect(of({ dropout: 0.5 }, { train: true })).rejects.toThrow("training needs a key");
-    expect((await new LSTM(live(parameters({ ...size, layers: 1 })), { dropout: 0.5 }).forward(x, { context: { train: true, key } }).y.data()).every((v) => v !== 0)).toBe(true);
+    expect((await new LSTM(live(parameters({ ...size, layers: 1 })), { dropout: 0.5 }).forward(x, { train: true, key }).y.data()).every((v) => v !== 0)).toBe(true);
   });
   it("says what does not fit, and how to mend it", () => {
     const w = (...shape: number[]): Tensor => tensor(new Float32Array(shape.reduce((a, b) => a * b, 1)), { shape }), p = { weight_ih_l0: w(8, 3), weight_hh_l0: w(8, 2) }, lstm = new LSTM(p);
@@ -147,10 +147,11 @@ describe("LSTM", () => {
     expect(() => new LSTM({ ...p, weight_ih_l0_reverse: w(8, 3) })).toThrow("weight_hh_l0_reverse is missing");
     expect(() => new LSTM({ ...p, weight_ih_l0: w(9, 3) })).toThrow("weight_ih_l0 is [9, 3], expected [8, 3]");
     expect(() => new LSTM(p, JSON.parse('{"bidirectional":true}'))).toThrow("bidirectional is not an option");
-    expect(() => lstm.forward(w(4, 2, 3), JSON.parse('{"train":true}'))).toThrow("was given train");
+    expect(() => lstm.forward(w(4, 2, 3), JSON.parse('{"state":{}}'))).toThrow("state is no part of a context");
+    expect(() => lstm.forward(w(4, 2, 3), JSON.parse('{"context":{"train":true}}'))).toThrow("context is no part of a context");
     expect(() => new LSTM(p, { dropout: 1 })).toThrow("[0, 1)");
     expect(() => lstm.forward(w(4, 3))).toThrow("add the batch's axis");
     expect(() => lstm.forward(w(4, 2, 2))).toThrow("must be [T, batch, 3], got [4, 2, 2]");
-    expect(() => lstm.forward(w(4, 2, 3), { state: { h: w(1, 2, 2), c: w(1, 1, 2) } })).toThrow("state.c must be [1, 2, 2]");
+    expect(() => lstm.forward(w(4, 2, 3), {}, { h: w(1, 2, 2), c: w(1, 1, 2) })).toThrow("state.c must be [1, 2, 2]");
   });
 });
