@@ -2,7 +2,7 @@
 import { checkpoint, gradients } from "@adjoint/autograd";
 import type { Context } from "@adjoint/nn";
 import { Accumulator, type BoundOptimizer, type Optimizer, type Schedule } from "@adjoint/optim";
-import { compile, ConfigError, concat, counter, type Counter, live, pace, type Store, type Tensor } from "@adjoint/tensor";
+import { compile, ConfigError, concat, counter, type Counter, div, live, pace, type Store, type Tensor } from "@adjoint/tensor";
 import { CURVATURE_EVERY, sampleCurvature } from "./curvature.ts";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
@@ -14,6 +14,8 @@ export interface TrainingOptions {
   readonly data: DataSet;
   /** how an update is made of gradients; its learning rate should be `learningRate` */
   readonly optimizer: Optimizer;
+  /** the norm at which the optimizer clips, as it was given to it: routines look at gradients of that length, as callbacks do that torch's loops call after a step */
+  readonly maxGradNorm?: number;
   /** rate of step t = 0, 1, ..., for the metrics */
   readonly learningRate: Schedule;
   /** optimizer steps of the whole run */
@@ -34,6 +36,13 @@ export interface TrainingOptions {
 /** Loss, norm before clipping, whether the step was skipped (1 or 0), and predicted tokens, in one tensor, so that one read gives all. */
 const report = (loss: Tensor, norm: Tensor, skipped: Tensor, count: Tensor): Tensor =>
   concat([loss, norm, skipped, count].map((t) => t.cast("f32").reshape([1])));
+
+/** g min(1, maxNorm / (‖g‖ + 1e-6)), what `clip_grad_norm_` leaves in torch's gradients; maxNorm 0: g. */
+function clipped(g: Gradients, norm: Tensor, maxNorm: number): Gradients {
+  if (maxNorm <= 0) return g;
+  const c = div(maxNorm, norm.add(1e-6)).minimum(1);
+  return Object.fromEntries(Object.entries(g).map(([path, x]) => [path, x === null ? null : x.mul(c.cast(x.dtype))]));
+}
 
 /** The sum of two gradients of the same parameters. */
 const sumOf = (a: Gradients, b: Gradients): Gradients =>
@@ -80,7 +89,8 @@ export class Training {
     /** The step of the optimizer, then what looks at its gradients. A method's own term of the loss has its gradient once a step. */
     const update = (loss: Tensor, gradient: Gradients, count: Tensor): Tensor => {
       const { gradNorm, skipped } = this.optimizer.step(gradient);
-      for (const routine of trainee.routines ?? []) routine.observe?.(gradient, skipped);
+      const watching = (trainee.routines ?? []).filter((routine) => routine.observe !== undefined), seen = watching.length === 0 ? gradient : clipped(gradient, gradNorm, options.maxGradNorm ?? 0);
+      for (const routine of watching) routine.observe?.(seen, skipped);
       return report(loss, gradNorm, skipped, count);
     };
     const { curvature } = options;

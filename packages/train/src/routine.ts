@@ -27,7 +27,7 @@ export interface Routine {
   readonly name: string;
   /** before the first step, with the steps of the whole run */
   begin?(steps: number): void;
-  /** recorded in every step after the update: the gradients that the optimizer was given, and whether it skipped them because one was not finite (bool) */
+  /** recorded in every step after the update: the gradients as the optimizer clipped them, and whether it skipped them because one was not finite (bool) */
   observe?(gradients: Gradients, skipped: Tensor): void;
   /** on the host after each step; a line for whoever watches, or null */
   between(at: Between): Promise<string | null>;

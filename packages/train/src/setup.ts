@@ -144,7 +144,7 @@ const momentumOf = (momentum: Schedule | null, betas: unknown): object => (momen
 export function trainingOptions(recipe: Recipe, data: DataSet, scaling: OptimizerNeeds["scaling"] = null): TrainingOptions {
   const steps = stepsOf(recipe, data), { rate: learningRate, momentum } = courseOf(recipe, steps);
   return {
-    data, steps, learningRate, optimizer: optimizerFor(recipe, learningRate, { momentum, scaling }), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
+    data, steps, learningRate, maxGradNorm: recipe.max_grad_norm, optimizer: optimizerFor(recipe, learningRate, { momentum, scaling }), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
     gradientCheckpointing: recipe.gradient_checkpointing, seed: recipe.seed, shuffle: recipe.shuffle, ...curvatureOf(recipe),
   };
 }

@@ -4,10 +4,10 @@ import { join } from "node:path";
 import { loadLora, readAdapterDirectory } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
 import { ConfigError, type HostArray } from "@adjoint/tensor";
-import { fixture, golden } from "@adjoint/testing/fixtures";
+import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import { checkpointOrigin, checkRecipe, idsRows, latestCheckpoint, loadCheckpoint, loraOptions, mergeRecipe, readCheckpoint, type Recipe, saveCheckpoint, traineeOf, Training, trainingOptions, tunedFor } from "../src/index.ts";
-import { bits, temporary } from "./support.ts";
+import { bits, near, temporary, worst } from "./support.ts";
 
 const rows = golden("llama/tiny")["rows"] ?? JSON.parse(readFileSync(fixture("llama/tiny/ids.json"), "utf8")), data = idsRows(rows, "rows");
 const base: Partial<Recipe> = { per_device_train_batch_size: 2, max_steps: 6, learning_rate: 2e-2, lora_r: 2, lora_target_modules: ["q_proj", "down_proj"], seed: 7 };
@@ -55,6 +55,27 @@ describe("AdaLoRA in a run", () => {
     expect(Math.abs(a.grad_norm / b.grad_norm - 1)).toBeLessThan(1e-4);
     expect(a.loss).toBeCloseTo(b.loss, 5);
   });
+});
+
+test("AdaLoRA gives up the ranks that it gives up under transformers' Trainer, where importance comes from clipped gradients", async () => {
+  const { config: c, run, rows: trained, grad_norms, left } = golden<{ config: Record<string, number>; run: Record<string, number>; rows: number[][]; grad_norms: number[]; left: number[] }>("adalora/trainer"), wanted = Object.fromEntries(goldenTensors("adalora/trainer"));
+  const recipe = mergeRecipe(base, {
+    peft_type: "ADALORA", init_r: c["init_r"], target_r: c["target_r"], tinit: c["tinit"], tfinal: c["tfinal"], delta_t: c["deltaT"], adalora_beta1: c["beta1"], adalora_beta2: c["beta2"], orth_reg_weight: c["orth_reg_weight"], lora_alpha: c["lora_alpha"], use_rslora: false,
+    optim: "sgd", lr_scheduler_type: "constant", learning_rate: run["learning_rate"], max_grad_norm: run["max_grad_norm"], max_steps: run["max_steps"], shuffle: false,
+  });
+  const rows = idsRows(trained, "rows"), model = await loadModel(fixture("llama/tiny"), { tokenizer: false }), t = new Training(traineeOf(recipe, await tunedFor(recipe, model, { base: null, data: rows })), trainingOptions(recipe, rows));
+  for (const [name, s] of Object.entries(t.trainee.trainable)) s.set(wanted[`start/${name}`]);
+  const [routine] = t.trainee.routines ?? [], close = (got: HostArray, name: string): void => { expect(worst(got.data as Float32Array, wanted[name].data as Float32Array), name).toBeLessThan(2e-6 * Math.max(...Array.from(wanted[name].data as Float32Array, Math.abs))); };
+  for (let step = 0; step < left.length; step++) {
+    near((await t.next()).grad_norm, grad_norms[step], 1e-5, `the norm of step ${step}`);
+    let kept = 0;
+    for (const [name, s] of Object.entries(t.trainee.trainable)) if (name.endsWith("lora_E")) kept += Array.from(await s.data(), Number).filter((x) => x !== 0).length;
+    expect([step, kept]).toEqual([step, left[step]]);
+    if (step !== left.length - c["tfinal"] - 1) continue;
+    const { arrays = {} } = await routine.state();
+    for (const name of Object.keys(t.trainee.trainable)) for (const kind of ["mean", "deviation"]) close(arrays[`${kind}.${name}`], `${kind}/${name.replace("base_model.model.", "")}`);
+  }
+  for (const [name, s] of Object.entries(t.trainee.trainable)) close(await s.host(), `end/${name}`);
 });
 
 describe("initialisations of a recipe", () => {
