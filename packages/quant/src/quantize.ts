@@ -45,7 +45,7 @@ export function encoded(x: Elements, input: Input, shape: readonly number[], { f
   const n = sizeOf(shape);
   if (x.length !== n) throw new ShapeError(`quantize: ${called(named)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: named.name, shapes: [shape] });
 
-  const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = uncleared(codeBytes(format, n)), widest = Math.min(block, n);
+  const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = new Uint8Array(codeBytes(format, n)), widest = Math.min(block, n);
   const scaled = new Float32Array(widest), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(widest + 1);
   const wide = x instanceof Float32Array ? x : new Float32Array(widest), words = new Uint32Array(wide.buffer, wide.byteOffset, wide.length), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
   const one = (b: number): void => {
@@ -60,13 +60,6 @@ export function encoded(x: Elements, input: Input, shape: readonly number[], { f
   for (let b = encodeChunks(x, input, format, block, values, packed, one); b < blocks; b++) one(b);
   if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
   return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
-}
-
-const platform: { readonly Buffer?: { allocUnsafeSlow(bytes: number): Uint8Array } } = globalThis;
-/** Bytes that are all written before they are read; Node gives them without making them zeros first. */
-function uncleared(bytes: number): Uint8Array {
-  const room = platform.Buffer?.allocUnsafeSlow(bytes);
-  return room === undefined ? new Uint8Array(bytes) : new Uint8Array(room.buffer, room.byteOffset, bytes);
 }
 
 /** Bits of the largest magnitude: without their sign, floats are ordered like integers, and NaN and infinity are the largest. */

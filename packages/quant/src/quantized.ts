@@ -81,8 +81,9 @@ export function checkQuantized(q: Quantized, named: Named = {}): Quantized {
     if (nested !== undefined && nested.codes.length !== blocks) throw bad(`has ${nested.codes.length} nested ${what}, [${shape.join(", ")}] in blocks of ${block} needs ${blocks}`, nested.codes.length, "shape, block size and data contradict each other: get the file again");
     const expected = nested === undefined ? blocks : Math.ceil(blocks / nested.block);
     if (values.length !== expected) throw bad(`has ${values.length} ${what}, [${shape.join(", ")}] in blocks of ${nested === undefined ? block : `${block} and ${nested.block}`} needs ${expected}`, values.length, "shape, block size and data contradict each other: get the file again");
-    const at = values.findIndex((value) => !Number.isFinite(value));
-    if (at >= 0) throw bad(`${what.slice(0, -1)} ${at} is ${values[at]}`, values[at], "the weights were not finite when they were quantized, or the file is damaged: get it again");
+    let at = 0;
+    while (at < values.length && Number.isFinite(values[at])) at++;
+    if (at < values.length) throw bad(`${what.slice(0, -1)} ${at} is ${values[at]}`, values[at], "the weights were not finite when they were quantized, or the file is damaged: get it again");
   }
   return q;
 }
