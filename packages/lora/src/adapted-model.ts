@@ -36,7 +36,7 @@ function fieldOf(model: object, name: string): unknown {
 export const holders: WeakSet<object> = new WeakSet();
 /** @throws ConfigError for a model with adapters where a plain one is wanted: its layers would be found under other paths */
 export function refuseAdapted(op: string, model: object): void {
-  if (model instanceof AdaptedModel || holders.has(model)) throw new ConfigError(`${op}: this is a model with adapters already`, { op, key: "model", fix: "pass its base (.base); several adapters over one base are a set: adapters(base)" });
+  if (model instanceof AdaptedModel || holders.has(model)) throw new ConfigError(`${op}: this is a model with adapters already`, { op, key: "model", fix: "pass its base (.base); several adapters over one base are a set: adapterSet(base)" });
 }
 
 /** The base's methods; which adapter is on is what `context` says. */

@@ -56,7 +56,7 @@ export { flora } from "./methods/flora.ts";
 export { floraAdapter, type FloraOptions, FloraTuned, loadFlora } from "./many/flora-tuned.ts";
 export { chooseForm } from "./many/low-rank-rows.ts";
 export type { Choice } from "./many/choice.ts";
-export { adapters, AdapterSet, loadAdapters } from "./many/many.ts";
+export { adapterSet, AdapterSet, loadAdapters } from "./many/many.ts";
 export type { RowForm } from "./many/row-parts.ts";
 export { MixedRows } from "./many/rows.ts";
 export { AdapterView } from "./many/view.ts";

@@ -6,7 +6,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Context, Conv2d } from "@adjoint/nn";
 import { type Tensor, tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
-import { adapters, type AdapterSet, combine, type CombineOptions, createLora, electedMean, keepLargest, keepRandom, loadAdapters, loadLora, lora, type Tuned, weightedSum } from "../src/index.ts";
+import { adapterSet, type AdapterSet, combine, type CombineOptions, createLora, electedMean, keepLargest, keepRandom, loadAdapters, loadLora, lora, type Tuned, weightedSum } from "../src/index.ts";
 import { goldenNet, grid, gridNet, type Net, restart } from "./net.ts";
 
 let scratch = "";
@@ -50,7 +50,7 @@ describe("combinations with compat: peft", () => {
 /** Adapters of different ranks, scales and modules, with numbers on the grid. */
 async function setOf(): Promise<AdapterSet<Net>> {
   restart(9);
-  const set = adapters(gridNet("f32"));
+  const set = adapterSet(gridNet("f32"));
   set.add("a", { r: 2, loraAlpha: 4, targetModules: ["embed", "up", "c_fc"], rankPattern: { c_fc: 1 } });
   set.add("b", { r: 4, loraAlpha: 1, useRslora: true, targetModules: ["up"] });
   set.add("c", { r: 1, loraAlpha: 2, targetModules: "(up|c_fc)" });
@@ -89,7 +89,7 @@ describe("combinations", () => {
   });
   it("svd of thin factors is that of the whole update, and the best of its rank", async () => {
     restart(4);
-    const set = adapters(gridNet("f32"));
+    const set = adapterSet(gridNet("f32"));
     for (const name of ["p", "q"]) for (const s of set.add(name, { r: 1, targetModules: ["up"] }).tensors().values()) s.set(await grid(s.shape, "f32").host());
     const thin = await deltas(await set.combine("thin", { p: 1, q: 0.5 }, { svdRank: 1 })), whole = await deltas(await set.combine("whole", { p: 1, q: 0.5 }, { combinationType: "magnitude_prune_svd", density: 1, svdRank: 1 })), full = await deltas(await set.combine("full", { p: 1, q: 0.5 }, { combinationType: "cat" }));
     expect(error(thin.get("up")?.delta ?? [], whole.get("up")?.delta ?? [])).toBeLessThan(1e-5);
@@ -111,7 +111,7 @@ describe("combinations", () => {
   });
   it("reads kernels of convolutions as rows, and takes in what PiSSA took out of the base", async () => {
     restart(12);
-    const net = { conv: new Conv2d(grid([4, 2, 2, 2], "f32")), forward(x: Tensor, context: Context = {}): Tensor { return this.conv.forward(x, context); } }, set = adapters(net), x = grid([1, 2, 3, 3], "f32"), y = async (t: { forward(x: Tensor): Tensor }, input: Tensor): Promise<number[]> => [...(await t.forward(input).data())];
+    const net = { conv: new Conv2d(grid([4, 2, 2, 2], "f32")), forward(x: Tensor, context: Context = {}): Tensor { return this.conv.forward(x, context); } }, set = adapterSet(net), x = grid([1, 2, 3, 3], "f32"), y = async (t: { forward(x: Tensor): Tensor }, input: Tensor): Promise<number[]> => [...(await t.forward(input).data())];
     for (const name of ["p", "q"]) for (const s of set.add(name, { r: name === "p" ? 1 : 2, targetModules: ["conv"] }).tensors().values()) s.set(await grid(s.shape, "f32").host());
     for (const combinationType of ["cat", "svd"] as const) expect(error(await y(await set.combine(combinationType, { p: 1, q: 1 }, combinationType === "svd" ? { svdRank: 3 } : { combinationType }), x), await y(set.with(["p", "q"]), x))).toBeLessThan(1e-4);
     const base = gridNet("f32"), ids = tensor(Int32Array.from([0, 3]), { shape: [1, 2] }), pissa = await createLora(base, { r: 2, initLoraWeights: "pissa", targetModules: ["up"] });

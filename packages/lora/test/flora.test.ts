@@ -7,7 +7,7 @@ import { gradients } from "@adjoint/autograd";
 import { Linear } from "@adjoint/nn";
 import { clearPlans, flatten, getDevice, planOf, setDevice, type Store, Tensor, tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
-import { adapters, flora, floraAdapter, loadAdapters, loadFlora, loadLora } from "../src/index.ts";
+import { adapterSet, flora, floraAdapter, loadAdapters, loadFlora, loadLora } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
@@ -56,7 +56,7 @@ describe("FLoRA", () => {
     setDevice(await wasm({ threads: 1 }));
     try {
       restart(8);
-      const set = adapters<Net>(gridNet("f32")), names = ["p", "__base__", "q", "p", "l"];
+      const set = adapterSet<Net>(gridNet("f32")), names = ["p", "__base__", "q", "p", "l"];
       set.add("p", floraAdapter(set.base, { r: 1, ...both }));
       set.add("q", floraAdapter(set.base, { r: 3, targetModules: ["up"] }));
       set.add("l", { r: 2, ...both });
@@ -74,7 +74,7 @@ describe("FLoRA", () => {
     } finally { setDevice(before); }
   });
   it("never forms W ∘ a bᵀ nor a gradient of W, alone and in a mixed batch", () => {
-    const [n, T, inputs, outputs] = [2, 3, 37, 29], net = { up: new Linear(grid([outputs, inputs], "f32")) }, set = adapters(net), x = grid([n, T, inputs], "f32");
+    const [n, T, inputs, outputs] = [2, 3, 37, 29], net = { up: new Linear(grid([outputs, inputs], "f32")) }, set = adapterSet(net), x = grid([n, T, inputs], "f32");
     for (const [name, r] of [["a", 1], ["b", 2]] as const) set.add(name, floraAdapter(net, { r, targetModules: ["up"] }));
     for (const view of [set.with("b"), set.rows(["a", "b"])]) {
       const y = net.up.forward(x, view.context()), { spec } = planOf([y, ...flatten(gradients(y.square().sum(), { x, adapter: view.adapter }), isTensor).leaves]);
@@ -93,7 +93,7 @@ describe("FLoRA", () => {
   });
   it("has files of its own, which LoRA's reader refuses by name", async () => {
     restart(2);
-    const net = gridNet("f32"), tuned = floraAdapter(net, { r: 2, ...both, rankPattern: { c_fc: 1 } }), set = adapters(net), dir = join(scratch, "f"), y = async (t: { forward(x: Tensor): Tensor }): Promise<number[]> => numbers(t.forward(ids(1)));
+    const net = gridNet("f32"), tuned = floraAdapter(net, { r: 2, ...both, rankPattern: { c_fc: 1 } }), set = adapterSet(net), dir = join(scratch, "f"), y = async (t: { forward(x: Tensor): Tensor }): Promise<number[]> => numbers(t.forward(ids(1)));
     await fill(tuned.tensors().values());
     expect(tuned.summary()).toMatch(/^FLoRA: 2 of 2 linear layers/);
     expect([...tuned.tensors().keys()]).toContain("base_model.model.up.flora_a");

@@ -10,7 +10,7 @@ import { mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { adapters, createLora, type CreateLoraOptions, type InitialData, initialisations, loadAdapters, loadLora, loftq, lora, type LoraOptions, loraConfig, plainLora, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
+import { adapterSet, createLora, type CreateLoraOptions, type InitialData, initialisations, loadAdapters, loadLora, loftq, lora, type LoraOptions, loraConfig, plainLora, readAdapterDirectory, readLoraConfig, type Site, type Tuned, writeLoraConfig } from "../src/index.ts";
 import { IncrementalPCA } from "../src/initial/pca.ts";
 import { dense } from "../src/methods/low-rank.ts";
 import { originOn } from "../src/methods/origin.ts";
@@ -397,7 +397,7 @@ describe("files", () => {
 
 describe("in a set of adapters", () => {
   it("shares the base with others: alone, in a mixed batch, under a factor, in a combination and from a folder", async () => {
-    const net = new Net(), set = adapters(net), first = await make(net, { initLoraWeights: "pissa" }), second = await make(net, { initLoraWeights: "mica", seed: 2 }), x = inputs(3);
+    const net = new Net(), set = adapterSet(net), first = await make(net, { initLoraWeights: "pissa" }), second = await make(net, { initLoraWeights: "mica", seed: 2 }), x = inputs(3);
     for (const t of [first, second]) await shaken(t);
     set.add("first", first);
     set.add("second", second);

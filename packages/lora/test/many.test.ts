@@ -7,7 +7,7 @@ import { type CausalLM, generateIds, loadModel } from "@adjoint/models";
 import { type Backend, clearPlans, compile, ConfigError, flatten, getDevice, type HostArray, memory, scalar, scope, setDevice, Tensor, tensor } from "@adjoint/tensor";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
-import { adapters, type AdapterSet, foldScale, loadAdapters, lora, type NewLoraOptions } from "../src/index.ts";
+import { adapterSet, type AdapterSet, foldScale, loadAdapters, lora, type NewLoraOptions } from "../src/index.ts";
 import { batchOf } from "./batch.ts";
 import { goldenNet, grid, gridNet, type Net, restart } from "./net.ts";
 import { Rich } from "./rich.ts";
@@ -24,7 +24,7 @@ afterAll(async () => { clearPlans(); setDevice(before); await rm(scratch, { recu
 /** Adapters a (all layers), b (rsLoRA) and c with numbers in both factors. */
 async function setOf(more: NewLoraOptions = {}): Promise<AdapterSet<Net>> {
   restart(5);
-  const set = adapters(gridNet("f32")), options: Readonly<Record<string, NewLoraOptions>> = { a: { r: 2, loraAlpha: 4, targetModules: ["embed", "up", "c_fc"] }, b: { r: 3, loraAlpha: 2, useRslora: true, targetModules: ["up"] }, c: { r: 1, targetModules: ["up", "c_fc"] } };
+  const set = adapterSet(gridNet("f32")), options: Readonly<Record<string, NewLoraOptions>> = { a: { r: 2, loraAlpha: 4, targetModules: ["embed", "up", "c_fc"] }, b: { r: 3, loraAlpha: 2, useRslora: true, targetModules: ["up"] }, c: { r: 1, targetModules: ["up", "c_fc"] } };
   for (const [name, o] of Object.entries(options)) for (const s of set.add(name, { ...o, ...more }).tensors().values()) s.set(await grid(s.shape, "f32").host());
   return set;
 }
@@ -186,7 +186,7 @@ describe("a set of adapters", () => {
     expect(() => set.rows(["a"], JSON.parse('{"amng":["a"]}'))).toThrow(/rows: amng is not an option/);
     for (const model of [set, set.with("a"), set.get("a")]) {
       expect(() => lora(model, { targetModules: ["up"] })).toThrow(/a model with adapters already/);
-      expect(() => adapters(model)).toThrow(/a model with adapters already/);
+      expect(() => adapterSet(model)).toThrow(/a model with adapters already/);
     }
     expect(() => set.with(["a", "a"])).toThrow(/twice/);
     expect(() => set.add("d", lora(gridNet("f32"), { targetModules: ["up"] }))).toThrow(/another model/);
@@ -220,7 +220,7 @@ describe("a set of adapters", () => {
 });
 
 it("a language model gives each row its adapter down to an adapted head, and a view generates", async () => {
-  const base = await loadModel(fixture("llama/tiny")), set = adapters(base);
+  const base = await loadModel(fixture("llama/tiny")), set = adapterSet(base);
   for (const [name, targetModules] of [["a", ["q_proj", "lm_head"]], ["b", ["up_proj", "embed_tokens", "lm_head"]]] as const) for (const s of set.add(name, { r: 2, targetModules }).tensors().values()) s.set(await grid(s.shape, "f32").host());
   const rows = [[1, 5, 3, 2], [4, 4, 1], [2, 7, 3, 3]], names = ["b", "__base__", "a"], mixed = set.rows(names), model: CausalLM = mixed, { total, count } = model.lossSum(batchOf(rows)), own = scope(() => gradients(mixed.lossSum(batchOf(rows)).total, mixed.adapter));
   const each = await Promise.all(rows.map((row, i) => set.with(names[i] === "__base__" ? [] : names[i]).lossSum(batchOf([row])).total.item()));
@@ -270,7 +270,7 @@ describe("against PEFT", () => {
 
 describe("biases of several adapters", () => {
   it("add up beside the base; a merge, which would put one in the other's place, is refused with nothing changed", async () => {
-    const model = new Rich(), set = adapters(model), before = await numbers(model.forward(ids));
+    const model = new Rich(), set = adapterSet(model), before = await numbers(model.forward(ids));
     for (const name of ["a", "b"]) set.add(name, { targetModules: ["q_proj"], bias: "lora_only" });
     await expect(set.merge(["a", "b"])).rejects.toThrow(/adapters a and b both train the bias of q_proj/);
     expect([set.merged, await numbers(model.forward(ids))]).toEqual([[], before]);

@@ -1,7 +1,7 @@
 /** One base, a set of adapters over it and an adapter outside of the set: who merges into it is known to both. */
 import { expect, it } from "vitest";
 import { ConfigError, type Tensor, tensor } from "@adjoint/tensor";
-import { adapters, type AdapterSet, lora, type Tuned } from "../src/index.ts";
+import { adapterSet, type AdapterSet, lora, type Tuned } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
 
 const ids = tensor(Int32Array.from([0, 3, 1, 4, 2, 3]), { shape: [2, 3] });
@@ -13,7 +13,7 @@ async function filled(tuned: Tuned<Net>): Promise<Tuned<Net>> {
 /** A set of a and b over a base, and an adapter of that base in no set. */
 async function parties(): Promise<{ set: AdapterSet<Net>; alone: Tuned<Net> }> {
   restart(3);
-  const set = adapters(gridNet("f32"));
+  const set = adapterSet(gridNet("f32"));
   for (const name of ["a", "b"]) await filled(set.add(name, { r: 2, targetModules: ["up"] }));
   return { set, alone: await filled(lora(set.base, { r: 1, targetModules: ["up", "c_fc"] })) };
 }
@@ -49,7 +49,7 @@ it("an adapter outside of sets sees what a set merges, by its name there; one th
   await expect(alone.merge()).rejects.toThrow(/adapter a of a set/);
   set.rename("a", "z");
   expect(() => alone.forward(ids)).toThrow(/adapter z of a set/);
-  const other = adapters(set.base);
+  const other = adapterSet(set.base);
   other.add("x", { r: 1, targetModules: ["up"] });
   const over = lora(set.base, { r: 1, targetModules: ["up"] }), z = await numbers(over.forward(ids));
   expect(z).toEqual(await numbers(set.base.forward(ids)));
@@ -64,7 +64,7 @@ it("an adapter outside of sets sees what a set merges, by its name there; one th
 });
 
 it("two sets over one base see each other", async () => {
-  const { set } = await parties(), other = adapters(set.base);
+  const { set } = await parties(), other = adapterSet(set.base);
   other.add("x", { r: 1, targetModules: ["up"] });
   await set.merge("b");
   expect(() => other.with("x").forward(ids)).toThrow(/adapter b of a set.*the set of adapter x/);

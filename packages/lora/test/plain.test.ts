@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { type Context, Linear } from "@adjoint/nn";
 import { type HostArray, store, type Store, type Tensor, tensor } from "@adjoint/tensor";
 import { fixture, goldenTensors } from "@adjoint/testing/fixtures";
-import { adapters, combine, loadLora, lora, type LoraOptions, plainLora, type Tuned } from "../src/index.ts";
+import { adapterSet, combine, loadLora, lora, type LoraOptions, plainLora, type Tuned } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
 
 let scratch = "";
@@ -59,7 +59,7 @@ describe("AdaLoRA and VeRA as plain LoRA", () => {
 
   it("combine with LoRA, with their scales, where ranks may differ", async () => {
     restart(8);
-    const set = adapters(gridNet("f32"));
+    const set = adapterSet(gridNet("f32"));
     await filled(set.add("a", { targetModules: modules, ...kinds["adalora, ranknum"] }), [[true, false, true], [false, false, false]]);
     await filled(set.add("v", { targetModules: ["up"], r: 3, vera: {} }));
     await filled(set.add("l", { targetModules: ["embed", "c_fc"], r: 2 }));

@@ -5,7 +5,7 @@ import { type Context, Linear } from "@adjoint/nn";
 import { adamw } from "@adjoint/optim";
 import { clearPlans, compile, type DType, flatten, getDevice, memory, planOf, scalar, setDevice, ShapeError, Tensor, tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
-import { adapters, type AdapterSet, chooseForm, type NewLoraOptions, type RowForm } from "../src/index.ts";
+import { adapterSet, type AdapterSet, chooseForm, type NewLoraOptions, type RowForm } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
 
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
@@ -19,7 +19,7 @@ const configs: readonly NewLoraOptions[] = [
 ];
 async function setOf(dtype: DType, which: readonly number[], more: NewLoraOptions = {}): Promise<AdapterSet<Net>> {
   restart(7);
-  const set = adapters(gridNet(dtype));
+  const set = adapterSet(gridNet(dtype));
   for (const i of which) {
     const stores = [...set.add(`a${i}`, { ...configs[i], ...more, seed: i }).tensors()];
     for (const [, s] of stores) await s.data(); // DoRA's magnitude follows from the first factors
@@ -132,7 +132,7 @@ describe("a mixed batch", () => {
   it("writes nothing of the frozen weight's shape, and does the base's product once", () => {
     const [n, T, i, o] = [2, 3, 37, 29];
     for (const form of ["masked", "gathered"] as const) {
-      const net = { up: new Linear(grid([o, i], "f32")) }, set = adapters(net), x = grid([n, T, i], "f32");
+      const net = { up: new Linear(grid([o, i], "f32")) }, set = adapterSet(net), x = grid([n, T, i], "f32");
       set.add("a", { r: 2, targetModules: ["up"] });
       set.add("b", { r: 3, targetModules: ["up"] });
       const view = set.rows(["a", "b"], { form }), y = net.up.forward(x, view.context()), d = gradients(y.square().sum(), { x, adapter: view.adapter });

@@ -1,6 +1,6 @@
 import { expect, it } from "vitest";
 import { gradients } from "@adjoint/autograd";
-import { adapters, loadLora } from "@adjoint/lora";
+import { adapterSet, loadLora } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
 import { scope, setDevice, tensor } from "@adjoint/tensor";
 import { fixture, golden } from "@adjoint/testing/fixtures";
@@ -22,7 +22,7 @@ it.each(["gpt2", "gpt2-head", "gemma"])("%s: an adapter's loss and gradients are
 
 it("gpt2: rows of one batch may have their own position embeddings", async () => {
   setDevice(wasmSync());
-  const model = await loadModel(fixture("families/gpt2")), set = adapters(model), ids = tensor(Int32Array.of(1, 2, 3, 4, 5, 6), { shape: [2, 3] });
+  const model = await loadModel(fixture("families/gpt2")), set = adapterSet(model), ids = tensor(Int32Array.of(1, 2, 3, 4, 5, 6), { shape: [2, 3] });
   set.add("a", { r: 1, initLoraWeights: false, targetModules: ["wpe", "c_attn"] });
   const [alone, base, mixed] = await Promise.all([set.with("a"), set.base, set.rows(["a", null])].map(async (m) => [...(await m.logits(ids).data())])), half = base.length / 2;
   expect(mixed.slice(0, half)).toEqual(alone.slice(0, half));

@@ -3,7 +3,7 @@
  * first one runs in every suite, all of them where ADJOINT_RUNS is 60 or more (`node scripts/gpu.mjs -- node node_modules/vitest/vitest.mjs run packages/webgpu/test/adapters`).
  */
 import { gradients } from "@adjoint/autograd";
-import { adapters, createLora, type CreateLoraOptions } from "@adjoint/lora";
+import { adapterSet, createLora, type CreateLoraOptions } from "@adjoint/lora";
 import { type Context, Embedding, Linear } from "@adjoint/nn";
 import { type Backend, createReference, hostNormal, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
 import fc from "fast-check";
@@ -76,7 +76,7 @@ test.runIf(gpu !== null && whole).each(Object.entries(lawful))("%s obeys its law
 
 test.runIf(gpu !== null && whole)("rsLoRA is LoRA of alpha sqrt(r), and cat is the sum", () => fc.assert(fc.asyncProperty(fc.integer({ min: 1, max: 99 }), async (seed) => {
   setDevice(gpu!);
-  const set = adapters(new Toy()), near = async (got: Tensor, want: Tensor): Promise<void> => {
+  const set = adapterSet(new Toy()), near = async (got: Tensor, want: Tensor): Promise<void> => {
     const [g, w] = await Promise.all([got, want].map((t) => t.data()));
     g.forEach((v, i) => { expect(Math.abs(Number(v) - Number(w[i]))).toBeLessThan(1e-5 * Math.max(1, Math.abs(Number(w[i])))); });
   };
@@ -91,7 +91,7 @@ test.runIf(gpu !== null && whole)("rsLoRA is LoRA of alpha sqrt(r), and cat is t
 test.runIf(gpu !== null && whole).each(["masked", "gathered"] as const)("a mixed batch, %s: output and gradients", async (form) => {
   const of = async (device: Backend): Promise<readonly (readonly number[])[]> => {
     setDevice(device);
-    const set = adapters(new Toy()), view = (): ReturnType<typeof set.rows> => set.rows(["b", "__base__"], { form });
+    const set = adapterSet(new Toy()), view = (): ReturnType<typeof set.rows> => set.rows(["b", "__base__"], { form });
     for (const [name, options] of [["a", { r: 2, targetModules: ["embed", "up"] }], ["b", { r: 3, targetModules: ["embed", "up", "head"] }]] as const) {
       for (const s of set.add(name, options).tensors().values()) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from({ length: s.size }, (_, i) => (((i * 5) % 17) - 8) / 64) });
     }

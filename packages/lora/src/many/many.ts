@@ -41,7 +41,7 @@ export class AdapterSet<M extends object> {
   /** what was merged into the base when the set was made */
   readonly #ground: Ground;
   constructor(base: M) {
-    refuseAdapted("adapters", base);
+    refuseAdapted("adapterSet", base);
     holders.add(this);
     this.base = base;
     this.#ground = [...mergedInto(base)];
@@ -294,15 +294,15 @@ export class AdapterSet<M extends object> {
 /** k of the set times k of the call. */
 const both = (a: Tensor | null, b: Tensor | null): Tensor | null => (a === null ? b : b === null ? a : a.mul(b.dtype === "f32" ? b : b.cast("f32")));
 
-/** A set of named adapters over a model, empty. @example const set = adapters(model); set.add("poems", { r: 8, targetModules: "all-linear" }); */
-export const adapters = <M extends object>(model: M): AdapterSet<M> => new AdapterSet(model);
+/** A set of named adapters over a model, empty. @example const set = adapterSet(model); set.add("poems", { r: 8, targetModules: "all-linear" }); */
+export const adapterSet = <M extends object>(model: M): AdapterSet<M> => new AdapterSet(model);
 
 /**
  * The adapters that PEFT or `set.save` wrote into a directory: `default` from its own files, others from the folders in it that hold an adapter.
  * @throws FormatError and ConfigError as `loadLora`; ConfigError when there is none
  */
 export async function loadAdapters<M extends object>(model: M, directory: string, options: { readonly strict?: boolean } = {}): Promise<AdapterSet<M>> {
-  const set = adapters(model), here = await fileSystem().list(directory), holds = (names: readonly string[] | "file" | null): boolean => Array.isArray(names) && names.includes("adapter_config.json");
+  const set = adapterSet(model), here = await fileSystem().list(directory), holds = (names: readonly string[] | "file" | null): boolean => Array.isArray(names) && names.includes("adapter_config.json");
   if (holds(here)) await set.load("default", directory, options);
   for (const name of here === "file" || here === null ? [] : here) if (holds(await fileSystem().list(`${directory}/${name}`))) await set.load(name, `${directory}/${name}`, options);
   if (set.names.length === 0) throw new ConfigError(`${directory} holds no adapter`, { key: "directory", value: directory, fix: "name the folder with adapter_config.json, or the one with the adapters' folders" });
