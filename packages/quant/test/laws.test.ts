@@ -46,6 +46,7 @@ describe("laws of every format", () => {
   it("q(dq(q(x))) = q(x); of the signed map where the largest magnitude is positive (it has no -1)", () => {
     fc.assert(fc.property(drawn, ({ name, block: size, x }) => {
       if (name === "dynamic8") for (let b = 0; b * size < x.length; b++) x[b * size] = absmaxOf(x, b, size);
+      for (let b = 0; b * size < x.length; b++) { const a = absmaxOf(x, b, size); fc.pre(a === 0 || a >= 2 ** -110); }       // shares of a smaller scale are no f32
       const q = make(x, name, size), again = make(dequantize(q), name, size);
       expect(again.codes).toEqual(q.codes);
       expect(again.scales.values.map((v) => v + 0)).toEqual(q.scales.values.map((v) => v + 0)); // -0 and 0 are one scale
