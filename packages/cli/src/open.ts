@@ -1,7 +1,7 @@
 /** Opens what commands work on: the device, models, adapters and named data. */
 import { node, openGguf, readText } from "@adjoint/io";
 import { loadLora, type Tuned } from "@adjoint/lora";
-import { type CausalLM, ggufTokenizer, type LoadModelOptions, loadModel, loadTokenizer, type Tokenizer, tokenizerFiles } from "@adjoint/models";
+import { type CausalLM, ggufTokenizer, type LoadModelOptions, loadModel, loadTokenizer, resolveModel, type Tokenizer, tokenizerAmong, tokenizerFiles } from "@adjoint/models";
 import { quantizedOf } from "@adjoint/quant";
 import { ConfigError, getDevice, setDevice } from "@adjoint/tensor";
 import { type DeviceChoice, chooseDevice } from "./devices.ts";
@@ -28,6 +28,12 @@ export async function companionFiles(folder: string | null): Promise<Record<stri
     if (file !== null && (await exists(file))) files[name] = await readText(file);
   }
   return folder === null || folder === at || files["tokenizer.json"] !== undefined ? files : heldFiles(folder);
+}
+/** The tokenizer of a model that is not loaded: of a folder, a hub id or a GGUF file. */
+export async function openTokenizer(source: string): Promise<Tokenizer> {
+  if (!/\.gguf$/i.test(source)) return loadTokenizer(await resolveModel(source));
+  const own = tokenizerAmong(await companionFiles(source));
+  return own === null ? loadTokenizer(source) : loadTokenizer(own);
 }
 async function heldFiles(path: string): Promise<Record<string, string>> {
   const file = await openGguf(path);

@@ -3,10 +3,9 @@ import { loadTokenizer } from "@adjoint/models";
 import * as tiny from "@adjoint/tiny";
 import { ConfigError } from "@adjoint/tensor";
 import { dataReport, defaultRecipe, formatDataReport, idsData, mergeRecipe, type Recipe } from "@adjoint/train";
-import { resolveModel } from "@adjoint/models";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { textOptions } from "../open.ts";
+import { openTokenizer, textOptions } from "../open.ts";
 import { count, type Terminal } from "../terminal.ts";
 
 const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "tokenizer_name", "ids", "max_length", "packing", "packing_strategy", "completion_only_loss", "assistant_only_loss"];
@@ -18,8 +17,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
     return { text: `${recipe.ids}: ${count(data.samples.length)} rows, ${count(data.tokens)} tokens, ${count(data.predicted)} predicted, the longest row has ${data.longest}\n`, json: { file: recipe.ids, rows: data.samples.length, tokens: data.tokens, predicted: data.predicted, longest: data.longest } };
   }
   if (file === undefined) throw new ConfigError("data: the file is missing", { key: "file", fix: "write adjoint data FILE.jsonl" });
-  const from = recipe.tokenizer_name ?? (recipe.model_name_or_path === null ? tiny.model : await resolveModel(recipe.model_name_or_path));
-  const report = await dataReport(file, await loadTokenizer(from), textOptions(recipe));
+  const { tokenizer_name: name, model_name_or_path: base } = recipe, tokenizer = name !== null ? await loadTokenizer(name) : base === null ? await loadTokenizer(tiny.model) : await openTokenizer(base);
+  const report = await dataReport(file, tokenizer, textOptions(recipe));
     return { text: `${formatDataReport(report, { color: terminal.colorOut, width: terminal.columns })}\n`, json: report };
 }
 
