@@ -1,8 +1,11 @@
 /** The commands, end to end on the tiny Llama: what they compute, and what goes to which stream. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { parseSafetensors } from "@adjoint/io";
+import { initModel, saveModel } from "@adjoint/models";
 import { fixture, golden } from "@adjoint/testing/fixtures";
+import { model as tinyModel } from "@adjoint/tiny";
 import { describe, expect, test } from "vitest";
 import { commands } from "../src/index.ts";
 import { adjoint, exact, temporary } from "./support.ts";
@@ -46,6 +49,17 @@ describe("eval", () => {
       near((JSON.parse(out) as { loss: number }).loss, Number(golden("peft/rslora")["loss"]), 1e-5);
     }
   });
+});
+
+test("eval takes windows of as many tokens as the model has positions for", async () => {
+  const folder = join(temporary(), "gpt2"), text = join(temporary(), "text.txt"), tokenizer = fileURLToPath(tinyModel);
+  await saveModel(initModel({ model_type: "gpt2", vocab_size: 2048, n_embd: 8, n_layer: 1, n_head: 2, n_positions: 24 }, 1), folder);
+  writeFileSync(text, "It is not down in any map; true places never are. ".repeat(4));
+  const of = (...words: string[]): ReturnType<typeof adjoint> => adjoint(["eval", text, "--model", folder, "--tokenizer-name", tokenizer, "--json", ...exact, ...words]);
+  const { code, out, err } = await of();
+  expect(code, err).toBe(0);
+  expect(out).toBe((await of("--max-length", "24")).out);
+  expect((await of("--max-length", "25")).err).toMatch(/use rows of at most 24 tokens/);
 });
 
 describe("finetune --ids", () => {

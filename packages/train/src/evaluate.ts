@@ -56,7 +56,7 @@ export async function evaluate(model: Scorer | Tuned<CausalLM>, data: DataSet, {
   let total = 0, tokens = 0;
   for (let at = 0; at < rows.length; at += batchSize) {
     signal?.throwIfAborted();
-    const batch = collate(rows.slice(at, at + batchSize).map((i) => data.samples[i]), data.padTokenId, 0);
+    const batch = collate(rows.slice(at, at + batchSize).map((i) => data.samples[i]), data.padTokenId, 0, data.longest);
     if (batch.predicted > 0) {
       total += Number((await step(toTensors(batch)).total.data())[0]);
       tokens += batch.predicted;

@@ -18,7 +18,9 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
   const { model, path, name } = await openModel(recipe.model_name_or_path, { tokenizer: ids === null ? "auto" : false, tokenizerName: ids === null ? recipe.tokenizer_name : null, base: baseOptions(recipe), say, progress });
   const subject = adapter === null ? model : await openAdapter(model, adapter, say);
-  const data = ids === null ? await openMeasured(names, recipe, tokenizerOf(model, path)) : (await openData(recipe, model, path)).data;
+  // a window is as long as the model has positions for, unless it is said how long
+  const fitted = args.recipe.max_length === undefined ? { ...recipe, max_length: Math.min(recipe.max_length, model.config.maxPositionEmbeddings) } : recipe;
+  const data = ids === null ? await openMeasured(names, fitted, tokenizerOf(model, path)) : (await openData(recipe, model, path)).data;
   const { loss, tokens, bitsPerByte } = await evaluate(subject, data, { batchSize: recipe.per_device_eval_batch_size, onProgress: (done, all) => { if (!args.flag("quiet")) progress.message(`measuring ${done}/${all} rows`); } });
   progress.clear();
   const title = ids ?? titleOf(names);
@@ -33,7 +35,7 @@ export const evaluateCommand: Command = {
   grammar: {
     name: "eval", positionals: ["[DATA...]"], keys, summary: "Measures a model, with or without an adapter: mean next-token loss, and bits per byte of text.",
     flags: { adapter: { kind: "text", value: "DIR", help: "adapter folder, or the folder of a run" } },
-    text: "A text is measured whole: every byte counts, each token is predicted once. Token ids are taken as they are: a row is one sample.",
+    text: "A text is measured whole: every byte counts, each token is predicted once, in windows of max_length tokens or of all the positions that the model has, if these are fewer. Token ids are taken as they are: a row is one sample.",
     examples: ["adjoint eval notes.txt", "adjoint eval --model DIR --ids rows.json --json", "adjoint eval --adapter out/moby-dick moby-dick-test"],
   },
   defaults: defaultRecipe,

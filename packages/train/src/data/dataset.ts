@@ -83,7 +83,7 @@ export class DataSet {
     const batches: HostBatch[] = [];
     for (let at = first; at < last; at += size) {
       const picked = Array.from({ length: Math.min(size, last - at) }, (_, i) => this.samples[rows === undefined ? at + i : rows[at + i]]);
-      batches.push(collate(picked, this.padTokenId, step));
+      batches.push(collate(picked, this.padTokenId, step, this.longest));
     }
     return batches;
   }

@@ -17,7 +17,7 @@ export interface HostBatch {
   /** the optimizer step that this batch belongs to, from 0 */
   readonly index: number;
   readonly rows: number;
-  /** positions a row: the longest sample, rounded up to a multiple of 32 */
+  /** positions a row: the longest sample, rounded up to a multiple of 32, but no more than the longest of the data */
   readonly length: number;
   readonly inputIds: Int32Array;
   /** unshifted, -100 where nothing is predicted and on padding */
@@ -44,12 +44,12 @@ export const LENGTH_STEP = 32;
 
 /**
  * Pads samples to one batch. Padding has the id `padTokenId`, mask 0 and label -100; it is known by the mask, never by its id, so that
- * pad = eos does not hide an eos that is to be learned.
+ * pad = eos does not hide an eos that is to be learned. No row is longer than `most`, the longest of the data: a model may have positions for no more.
  */
-export function collate(samples: readonly Sample[], padTokenId: number, index: number): HostBatch {
+export function collate(samples: readonly Sample[], padTokenId: number, index: number, most = Infinity): HostBatch {
   const rows = samples.length;
   const longest = samples.reduce((most, { ids }) => Math.max(most, ids.length), 1);
-  const length = Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP;
+  const length = Math.max(longest, Math.min(most, Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP));
   const inputIds = new Int32Array(rows * length).fill(padTokenId);
   const labels = new Int32Array(rows * length).fill(IGNORED);
   const attentionMask = new Uint8Array(rows * length);
