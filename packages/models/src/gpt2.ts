@@ -1,10 +1,11 @@
 /** GPT-2 (Radford et al. 2019): fields are the paths in Hugging Face's files. */
 import { type CausalMask, type Context, Conv1D, Dropout, Embedding, LayerNorm, Linear, attention } from "@adjoint/nn";
-import { ConfigError, type Store, type Tensor, gelu, geluTanh, iota, relu, silu } from "@adjoint/tensor";
-import type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
-import { attentionDropout, layoutFor, longest, lossSumOf } from "./decoder.ts";
+import { ConfigError, type Tensor, gelu, geluTanh, iota, relu, silu } from "@adjoint/tensor";
+import type { Pass } from "./causal-lm.ts";
+import { DecoderModel, throughLayers } from "./decoder-model.ts";
+import { attentionDropout, layoutFor, longest } from "./decoder.ts";
 import type { Gpt2Config } from "./gpt2-config.ts";
-import { cell, conv1dShape, embeddingShape, headShape, type ModuleShape, modulesAt, normShape, storesOf, type Take, weightsOf } from "./layout.ts";
+import { cell, conv1dShape, embeddingShape, headShape, type ModuleShape, normShape, type Take } from "./layout.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
 
 /** The modules of a GPT-2, in the order of the forward pass. */
@@ -97,7 +98,7 @@ export class GPT2Block {
 }
 
 /** GPT-2 with its output head. */
-export class GPT2LMHeadModel implements CausalLM {
+export class GPT2LMHeadModel extends DecoderModel {
   readonly transformer: { readonly wte: Embedding; readonly wpe: Embedding; readonly drop: Dropout; readonly h: readonly GPT2Block[]; readonly ln_f: LayerNorm };
   /** with tied embeddings, a layer over the same store as wte */
   readonly lm_head: Linear;
@@ -106,6 +107,7 @@ export class GPT2LMHeadModel implements CausalLM {
   declare readonly tokenizer: Tokenizer | null;
 
   constructor(config: Gpt2Config, take: Take, tokenizer: Tokenizer | null = null) {
+    super();
     this.transformer = {
       wte: new Embedding(cell(take, "transformer.wte.weight")),
       wpe: new Embedding(cell(take, "transformer.wpe.weight")),
@@ -126,22 +128,8 @@ export class GPT2LMHeadModel implements CausalLM {
     // a prompt in a cache may be padded beyond the last position; nobody sees the padding
     const shared = pass.cache && ids ? ids.minimum(most - 1) : (ids ?? iota([1, T]));
     const at = pass.adapter ? shared.expand([B, T]) : shared; // an adapter may differ from row to row
-    let h = drop.forward(wte.forward(inputIds, pass).add(wpe.forward(at, pass)), pass);
-    for (const layer of blocks) {
-      const block = (x: Tensor): Tensor => layer.forward(x, pass, mask);
-      h = pass.checkpoint ? pass.checkpoint(block)(h) : block(h);
-    }
-    return ln_f.forward(h, pass);
+    const h = drop.forward(wte.forward(inputIds, pass).add(wpe.forward(at, pass)), pass);
+    return ln_f.forward(throughLayers(blocks, h, pass, (block, x) => block.forward(x, pass, mask)), pass);
   }
-  head(hidden: Tensor, context: Context = {}): Tensor { return this.lm_head.forward(hidden, context); }
-  logits(inputIds: Tensor, pass: Pass = {}): Tensor { return this.head(this.hidden(inputIds, pass), pass); }
-  forward(inputIds: Tensor, pass: Pass = {}): Tensor { return this.logits(inputIds, pass); }
-  lossSum(batch: Batch, context: Context = {}): { total: Tensor; count: Tensor } { return lossSumOf(this, batch, context); }
-  loss(batch: Batch, context: Context = {}): Tensor {
-    const { total, count } = this.lossSum(batch, context);
-    return total.div(count.maximum(1));
-  }
-  modules(): readonly ModuleEntry[] { return modulesAt(this, gpt2Modules(this.config)); }
-  weights(): Readonly<Record<string, Tensor>> { return weightsOf(this); }
-  parameters(): Readonly<Record<string, Store>> { return storesOf(this.weights()); }
+  protected layout(): readonly ModuleShape[] { return gpt2Modules(this.config); }
 }

@@ -1,9 +1,10 @@
 /** The Llama family (Llama, Mistral, Qwen2, Qwen3, Gemma): fields are the paths in Hugging Face's files. */
 import { adapted, type CausalMask, type Context, Embedding, Linear, RMSNorm, type RopeTables, attention, rope, ropeFrequencies, ropeTables, wide } from "@adjoint/nn";
 import { type Store, type Tensor, gather, geluTanh, rmsNorm, roundTo, silu } from "@adjoint/tensor";
-import type { Batch, CausalLM, ModuleEntry, Pass } from "./causal-lm.ts";
-import { attentionDropout, type Layout, layoutFor, lossSumOf } from "./decoder.ts";
-import { cell, embeddingShape, headShape, linearShape, type ModuleShape, modulesAt, normShape, storesOf, type Take, weightsOf } from "./layout.ts";
+import type { Pass } from "./causal-lm.ts";
+import { DecoderModel, throughLayers } from "./decoder-model.ts";
+import { attentionDropout, type Layout, layoutFor } from "./decoder.ts";
+import { cell, embeddingShape, headShape, linearShape, type ModuleShape, normShape, type Take } from "./layout.ts";
 import type { LlamaConfig } from "./llama-config.ts";
 import type { Tokenizer } from "./tokenizer/index.ts";
 
@@ -110,7 +111,7 @@ export class LlamaLayer {
 }
 
 /** A model of the Llama family. */
-export class LlamaForCausalLM implements CausalLM {
+export class LlamaForCausalLM extends DecoderModel {
   readonly model: { readonly embed_tokens: Embedding; readonly layers: readonly LlamaLayer[]; readonly norm: RMSNorm };
   /** with tied embeddings, a layer over the same store as embed_tokens */
   readonly lm_head: Linear;
@@ -120,6 +121,7 @@ export class LlamaForCausalLM implements CausalLM {
   declare private readonly tables: RopeTables[];
 
   constructor(config: LlamaConfig, take: Take, tokenizer: Tokenizer | null = null) {
+    super();
     this.model = {
       embed_tokens: new Embedding(cell(take, "model.embed_tokens.weight")),
       layers: Array.from({ length: config.numHiddenLayers }, (_, i) => new LlamaLayer(config, i, take)),
@@ -133,26 +135,9 @@ export class LlamaForCausalLM implements CausalLM {
 
   hidden(inputIds: Tensor, pass: Pass = {}): Tensor {
     const frame = this.frame(inputIds, pass);
-    let h = this.embedded(inputIds, pass);
-    for (const layer of this.model.layers) {
-      const block = (x: Tensor): Tensor => layer.forward(x, frame);
-      h = pass.checkpoint ? pass.checkpoint(block)(h) : block(h);
-    }
-    return this.model.norm.forward(h, pass);
+    return this.model.norm.forward(throughLayers(this.model.layers, this.embedded(inputIds, pass), pass, (layer, x) => layer.forward(x, frame)), pass);
   }
-  head(hidden: Tensor, context: Context = {}): Tensor { return this.lm_head.forward(hidden, context); }
-  logits(inputIds: Tensor, pass: Pass = {}): Tensor { return this.head(this.hidden(inputIds, pass), pass); }
-  forward(inputIds: Tensor, pass: Pass = {}): Tensor { return this.logits(inputIds, pass); }
-
-  lossSum(batch: Batch, context: Context = {}): { total: Tensor; count: Tensor } { return lossSumOf(this, batch, context); }
-  loss(batch: Batch, context: Context = {}): Tensor {
-    const { total, count } = this.lossSum(batch, context);
-    return total.div(count.maximum(1));
-  }
-
-  modules(): readonly ModuleEntry[] { return modulesAt(this, llamaModules(this.config)); }
-  weights(): Readonly<Record<string, Tensor>> { return weightsOf(this); }
-  parameters(): Readonly<Record<string, Store>> { return storesOf(this.weights()); }
+  protected layout(): readonly ModuleShape[] { return llamaModules(this.config); }
 
   /** Vectors of the ids; Gemma's times √hidden, that number rounded as the table is. */
   private embedded(inputIds: Tensor, pass: Pass): Tensor {
