@@ -1,6 +1,6 @@
 /**
  * `npm run benchmark -- codecs [--rounds 15 --rows 4096 --columns 4096]`: quantizing and decoding a weight on the host beside copies of it, in turns within each round.
- * A copy moves 8 bytes an element (4 read, 4 written); quantizing 4 (of bf16 or f16: 2) and those of codes and scales; decoding those and 4. GB/s is bytes moved over time, the least of all rounds.
+ * A copy moves 8 bytes an element (4 read, 4 written); quantizing 4 (of bf16 or f16: 2) and those of codes and scales; decoding those and 4, into an array of its own and into one in use. GB/s is bytes moved over time, the least of all rounds.
  * Shares of a copy into memory in use, which is the most that one thread of this machine does: of time (the copy's over ours), and of bandwidth (our GB/s over the copy's), from the least
  * times and as medians over rounds. The last column is the share of bandwidth of a copy into memory just asked for, as the results here are: there the system's pages cost more than the bytes.
  */
@@ -34,10 +34,13 @@ function measure(what: string, tasks: readonly Task[]): void {
 }
 
 const moved = new Map(names.map(([label, format, doubleQuant]) => [label, x.byteLength + bytesOfQuantized(quantize(x, shape, { format, doubleQuant }))]));
+const bytes = (label: string): number => moved.get(label) ?? 0;
 console.log(`[${shape.join(", ")}] f32, one thread, ${flags.rounds} rounds`);
-measure("quantize", [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, moved.get(label) ?? 0, () => quantize(x, shape, { format, doubleQuant })))]);
+measure("quantize", [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, bytes(label), () => quantize(x, shape, { format, doubleQuant })))]);
 for (const dtype of ["bf16", "f16"] as const) {
   const half = { dtype, shape, data: convertArray(x, "f32", dtype) };
-  measure(`quantize ${dtype}`, [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, (moved.get(label) ?? 0) - 2 * x.length, () => quantizeArray(half, { format, doubleQuant })))]);
+  measure(`quantize ${dtype}`, [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, bytes(label) - 2 * x.length, () => quantizeArray(half, { format, doubleQuant })))]);
 }
-measure("dequantize", [...copies(), ...names.map(([label, format, doubleQuant]) => { const q = quantize(x, shape, { format, doubleQuant }); return task(label, moved.get(label) ?? 0, () => dequantize(q)); })]);
+const decoded = names.map(([label, format, doubleQuant]) => ({ label, q: quantize(x, shape, { format, doubleQuant }) }));
+measure("dequantize", [...copies(), ...decoded.map(({ label, q }) => task(label, bytes(label), () => dequantize(q)))]);
+measure("dequantize, in use", [...copies(), ...decoded.map(({ label, q }) => task(label, bytes(label), () => dequantize(q, copy)))]);

@@ -1,10 +1,15 @@
 /** WebAssembly SIMD as nested lists of bytes: instructions after their operands, loops, and the module around them. */
 
-export type Code = readonly (number | Code)[];
-function flat(code: Code, into: number[] = []): number[] {
+export type Code = readonly (number | Constant | Code)[];
+/** A vector that is set before the function begins, in a local of its own: newer engines (V8 of Node 24) would build it anew at every use, in every turn of a loop. */
+interface Constant { readonly bytes: readonly number[] }
+const noConstant = (): number => { throw new Error("a constant outside of a function"); };
+const isCode = (part: Constant | Code): part is Code => Array.isArray(part);
+function flat(code: Code, localOf: (constant: Constant) => number = noConstant, into: number[] = []): number[] {
   for (const part of code) {
     if (typeof part === "number") into.push(part);
-    else flat(part, into);
+    else if (isCode(part)) flat(part, localOf, into);
+    else into.push(0x20, ...leb(localOf(part)));
   }
   return into;
 }
@@ -31,7 +36,7 @@ export const whenNot = (condition: Code, body: Code): Code => [0x02, 0x40, condi
 /** One instruction of the vector set, after its operands; `by`: a shift of every lane. */
 export const op = (code: number, ...operands: Code[]): Code => [operands, 0xfd, leb(code)];
 export const shift = (code: number, value: Code, by: number): Code => op(code, value, i32(by));
-const constant = (bytes: Uint8Array): Code => [0xfd, 0x0c, [...bytes]];
+const literal = (bytes: readonly number[]): Code => [0xfd, 0x0c, bytes], constant = (bytes: Uint8Array): Code => (bytes.every((b) => b === 0) ? literal([...bytes]) : [{ bytes: [...bytes] }]);
 export const f32x4 = (v: number): Code => constant(new Uint8Array(new Float32Array(4).fill(v).buffer)), i32x4 = (v: number): Code => constant(new Uint8Array(new Uint32Array(4).fill(v).buffer));
 export const i8x16 = (v: number): Code => constant(new Uint8Array(16).fill(v)), bytes = (list: readonly number[]): Code => constant(Uint8Array.from(list));
 /** Bytes of two vectors by place: one instruction where the places are those of an unpack or blend; others are cheaper by SWIZZLE. */
@@ -39,18 +44,29 @@ export const shuffle = (a: Code, b: Code, lanes: readonly number[]): Code => [a,
 /** Lanes of `unit` bytes by their number; 16 / unit and on are those of the second vector. */
 export const lanes = (unit: number, order: readonly number[]): number[] => order.flatMap((lane) => Array.from({ length: unit }, (_, byte) => lane * unit + byte));
 
-export const SWIZZLE = 0x0e, GT8 = 0x27, EQ32 = 0x37, GT32 = 0x3b, EQF = 0x41, LTF = 0x43, GTF = 0x44, AND = 0x4e, ANDNOT = 0x4f, OR = 0x50, SELECT = 0x52, ANY = 0x53, ALL8 = 0x63, NARROW8S = 0x65, NARROW8U = 0x66, CEIL = 0x67, TRUNC = 0x69, ADD8 = 0x6e, SUB8 = 0x71, MINU8 = 0x77,
-  NARROW16S = 0x85, NARROW16U = 0x86, SHL16 = 0x8b, SHR16S = 0x8c, SHR16U = 0x8d, SUB16 = 0x91, BITS32 = 0xa4, SHL32 = 0xab, SHR32 = 0xad, ADD32 = 0xae, SUB32 = 0xb1, MAX32 = 0xb8, MAXU32 = 0xb9, ADDF = 0xe4, SUBF = 0xe5, MULF = 0xe6, DIVF = 0xe7;
+export const SWIZZLE = 0x0e, GT8 = 0x27, EQ32 = 0x37, GT32 = 0x3b, EQF = 0x41, LTF = 0x43, GTF = 0x44, AND = 0x4e, ANDNOT = 0x4f, OR = 0x50, XOR = 0x51, SELECT = 0x52, ALL8 = 0x63, NARROW8S = 0x65, CEIL = 0x67, TRUNC = 0x69, SUB8 = 0x71, MINU8 = 0x77,
+  NARROW16S = 0x85, SHL16 = 0x8b, SHR16S = 0x8c, SHR16U = 0x8d, SUB16 = 0x91, BITS32 = 0xa4, SHL32 = 0xab, SHR32 = 0xad, ADD32 = 0xae, SUB32 = 0xb1, MAX32 = 0xb8, MAXU32 = 0xb9, ADDF = 0xe4, SUBF = 0xe5, MULF = 0xe6, DIVF = 0xe7;
 
 const section = (id: number, content: Code): Code => { const all = flat(content); return [id, leb(all.length), all]; };
 const text = (s: string): Code => [leb(s.length), [...s].map((c) => c.charCodeAt(0))];
 
 /** A module with memory and one function, (i32, i32) -> i32 with `scalars` more i32 locals and then `vectors`; it exports them as `memory` and `run`. */
 export function assemble(body: Code, pages: number, scalars: number, vectors: number): Uint8Array<ArrayBuffer> {
-  const all = flat([0x02, leb(scalars), 0x7f, leb(vectors), 0x7b, body, 0x0b]);
+  const constants = new Map<string, readonly [local: number, bytes: readonly number[]]>();
+  const code = flat(body, ({ bytes }) => {
+    const key = bytes.join(), [local] = constants.get(key) ?? [2 + scalars + vectors + constants.size];
+    constants.set(key, [local, bytes]);
+    return local;
+  });
+  const all = flat([0x02, leb(scalars), 0x7f, leb(vectors + constants.size), 0x7b, [...constants.values()].map(([local, bytes]) => set(local, literal(bytes))), code, 0x0b]);
   return Uint8Array.from(flat([
     0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00,
     section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]), section(3, [1, 0]), section(5, [1, 0x00, leb(pages)]),
     section(7, [2, text("memory"), 0x02, 0x00, text("run"), 0x00, 0]), section(10, [1, leb(all.length), all]),
   ]));
 }
+
+let near: number | undefined;
+/** SWIZZLE by places below 16, or above 127 for 0: of other places nothing is promised, which saves x86 an addition where the engine has relaxed SIMD. */
+export const swizzleNear = (table: Code, places: Code): Code => op((near ??= WebAssembly.validate(assemble([op(0x100, literal(sixteenZeros), literal(sixteenZeros)), 0x1a, i32(0)], 1, 0, 0)) ? 0x100 : SWIZZLE), table, places);
+const sixteenZeros: readonly number[] = new Array<number>(16).fill(0);

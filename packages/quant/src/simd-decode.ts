@@ -1,5 +1,5 @@
 /** The loops of dequantize in WebAssembly SIMD: 32 elements at a time, one look-up and one product (and one difference, where a format has minima). */
-import { AND, MULF, SHR16U, SUBF, SWIZZLE, add, get, i32, i8x16, lanes, less, load, load32Lane, load32Splat, load32Zero, load8, loop, op, set, shift, shiftLeft, shuffle, store } from "./simd-code.ts";
+import { AND, MULF, SHR16U, SUBF, add, get, i32, i8x16, lanes, less, load, load32Lane, load32Splat, load32Zero, load8, loop, op, set, shift, shiftLeft, shuffle, store, swizzleNear } from "./simd-code.ts";
 import type { Code } from "./simd-code.ts";
 import { CHUNK, LONGEST } from "./simd-loops.ts";
 
@@ -30,7 +30,7 @@ const unpack = (a: Code, b: Code, unit: 1 | 2, half: 0 | 1): Code => {
 function nibbles(value: (v: Code) => Code): Code {
   const high = T, low = T + 1, index = T + 2, byte = T + 3, ab = T + 7, cd = T + 8;
   const sixteen = (half: 0 | 1): Code => [
-    set(index, unpack(get(high), get(low), 1, half)), four.map((k) => set(byte + k, op(SWIZZLE, get(PLANES + k), get(index)))),
+    set(index, unpack(get(high), get(low), 1, half)), four.map((k) => set(byte + k, swizzleNear(get(PLANES + k), get(index)))),
     ([0, 1] as const).map((h) => [
       set(ab, unpack(get(byte), get(byte + 1), 1, h)), set(cd, unpack(get(byte + 2), get(byte + 3), 1, h)),
       ([0, 1] as const).map((g) => store(get(OUT), value(unpack(get(ab), get(cd), 2, g)), 64 * half + 32 * h + 16 * g)),

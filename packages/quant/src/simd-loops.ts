@@ -1,5 +1,5 @@
 /** The loops of quantize in WebAssembly SIMD: scales of four blocks at a time, then codes of 32 elements at a time; a format is a value. */
-import { ADD32, ADD8, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW8S, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, add, bytes, f32x4, get, greaterAt, i32, i32x4, i8x16, lanes, less, load, load16S, load16U, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, tee, whenNot } from "./simd-code.ts";
+import { ADD32, ADDF, ALL8, AND, ANDNOT, BITS32, CEIL, DIVF, EQ32, EQF, GT32, GT8, GTF, LTF, MAX32, MAXU32, MINU8, MULF, NARROW16S, NARROW8S, OR, SELECT, SHL16, SHL32, SHR16S, SHR32, SUB16, SUB32, SUB8, SUBF, SWIZZLE, TRUNC, XOR, add, bytes, f32x4, get, greaterAt, i32, i32x4, i8x16, lanes, less, load, load16S, load16U, load32, load32Splat, load8, loop, op, set, shift, shiftLeft, shiftRight, shuffle, store, store32, store8, swizzleNear, tee, whenNot } from "./simd-code.ts";
 import type { Code } from "./simd-code.ts";
 import { TINY, searchOf } from "./encode.ts";
 import { formats } from "./format.ts";
@@ -14,7 +14,7 @@ export const THRESHOLDS = 0, ODD = 256, SCALES = 1024, FACTORS: number = SCALES 
 /** Locals: two parameters, scalars, vectors. */
 const BLOCKS = 0, BYTES = 1, AT = 2, END1 = 3, END2 = 4, END3 = 5, END = 6, SCALE = 7, OUT = 8, LEFT = 9, MARK = 10, ANYODD = 11, HALF = 12, V = 13;
 export const SCALARS = 11, VECTORS = 24;
-const M = V + 8, S = V + 10, F = V + 11, STRANGE = V + 12, WIDE = V + 13;
+const M = V + 8, S = V + 10, F = V + 11, STRANGE = V + 12, X0 = V + 13;
 
 interface Loops {
   /** what is kept of a block's elements: the largest, as whole numbers, of a function of their bits */
@@ -40,6 +40,9 @@ function largest(code: number, from: number): Code {
   return [[0, 2].map((k) => set(from + k, pair(get(from + k), get(from + k + 1), 4, [0, 4, 1, 5], [2, 6, 3, 7]))), pair(get(from), get(from + 2), 8, [0, 2], [1, 3])];
 }
 
+/** Pairs, then pairs of those: a chain of three instructions where a fold has one of eight, which a long block would wait for. */
+const tree = (code: number, all: readonly Code[]): Code => (all.length === 1 ? all[0] : op(code, tree(code, all.slice(0, all.length / 2)), tree(code, all.slice(all.length / 2))));
+
 /** What elements come as. */
 export type Input = "f32" | "f16" | "bf16";
 /** Halves 4 k and on as f32. What is not finite in f16 becomes 2^16 and more: only `absmax` can tell. */
@@ -53,14 +56,15 @@ const ends = [END1, END2, END3, END] as const;
 /** Two passes over the blocks of a chunk: scales and factors of four at a time, then codes. */
 function passes({ folds, scales, begin = [], codes, end = [] }: Loops, input: Input): Code {
   const step = (local: number, by: number): Code => set(local, add(get(local), i32(by)));
-  const widen = (j: number): Code => (input === "f32" ? [] : [set(WIDE, widened[input](j)), store(get(AT), get(WIDE), 16 * j)]), element = (j: number): Code => (input === "f32" ? load(get(AT), 16 * j) : get(WIDE));
   return [
     set(AT, i32(X)), set(HALF, i32(HALVES)), set(SCALE, i32(SCALES)), set(OUT, i32(ODD)), set(LEFT, get(BLOCKS)),
     loop([
       ends.map((end, k) => set(end, add(get(k === 0 ? AT : ends[k - 1]), get(BYTES)))),
       folds.flatMap((_, i) => four.map((k) => set(V + 4 * i + k, i32x4(0)))),
       four.map((k) => loop([
-        eight.map((j) => [widen(j), folds.map(([code, of], i) => set(V + 4 * i + k, op(code, get(V + 4 * i + k), of(element(j)))))]), step(AT, 128), input === "f32" ? [] : step(HALF, 64),
+        eight.map((j) => (input === "f32" ? set(X0 + j, load(get(AT), 16 * j)) : [set(X0 + j, widened[input](j)), store(get(AT), get(X0 + j), 16 * j)])),
+        folds.map(([code, of], i) => set(V + 4 * i + k, op(code, get(V + 4 * i + k), tree(code, eight.map((j) => of(get(X0 + j))))))),
+        step(AT, 128), input === "f32" ? [] : step(HALF, 64),
       ], less(get(AT), get(ends[k])))),
       folds.map(([code], i) => set(M + i, largest(code, V + 4 * i))), scales,
       input === "f16" ? set(STRANGE, or(get(STRANGE), op(GT32, get(M), i32x4(bitsOf(65536) - 1)))) : [],
@@ -145,8 +149,8 @@ const q4: Loops = {
   codes: packed((k) => whole(op(TRUNC, op(ADDF, scaled(k), f32x4(8.5)))), V + 1, (codes) => op(MINU8, codes, i8x16(15))),
 };
 
-/** Sixteen of 32 bytes by an index above 15 or not: places out of range give 0. */
-const lookup = (low: readonly number[], high: readonly number[], index: number, indexOfLow: Code): Code => op(OR, op(SWIZZLE, bytes(high), get(index)), op(SWIZZLE, bytes(low), indexOfLow));
+/** Bytes of one table for places 0 to 15, of another for places -16 to -1: a place beyond a table gives 0. */
+const lookup = (below: readonly number[], from0: readonly number[], place: number): Code => op(OR, swizzleNear(bytes(from0), get(place)), swizzleNear(bytes(below), op(XOR, get(place), i8x16(0xf0))));
 
 /** Four times a magnitude, rounded up, says which thresholds (all multiples of a quarter) lie below it. */
 const mxfp4 = (): Loops => {
@@ -162,8 +166,8 @@ const mxfp4 = (): Loops => {
       set(STRANGE, or(tooLarge, op(GT32, op(AND, get(M), i32x4(0x7fffff)), i32x4(0x7ffe00)), op(AND, op(GT32, i32x4(bitsOf(2 ** -123)), get(M)), op(GT32, get(M), i32x4(0))))),
     ],
     codes: packed((k) => whole(op(CEIL, absolute(scaled(k)))), V + 1, (ups, g) => [
-      set(u, op(MINU8, ups, i8x16(31))), set(sign, op(AND, op(GT8, i8x16(0), signs(g)), i8x16(8))),
-      op(SWIZZLE, bytes(sixteen.map((code) => (code === 8 ? 0 : code))), op(OR, get(sign), lookup(sixteen.map((i) => magnitude(i + 16)), sixteen.map(magnitude), u, op(SUB8, get(u), i8x16(16))))),
+      set(u, op(SUB8, op(MINU8, ups, i8x16(31)), i8x16(16))), set(sign, op(AND, op(GT8, i8x16(0), signs(g)), i8x16(8))),
+      swizzleNear(bytes(sixteen.map((code) => (code === 8 ? 0 : code))), op(OR, get(sign), lookup(sixteen.map(magnitude), sixteen.map((i) => magnitude(i + 16)), u))),
     ]),
   };
 };
@@ -179,12 +183,12 @@ function codebook(table: Float32Array): Loops {
   const order = Array.from({ length: 16 }, (_, rank) => codeOf[Math.min(rank, codeOf.length - 1)]), sixteen = order.map((_, i) => i), inOrder = order.every((code, rank) => code === rank);
   const base = (bucket: number): number => t.filter((v) => v >> 11 < bucket).length;
   const factor = V + 1, p = V + 2, index = V + 4, rank = V + 5, low = V + 6, high = V + 7, apart = V + 8, result = V + 10;
-  const named = (ranks: Code): Code => (inOrder ? ranks : op(SWIZZLE, bytes(order), ranks));
+  const named = (ranks: Code): Code => (inOrder ? ranks : swizzleNear(bytes(order), ranks));
   const group = (g: number): Code => [
     [0, 1].map((h) => set(p + h, weave(whole(scaled(4 * g + 2 * h, factor)), whole(scaled(4 * g + 2 * h + 1, factor))))),
     set(index, op(NARROW8S, shift(SHR16S, get(p), 11), shift(SHR16S, get(p + 1), 11))),
-    set(rank, lookup(sixteen.map((i) => base(i - 16)), sixteen.map(base), index, op(ADD8, get(index), i8x16(16)))),
-    set(low, op(SWIZZLE, bytes(t.map((v) => v & 255)), get(rank))), set(high, op(SWIZZLE, bytes(t.map((v) => (v >> 8) & 255)), get(rank))),
+    set(rank, lookup(sixteen.map((i) => base(i - 16)), sixteen.map(base), index)),
+    set(low, swizzleNear(bytes(t.map((v) => v & 255)), get(rank))), set(high, swizzleNear(bytes(t.map((v) => (v >> 8) & 255)), get(rank))),
     set(apart + g, op(NARROW8S, ...[0, 8].map((from, h) => op(SUB16, shuffle(get(low), get(high), [0, 1, 2, 3, 4, 5, 6, 7].flatMap((i) => [from + i, 16 + from + i])), get(p + h))))),
     // first the even places of each vector, then the odd ones
     set(result + g, op(SWIZZLE, named(op(SUB8, get(rank), op(GT8, i8x16(0), get(apart + g)))), bytes([0, 4, 1, 5, 8, 12, 9, 13, 2, 6, 3, 7, 10, 14, 11, 15]))),
