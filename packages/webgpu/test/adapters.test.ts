@@ -5,7 +5,7 @@
 import { gradients } from "@adjoint/autograd";
 import { adapterSet, createLora, type CreateLoraOptions } from "@adjoint/lora";
 import { type Context, Embedding, Linear } from "@adjoint/nn";
-import { type Backend, createReference, hostNormal, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
+import { type Backend, compile, createReference, hostNormal, scope, setDevice, type Store, store, tensor, type Tensor } from "@adjoint/tensor";
 import fc from "fast-check";
 import { expect, test } from "vitest";
 import { webgpu } from "../src/index.ts";
@@ -103,6 +103,23 @@ test.runIf(gpu !== null && whole).each(["masked", "gathered"] as const)("a mixed
   };
   const want = await of(createReference({ name: "fused", fuse: true })), got = await of(gpu!);
   want.forEach((row, i) => { row.forEach((v, j) => { expect(Math.abs(v - got[i][j]), `part ${i}, element ${j}`).toBeLessThan(1e-5 * Math.max(1e-2, ...row.map(Math.abs))); }); });
+}, 600_000);
+
+test.runIf(gpu !== null && whole).each(["masked", "gathered"] as const)("a mixed batch, %s: a row that names no slot is NaN, and the others are as they were", async (form) => {
+  setDevice(gpu!);
+  const set = adapterSet(new Toy());
+  for (const name of ["a", "b"]) for (const s of set.add(name, { r: 2, targetModules: ["embed", "up"] }).tensors().values()) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from({ length: s.size }, (_, i) => (((i * 5) % 17) - 8) / 64) });
+  const numbers = async (by: number): Promise<number[]> => {
+    const step = compile((x: Tensor, index: Tensor) => set.rows(index.add(tensor(Int32Array.of(0, by))), { form }).forward(x)); // made by the step: no host sees it
+    return [...(await step(ids, tensor(Int32Array.of(1, 2))).data())].map(Number);
+  };
+  const want = await numbers(0), half = want.length / 2;
+  for (const by of [1, -3]) {
+    const got = await numbers(by);
+    expect(got.slice(half).every(Number.isNaN), String(by)).toBe(true);
+    expect(got.slice(0, half)).toEqual(want.slice(0, half));
+  }
+  expect(want.every(Number.isFinite)).toBe(true);
 }, 600_000);
 
 test.runIf(gpu !== null)("a norm over more vectors than a dispatch may bind, as DoRA's magnitudes and AdaLoRA's E have", async () => {
