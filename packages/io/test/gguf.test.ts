@@ -134,6 +134,26 @@ describe("damage", () => {
     }
   });
 
+  it("an array of strings: one that is not UTF-8, that begins within a character, or that is longer than the file, is told by key", async () => {
+    const strings = (...list: readonly (readonly number[])[]): Uint8Array => {
+      const plain = joined(ggufParts({ list: { type: "array", of: "string", value: list.map((bytes) => "x".repeat(bytes.length)) } }, []));
+      let at = Buffer.from(plain).indexOf("list") + 20;             // name, two kinds, count
+      for (const bytes of list) { plain.set(bytes, at + 8); at += 8 + bytes.length; }
+      return plain;
+    };
+    const good = await open(strings([0x61], [], [0xc3, 0xa9], [0xf0, 0x9d, 0x84, 0x9e, 0x62], [0xef, 0xbb, 0xbf]));
+    expect(good.metadata.get("list")?.value).toEqual(["a", "", "é", "\u{1d11e}b", "\ufeff"]);
+    expect(await message(strings([0x61], [0xff]))).toContain('"list" is not UTF-8');
+    expect(await message(strings([0xc3], [0xa9]))).toContain('entry 1 of "list" is not UTF-8');
+    expect(await message(strings([0xc3], [0x61]))).toContain('"list" is not UTF-8');
+    const long = strings([0x61, 0x62]), at = Buffer.from(long).indexOf("ab") - 8;
+    long[at + 4] = 1;
+    expect(await message(long)).toContain('entry 0 of "list" is longer than the file');
+    long[at + 4] = 0;
+    long[at] = 200;
+    expect(await message(long)).toContain('inside of its header ("list")');
+  });
+
   it("any byte changed: read, or one clear error, never a crash", async () => {
     const { entries } = await open(small), header = Math.min(...[...entries.values()].map(({ offset }) => offset));
     await fc.assert(fc.asyncProperty(fc.nat(header - 1), fc.nat(255), async (at, byte) => {

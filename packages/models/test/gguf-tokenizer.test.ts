@@ -171,6 +171,7 @@ describe("bad files", () => {
     ["a truth value that is none", "spm", { "ggml.add_space_prefix": { type: "u32", value: 1 } }, FormatError, /tokenizer\.ggml\.add_space_prefix is u32, and should be a truth value/],
     ["a model that is not known", "spm", { "ggml.model": { type: "string", value: "t5" } }, ConfigError, /bad\.gguf: tokenizer\.ggml\.model is "t5": gpt2 and llama are read/],
     ["a split that is not known", "gpt-2", { "ggml.pre": { type: "string", value: "deepseek-llm" } }, ConfigError, /tokenizer\.ggml\.pre is "deepseek-llm": how it splits text is not known here/],
+    ["an option that is not implemented", "spm", { "ggml.remove_extra_whitespaces": { type: "bool", value: true } }, ConfigError, /tokenizer\.ggml\.remove_extra_whitespaces is "true": this is not implemented/],
     ["a tokenizer.json that is none", "gpt-2", { "huggingface.json": { type: "string", value: "{" } }, FormatError, /bad\.gguf: tokenizer\.huggingface\.json: not JSON/],
   ])("%s", async (_, name, keys, kind, message) => {
     await expect(ofKeys(name, keys)).rejects.toThrow(kind);

@@ -22,7 +22,8 @@ export class GgufTokenizerKeys {
     return new FormatError(`${this.label}: ${PREFIX}${key} ${problem}`, { file: this.label, key: `${PREFIX}${key}`, value, fix });
   }
   private value(key: string): GgufValue | undefined { return this.metadata.get(PREFIX + key); }
-  has(key: string): boolean { return this.metadata.has(PREFIX + key); }
+  /** Whether an option is there and not false. */
+  given(key: string): boolean { return (this.value(key)?.value ?? false) !== false; }
   text(key: string): string | null {
     const found = this.value(key);
     if (found === undefined) return null;

@@ -29,6 +29,7 @@ export function ggufTokenizer(file: GgufHeader): TrainedTokenizer | null {
   const architecture = file.metadata.get("general.architecture")?.value;
   if (kind === "llama" && /^(gemma|phi3)/.test(String(architecture))) throw unknown(keys, "general.architecture", String(architecture), "its SentencePiece vocabularies are read in another way, which is not implemented");
   if (kind !== "gpt2" && kind !== "llama") throw unknown(keys, "tokenizer.ggml.model", String(kind), "gpt2 and llama are read");
+  for (const key of ["add_sep_token", "remove_extra_whitespaces", "precompiled_charsmap"]) if (keys.given(`ggml.${key}`)) throw unknown(keys, `tokenizer.ggml.${key}`, "true", "this is not implemented");
   const types = keys.numbers("ggml.token_type", tokens.length), odd = types?.findIndex((type) => !Number.isInteger(type) || type < 0 || type > tokenType.byte) ?? -1;
   if (odd !== -1) throw keys.error("ggml.token_type", `is ${types?.[odd]} at ${odd}, and kinds of tokens go from 1 to 6`, types?.[odd]);
   const special = specialsOf(keys, tokens), config = configOf(keys, special);
