@@ -46,10 +46,10 @@ export const LENGTH_STEP = 32;
  * Pads samples to one batch. Padding has the id `padTokenId`, mask 0 and label -100; it is known by the mask, never by its id, so that
  * pad = eos does not hide an eos that is to be learned. No row is longer than `most`, the longest of the data: a model may have positions for no more.
  */
-export function collate(samples: readonly Sample[], padTokenId: number, index: number, most = Infinity): HostBatch {
+export function collate(samples: readonly Sample[], padTokenId: number, index: number, most?: number): HostBatch {
   const rows = samples.length;
   const longest = samples.reduce((most, { ids }) => Math.max(most, ids.length), 1);
-  const length = Math.max(longest, Math.min(most, Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP));
+  const length = Math.max(longest, Math.min(most ?? Infinity, Math.ceil(longest / LENGTH_STEP) * LENGTH_STEP));
   const inputIds = new Int32Array(rows * length).fill(padTokenId);
   const labels = new Int32Array(rows * length).fill(IGNORED);
   const attentionMask = new Uint8Array(rows * length);
