@@ -4,7 +4,10 @@
  * A set of adapters and an adapter outside of it may stand over one base. Each takes the base as it was when it was made: a merge that the other one
  * does, or takes back, is an error at the next use, which names both. Within a set, and among adapters that are in none, merges stack.
  */
-import { ConfigError } from "@adjoint/tensor";
+import type { Quantized } from "@adjoint/quant";
+import { ConfigError, type HostArray, type Tensor } from "@adjoint/tensor";
+import type { Attachment } from "./attachments.ts";
+import type { RequantizeError } from "./requantize.ts";
 import type { Tuned } from "./tuned.ts";
 
 type Adapter = Tuned<unknown>;
@@ -17,6 +20,37 @@ export function mergedInto(base: unknown): Adapter[] {
   const stack = stacks.get(base) ?? [];
   stacks.set(base, stack);
   return stack;
+}
+
+const queues = new WeakMap<object, Promise<unknown>>();
+/** Work that changes the weights of a base, or reads them through a merge, one after another in the order of the calls: it begins when the work before it has ended, in whatever way. */
+export async function inTurn<T>(base: unknown, work: () => Promise<T>): Promise<T> {
+  if (!isObject(base)) return work();
+  const mine = (queues.get(base) ?? Promise.resolve()).then(work);
+  queues.set(base, mine.catch(() => undefined));
+  return mine;
+}
+
+/** A weight as it lies in memory: numbers, or codes. */
+export type Held = HostArray | Quantized;
+/** Options of a merge. */
+export interface MergeOptions { readonly allowRequantize?: boolean; readonly keep?: boolean }
+/** What an adapter does while its caller holds the base's turn. */
+export interface Steps {
+  merge(options: MergeOptions): Promise<readonly RequantizeError[]>;
+  unmerge(): Promise<void>;
+  absorb(which: (attachment: Attachment) => boolean): Promise<readonly RequantizeError[]>;
+  /** what its merge has replaced in a parameter of the base; "not kept", or null where it has changed nothing there */
+  replaced(parameter: Tensor): Held | "not kept" | null;
+}
+const steps = new WeakMap<Adapter, Steps>();
+export function registerSteps(adapter: Adapter, own: Steps): void {
+  steps.set(adapter, own);
+}
+export function stepsOf(adapter: Adapter): Steps {
+  const own = steps.get(adapter);
+  if (own === undefined) throw new ConfigError("this adapter was not made by the constructor of Tuned", { fix: "make it with lora or createLora" });
+  return own;
 }
 
 /** The sets that an adapter is in, with its name there. */
@@ -44,17 +78,33 @@ function together(a: Adapter, b: Adapter): boolean {
   return (x.size === 0 && y.size === 0) || [...x.keys()].some((set) => y.has(set));
 }
 
-/** What was merged into the base when a set or an adapter was made over it. */
-export type Ground = readonly Adapter[];
+/** Updates that went into a base for good (`Tuned.absorb`), in order; what did it may be gone. */
+const absorbed = new WeakMap<object, { readonly by: WeakRef<Adapter>; readonly words: string }[]>();
+const absorbedBy = (base: unknown): readonly { readonly by: WeakRef<Adapter>; readonly words: string }[] => (isObject(base) ? (absorbed.get(base) ?? []) : []);
+/** The base holds an update of this adapter for good. */
+export function absorbedInto(base: unknown, by: Adapter): void {
+  if (isObject(base)) absorbed.set(base, [...absorbedBy(base), { by: new WeakRef(by), words: called(by) }]);
+}
+
+/** The base as a set or an adapter found it: what was merged into it, and how many updates it had taken up for good. */
+export interface Ground {
+  readonly merged: readonly Adapter[];
+  readonly absorbed: number;
+}
+export const groundOf = (base: unknown): Ground => ({ merged: [...mergedInto(base)], absorbed: absorbedBy(base).length });
 
 /** @throws ConfigError where the base holds other adapters of others than `ground`: merged since, or taken out */
 function checkGround(op: string, who: string, base: unknown, ground: Ground, own: (t: Adapter) => boolean, join: string): void {
-  const stack = mergedInto(base), came = stack.find((t) => !own(t) && !ground.includes(t)), gone = ground.find((t) => !own(t) && !stack.includes(t));
+  const stack = mergedInto(base), came = stack.find((t) => !own(t) && !ground.merged.includes(t)), gone = ground.merged.find((t) => !own(t) && !stack.includes(t));
   if (came !== undefined) {
     throw new ConfigError(`${op}: the base weights hold ${called(came)}, which was merged into them after ${who} was made, and would act in every call`, { op, key: "merged", fix: `take it out first (unmerge); ${join}` });
   }
   if (gone !== undefined) {
     throw new ConfigError(`${op}: ${who} was made over a base that held ${called(gone)}, which has been taken out since`, { op, key: "merged", fix: "merge it again, or make this anew over the base as it is now" });
+  }
+  const forGood = absorbedBy(base).slice(ground.absorbed).find(({ by }) => { const t = by.deref(); return t === undefined || !own(t); });
+  if (forGood !== undefined) {
+    throw new ConfigError(`${op}: the base weights were changed for good by ${forGood.words} (as ReLoRA does) after ${who} was made`, { op, key: "merged", fix: "make this anew over the base as it is now, or load the base again" });
   }
 }
 

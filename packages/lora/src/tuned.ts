@@ -9,7 +9,7 @@ import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, t
 import { bakeScale } from "./config/bake.ts";
 import type { LoraConfig } from "./config/config.ts";
 import { adapterTitle } from "./config/kinds.ts";
-import { called, checkAdapter, type Ground, mergedInto } from "./merged.ts";
+import { absorbedInto, called, checkAdapter, type Ground, groundOf, mergedInto } from "./merged.ts";
 import { moduleOf, parametersOf } from "./targets/modules.ts";
 import { convertedConfig, convertedTensors, originOf } from "./methods/origin.ts";
 import { adapterFiles } from "./files/peft.ts";
@@ -40,7 +40,7 @@ export interface TunedParts<M> {
   readonly weights: readonly { readonly path: string; readonly store: Tensor }[];
   /** for evaluation only */
   readonly frozen?: boolean;
-  /** what was merged into the base when this adapter was made; what is merged now when left out */
+  /** the base as it was when this adapter was made; as it is now when left out */
   readonly ground?: Ground;
   /** what this is a copy of; itself when left out */
   readonly source?: object;
@@ -55,7 +55,7 @@ export class Tuned<M> extends AdaptedModel<M> {
   readonly adapter: AdapterTree;
   /** sees what modules compute: the value of `adapter` in a Context */
   readonly moduleAdapter: ModuleAdapter;
-  /** what was merged into the base when this adapter was made, or the one that it is a copy of */
+  /** the base as this adapter found it, or the one that it is a copy of */
   readonly ground: Ground;
   /** one value for an adapter and all its copies */
   readonly source: object;
@@ -69,7 +69,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     this.targets = parts.table;
     this.adapter = treeOf(storesOf(parts.attachments));
     this.moduleAdapter = new Attached(parts.attachments, this.adapter, parts.config.loraDropout);
-    this.ground = parts.ground ?? [...mergedInto(parts.base)];
+    this.ground = parts.ground ?? groundOf(parts.base);
     this.source = parts.source ?? this;
     this.#parts = parts;
     if (isObject(parts.base)) followBase(parts.base, parts.attachments);
@@ -199,6 +199,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     if (last !== undefined) throw new ConfigError(`${called(last)} is merged into this base: taking it out would undo what is added now`, { op: "absorb", fix: "unmerge it first" });
     const { next, errors } = await this.#sums(this.mergedWeights({ which }), true);
     this.#replace(next);
+    absorbedInto(this.base, this);
     return errors;
   }
 

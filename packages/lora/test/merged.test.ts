@@ -1,7 +1,7 @@
 /** One base, a set of adapters over it and an adapter outside of the set: who merges into it is known to both. */
 import { expect, it } from "vitest";
 import { ConfigError, type Tensor, tensor } from "@adjoint/tensor";
-import { adapterSet, type AdapterSet, lora, type Tuned } from "../src/index.ts";
+import { adapterSet, type AdapterSet, lora, mergeAndReinit, type Tuned } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
 
 const ids = tensor(Int32Array.from([0, 3, 1, 4, 2, 3]), { shape: [2, 3] });
@@ -61,6 +61,21 @@ it("an adapter outside of sets sees what a set merges, by its name there; one th
   await set.unmerge();
   expect(await numbers(alone.forward(ids))).toEqual(y);
   for (const use of [() => over.forward(ids), () => other.with("x").forward(ids)]) expect(use).toThrow(/was made over a base that held adapter z of a set, which has been taken out since/);
+});
+
+it("an update that goes into the base for good, as ReLoRA's, is known to the other party too", async () => {
+  const { set, alone } = await parties(), twin = await filled(lora(set.base, { r: 1, targetModules: ["c_fc"] }));
+  await mergeAndReinit(alone, { count: 1 });
+  expect(() => set.with("a").forward(ids)).toThrow(/changed for good by the adapter outside of sets \(lora on up and 1 more\) \(as ReLoRA does\) after the set of adapter a was made/);
+  await expect(set.merge("a")).rejects.toThrow(/changed for good/);
+  await numbers(alone.forward(ids));
+  await numbers(twin.forward(ids));
+  const next = adapterSet(set.base);
+  next.add("x", { r: 1, targetModules: ["up"] });
+  expect(await numbers(next.with("x").forward(ids))).toEqual(await numbers(set.base.forward(ids)));
+  await mergeAndReinit(next.get("x"), { count: 1 });
+  await numbers(next.with("x").forward(ids));
+  expect(() => alone.forward(ids)).toThrow(/changed for good by adapter x of a set/);
 });
 
 it("two sets over one base see each other", async () => {

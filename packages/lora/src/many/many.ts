@@ -10,7 +10,7 @@ import { type LoadReport } from "../files/peft.ts";
 import { type Choice, entriesOf, isTensor } from "./choice.ts";
 import { isFlora, loadFlora } from "./flora-tuned.ts";
 import { loadLora, lora, type NewLoraOptions } from "../lora.ts";
-import { called, checkSet, enter, type Ground, leave, mergedInto } from "../merged.ts";
+import { called, checkSet, enter, type Ground, groundOf, leave, mergedInto } from "../merged.ts";
 import { BASE, checkName, checkOptions, unknownName } from "./names.ts";
 import { checkOrder } from "./order.ts";
 import { rebuilt } from "./rebuilt.ts";
@@ -38,13 +38,13 @@ const mergedOf = <M>({ tuned, copy }: Member<M>): Tuned<M> | null => (tuned.merg
 export class AdapterSet<M extends object> {
   readonly base: M;
   #members = new Map<string, Member<M>>();
-  /** what was merged into the base when the set was made */
+  /** the base as the set found it */
   readonly #ground: Ground;
   constructor(base: M) {
     refuseAdapted("adapterSet", base);
     holders.add(this);
     this.base = base;
-    this.#ground = [...mergedInto(base)];
+    this.#ground = groundOf(base);
   }
 
   get names(): readonly string[] {
