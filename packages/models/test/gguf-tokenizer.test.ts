@@ -1,5 +1,5 @@
 /** Tokenizers in GGUF files: the ids of those that the vocabularies came from, there and back, and what damaged files answer. */
-import { mkdtempSync, readFileSync, rmSync } from "node:fs";
+import { copyFileSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { pathToFileURL } from "node:url";
@@ -85,6 +85,17 @@ describe("with a model", () => {
     expect(own.tokenizer?.source).toEqual(model.tokenizer?.source);
     await saveModel(model, join(folder, "dir"), { files: model.tokenizer === null ? {} : tokenizerFiles(model.tokenizer.source) });
     expect(ids((await loadModel(join(folder, "dir"))).tokenizer)).toEqual(wanted);
+  });
+
+  test("a tokenizer.json beside the file, or among the files of a page, comes first; a tokenizer that is given comes before both", async () => {
+    const dir = join(folder, "beside"), other = await contents("spm-no-prefix"), files = tokenizerFiles(other), wanted = golden.cases.find(({ name }) => name === "spm-no-prefix")?.ids.slice(3, 12);
+    mkdirSync(dir);
+    copyFileSync(path("spm"), join(dir, "m.gguf"));
+    for (const [name, text] of Object.entries(files)) writeFileSync(join(dir, name), text);
+    expect(ids((await loadModel(join(dir, "m.gguf"))).tokenizer)).toEqual(wanted);
+    expect(ids((await loadModel({ "m.gguf": readFileSync(path("spm")), "tokenizer.json": Buffer.from(files["tokenizer.json"]) })).tokenizer)).toEqual(wanted);
+    const given = await loadTokenizer(await contents("spm"));
+    expect((await loadModel(join(dir, "m.gguf"), { tokenizer: given })).tokenizer).toBe(given);
   });
 
   test("a model of more rows than tokens gets tokens that are never used; one of fewer is refused", async () => {
