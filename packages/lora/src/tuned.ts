@@ -2,14 +2,14 @@
 import type { Context, ModuleAdapter } from "@adjoint/nn";
 import { ConfigError, convertArray, flushAll, type HostArray, isFloat, Store, structureChanged, type Tensor } from "@adjoint/tensor";
 import { writeDirectoryAtomic } from "@adjoint/io";
-import { type Quantized, quantizedOf } from "@adjoint/quant";
+import { quantizedOf } from "@adjoint/quant";
 import { AdaptedModel } from "./adapted-model.ts";
 import { packedRanks } from "./methods/adalora.ts";
 import { type AdapterTree, Attached, type Attachment, fixedStoresOf, storesOf, tensorsOf, treeOf } from "./attachments.ts";
 import { bakeScale } from "./config/bake.ts";
 import type { LoraConfig } from "./config/config.ts";
 import { adapterTitle } from "./config/kinds.ts";
-import { absorbedInto, called, checkAdapter, type Ground, groundOf, mergedInto } from "./merged.ts";
+import { absorbedInto, called, checkAdapter, type Ground, groundOf, type Held, inTurn, mergedInto, type MergeOptions, registerSteps } from "./merged.ts";
 import { moduleOf, parametersOf } from "./targets/modules.ts";
 import { convertedConfig, convertedTensors, originOf } from "./methods/origin.ts";
 import { adapterFiles } from "./files/peft.ts";
@@ -19,8 +19,8 @@ import { type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from ".
 import { baseChanged, copied, followBase, settled } from "./settled.ts";
 import type { TargetTable } from "./targets/targets.ts";
 
-/** A weight as it lies in memory: numbers, or codes. */
-type Held = HostArray | Quantized;
+/** What a merge has put other numbers into: what was there, or nothing where it was not kept. */
+type Replaced = ReadonlyMap<Tensor, Held | "not kept">;
 
 /** How an adapter is written. */
 export interface SaveOptions {
@@ -60,7 +60,8 @@ export class Tuned<M> extends AdaptedModel<M> {
   /** one value for an adapter and all its copies */
   readonly source: object;
   readonly #parts: TunedParts<M>;
-  #original: ReadonlyMap<string, Held> | "not kept" | null = null;
+  /** while the adapter is merged, by the base's parameters */
+  #replaced: Replaced | null = null;
 
   constructor(parts: TunedParts<M>) {
     super();
@@ -72,6 +73,7 @@ export class Tuned<M> extends AdaptedModel<M> {
     this.ground = parts.ground ?? groundOf(parts.base);
     this.source = parts.source ?? this;
     this.#parts = parts;
+    registerSteps(this, { merge: (o) => this.#merge(o), unmerge: () => this.#unmerge(), absorb: (which) => this.#absorb(which), replaced: (p) => this.#replaced?.get(p) ?? null });
     if (isObject(parts.base)) followBase(parts.base, parts.attachments);
   }
 
@@ -112,7 +114,7 @@ export class Tuned<M> extends AdaptedModel<M> {
 
   /** Whether the base weights hold the adapter now. */
   get merged(): boolean {
-    return this.#original !== null;
+    return this.#replaced !== null;
   }
 
   /**
@@ -179,12 +181,16 @@ export class Tuned<M> extends AdaptedModel<M> {
    * Puts the adapter into the base's parameters; all or nothing. Weights held as codes are decoded, added to and quantized again, which rounds
    * and so must be allowed: `{ allowRequantize: true }`; what it lost is returned, a line a weight. What was there is kept for `unmerge`, unless
    * `{ keep: false }` says otherwise. Adapters of one base that are merged one after another are taken out in the opposite order.
+   * Calls that overlap (`merge`, `unmerge` and `absorb` of adapters of one base) wait for each other, and are checked when their turn has come.
    * @throws ConfigError for tied weights, for codes unless allowed, for a second merge, and when a sum is not finite
    */
-  async merge({ allowRequantize = false, keep = true }: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
+  async merge(options: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
+    return inTurn(this.base, () => this.#merge(options));
+  }
+  async #merge({ allowRequantize = false, keep = true }: MergeOptions): Promise<readonly RequantizeError[]> {
     const { next, original, errors } = await this.#sums(this.mergedWeights(), allowRequantize);
     this.#replace(next);
-    this.#original = keep ? original : "not kept";
+    this.#replaced = keep ? original : new Map([...original.keys()].map((p) => [p, "not kept"]));
     mergedInto(this.base).push(this);
     return errors;
   }
@@ -195,6 +201,9 @@ export class Tuned<M> extends AdaptedModel<M> {
    * @throws ConfigError for tied weights, while an adapter is merged, and when a sum is not finite
    */
   async absorb(which: (attachment: Attachment) => boolean = () => true): Promise<readonly RequantizeError[]> {
+    return inTurn(this.base, () => this.#absorb(which));
+  }
+  async #absorb(which: (attachment: Attachment) => boolean): Promise<readonly RequantizeError[]> {
     const last = mergedInto(this.base).at(-1);
     if (last !== undefined) throw new ConfigError(`${called(last)} is merged into this base: taking it out would undo what is added now`, { op: "absorb", fix: "unmerge it first" });
     const { next, errors } = await this.#sums(this.mergedWeights({ which }), true);
@@ -205,20 +214,26 @@ export class Tuned<M> extends AdaptedModel<M> {
 
   /** Puts the base weights back, bit for bit. @throws ConfigError when it is not merged, merged without keeping them, or another adapter was merged later */
   async unmerge(): Promise<void> {
-    const kept = this.#original, stack = mergedInto(this.base), fail = (problem: string, fix: string): ConfigError => new ConfigError(problem, { op: "unmerge", fix });
-    if (kept === null) throw fail("the adapter is not merged", "call merge first");
-    if (kept === "not kept") throw fail("the weights before the merge were not kept", "load the base again, or merge with { keep: true }");
+    return inTurn(this.base, () => this.#unmerge());
+  }
+  async #unmerge(): Promise<void> {
+    const replaced = this.#replaced, stack = mergedInto(this.base), fail = (problem: string, fix: string): ConfigError => new ConfigError(problem, { op: "unmerge", fix }), kept = new Map<Tensor, Held>();
+    if (replaced === null) throw fail("the adapter is not merged", "call merge first");
+    for (const [p, held] of replaced) {
+      if (held === "not kept") throw fail("the weights before the merge were not kept", "load the base again, or merge with { keep: true }");
+      kept.set(p, held);
+    }
     const last = stack.at(-1) ?? this;
     if (last !== this) throw fail(`another adapter was merged into this base later: ${called(last)}`, "unmerge that one first");
-    await Promise.all([...kept.keys()].map(async (name) => { const p = this.#parameter(name); if (quantizedOf(p) === null) await p.host(); })); // what still waits on the device ends first
+    await Promise.all([...kept.keys()].map(async (p) => { if (quantizedOf(p) === null) await p.host(); })); // what still waits on the device ends first
     this.#replace(kept);
-    this.#original = null;
+    this.#replaced = null;
     stack.pop();
   }
 
   /** Sums on the host as they will be held, what they replace, and what quantizing them again lost. */
-  async #sums(merged: ReadonlyMap<string, Tensor>, allowRequantize: boolean): Promise<{ readonly next: Map<string, Held>; readonly original: Map<string, Held>; readonly errors: RequantizeError[] }> {
-    const next = new Map<string, Held>(), original = new Map<string, Held>(), errors: RequantizeError[] = [];
+  async #sums(merged: ReadonlyMap<string, Tensor>, allowRequantize: boolean): Promise<{ readonly next: Map<Tensor, Held>; readonly original: Map<Tensor, Held>; readonly errors: RequantizeError[] }> {
+    const next = new Map<Tensor, Held>(), original = new Map<Tensor, Held>(), errors: RequantizeError[] = [];
     for (const [name, sum] of merged) {
       const old = this.#parameter(name), codes = quantizedOf(old);
       if (codes !== null && !allowRequantize) {
@@ -231,13 +246,13 @@ export class Tuned<M> extends AdaptedModel<M> {
       if (isFloat(sum.dtype) && !numbers.every(Number.isFinite)) throw new ConfigError(`${name} would not be finite after the merge`, { op: "merge", key: name, fix: "the adapter diverged: use an earlier checkpoint" });
       if (codes === null) {
         const host = await old.host();
-        original.set(name, { ...host, data: host.data.slice() });
-        next.set(name, await sum.host());
+        original.set(old, { ...host, data: host.data.slice() });
+        next.set(old, await sum.host());
         continue;
       }
       const before = await codes.host(), { quantized, error } = requantize(before, Float32Array.from(numbers), name);
-      original.set(name, before);
-      next.set(name, quantized);
+      original.set(old, before);
+      next.set(old, quantized);
       errors.push(error);
     }
     return { next, original, errors };
@@ -249,10 +264,9 @@ export class Tuned<M> extends AdaptedModel<M> {
     if (found === undefined) throw new ConfigError(`${name} belongs to no adapted module`, { op: "merge", key: name });
     return parametersOf(found.module)[name.slice(at + 1)];
   }
-  #replace(weights: ReadonlyMap<string, Held>): void {
+  #replace(weights: ReadonlyMap<Tensor, Held>): void {
     flushAll(); // what still waits reads the weights of before
-    for (const [name, w] of weights) {
-      const parameter = this.#parameter(name);
+    for (const [parameter, w] of weights) {
       if ("codes" in w) quantizedOf(parameter)?.set(w);
       else if (parameter instanceof Store) parameter.set({ ...w, data: w.data.slice() });
     }

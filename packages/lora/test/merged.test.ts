@@ -1,5 +1,5 @@
 /** One base, a set of adapters over it and an adapter outside of the set: who merges into it is known to both. */
-import { expect, it } from "vitest";
+import { describe, expect, it } from "vitest";
 import { ConfigError, type Tensor, tensor } from "@adjoint/tensor";
 import { adapterSet, type AdapterSet, lora, mergeAndReinit, type Tuned } from "../src/index.ts";
 import { grid, gridNet, type Net, restart } from "./net.ts";
@@ -87,4 +87,41 @@ it("two sets over one base see each other", async () => {
   await set.unmerge();
   await other.merge("x");
   expect(() => set.with(["a"]).forward(ids)).toThrow(/adapter x of a set/);
+});
+
+describe("calls that overlap", () => {
+  const weights = async (net: Net): Promise<number[][]> => Promise.all([net.up.weight, net.c_fc.weight].map(numbers));
+
+  it("merge all that they name, and come out bit for bit", async () => {
+    const { set } = await parties(), before = await weights(set.base);
+    const want = await numbers(set.with(["a", "b"]).forward(ids));
+    await Promise.all([set.merge("a"), set.merge("b")]);
+    expect(set.merged).toEqual(["a", "b"]);
+    (await numbers(set.base.forward(ids))).forEach((v, i) => { expect(v).toBeCloseTo(want[i], 5); });
+    await Promise.all([set.unmerge("b"), set.unmerge("a"), set.merge("b")]);
+    expect(set.merged).toEqual(["b"]);
+    await set.unmerge();
+    expect(await weights(set.base)).toEqual(before);
+  });
+
+  it("of one adapter merge it once: the second is refused, and the base comes back", async () => {
+    const { alone } = await parties(), before = await weights(alone.base), results = await Promise.allSettled([alone.merge(), alone.merge(), alone.unmerge(), alone.merge()]);
+    expect(results.map((r) => r.status)).toEqual(["fulfilled", "rejected", "fulfilled", "fulfilled"]);
+    expect(results[1]).toMatchObject({ reason: expect.any(ConfigError) as unknown });
+    await alone.unmerge();
+    expect([alone.merged, await weights(alone.base)]).toEqual([false, before]);
+  });
+
+  it("absorb what ReLoRA does in one turn", async () => {
+    const { alone } = await parties(), y = await numbers(alone.forward(ids));
+    await Promise.all([mergeAndReinit(alone, { count: 1 }), alone.merge()]);
+    expect(alone.merged).toBe(true);
+    (await numbers(alone.forward(ids))).forEach((v, i) => { expect(v).toBeCloseTo(y[i], 5); });
+  });
+
+  it("say that a name is given twice", async () => {
+    const { set } = await parties();
+    await expect(set.merge(["a", "a"])).rejects.toThrow(/named twice: a, a/);
+    expect(set.merged).toEqual([]);
+  });
 });

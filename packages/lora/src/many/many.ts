@@ -10,7 +10,7 @@ import { type LoadReport } from "../files/peft.ts";
 import { type Choice, entriesOf, isTensor } from "./choice.ts";
 import { isFlora, loadFlora } from "./flora-tuned.ts";
 import { loadLora, lora, type NewLoraOptions } from "../lora.ts";
-import { called, checkSet, enter, type Ground, groundOf, leave, mergedInto } from "../merged.ts";
+import { called, checkSet, enter, type Ground, groundOf, inTurn, leave, mergedInto, type MergeOptions, stepsOf } from "../merged.ts";
 import { BASE, checkName, checkOptions, unknownName } from "./names.ts";
 import { checkOrder } from "./order.ts";
 import { rebuilt } from "./rebuilt.ts";
@@ -184,11 +184,16 @@ export class AdapterSet<M extends object> {
   }
   /**
    * Puts adapters into the base weights one after another, each with its scale; all or none, checked for finite numbers (`Tuned.merge`).
-   * Those that are merged already stay as they are. @throws ConfigError as `with`, and when an adapter outside of the set was merged after the set was made
+   * Those that are merged already stay as they are. Merges of one base that overlap wait for each other. @throws ConfigError as `with`, and when an adapter outside of the set was merged after the set was made
    */
   async merge(names: string | readonly string[], options: { readonly allowRequantize?: boolean; readonly keep?: boolean } = {}): Promise<readonly RequantizeError[]> {
     checkOptions("merge", options, ["allowRequantize", "keep"]);
-    const todo = (typeof names === "string" ? [names] : names).filter((name) => mergedOf(this.#member(name)) === null), errors: RequantizeError[] = [], done: string[] = [];
+    const asked = typeof names === "string" ? [names] : names;
+    if (new Set(asked).size !== asked.length) throw new ConfigError(`an adapter is named twice: ${asked.join(", ")}`, { op: "merge", key: "names", value: asked, fix: "name each once" });
+    return inTurn(this.base, () => this.#merge(asked, options));
+  }
+  async #merge(names: readonly string[], options: MergeOptions): Promise<readonly RequantizeError[]> {
+    const todo = names.filter((name) => mergedOf(this.#member(name)) === null), errors: RequantizeError[] = [], done: string[] = [];
     checkSet("merge", this, this.base, todo, this.#ground);
     checkOrder([...this.merged, ...todo].map((name) => ({ name, attachments: this.get(name).attachments })), [...this.merged, ...todo]);
     try {
@@ -196,25 +201,29 @@ export class AdapterSet<M extends object> {
         const scaled = this.#scaled(name);
         enter(this, scaled, () => this.#nameOf(scaled));
         this.#member(name).copy = scaled;
-        errors.push(...(await scaled.merge(options)));
+        errors.push(...(await stepsOf(scaled).merge(options)));
         done.push(name);
       }
     } catch (error) {
-      if (options.keep !== false) await this.unmerge(done);
+      if (options.keep !== false) await this.#unmerge(done);
       throw error;
     }
     return errors;
   }
   /** Takes merged adapters out again, the last one first, bit for bit; default: all. @throws ConfigError when a later merge is not among them */
-  async unmerge(names: string | readonly string[] = this.merged): Promise<void> {
-    const wanted = new Set(typeof names === "string" ? [names] : names), stack = mergedInto(this.base);
+  async unmerge(names?: string | readonly string[]): Promise<void> {
+    return inTurn(this.base, () => this.#unmerge(typeof names === "string" ? [names] : (names ?? this.merged)));
+  }
+  async #unmerge(names: readonly string[]): Promise<void> {
+    const wanted = new Set(names), stack = mergedInto(this.base);
     for (const name of wanted) if (mergedOf(this.#member(name)) === null) throw new ConfigError(`adapter ${name} is not merged`, { op: "unmerge", key: name, fix: "merge it first" });
     const first = stack.findIndex((t) => wanted.has(this.#nameOf(t))), over = first < 0 ? undefined : stack.slice(first).find((t) => this.#nameOf(t) === "");
     if (over !== undefined) throw new ConfigError(`${called(over)} was merged after adapter ${this.#nameOf(stack[first])}`, { op: "unmerge", key: this.#nameOf(stack[first]), fix: "unmerge that one first" });
     while (wanted.size > 0) {
       const last = this.merged.at(-1) ?? "";
       if (!wanted.delete(last)) throw new ConfigError(`adapter ${last} was merged later`, { op: "unmerge", key: last, fix: "unmerge it first, or name it too" });
-      await mergedOf(this.#member(last))?.unmerge();
+      const merged = mergedOf(this.#member(last));
+      if (merged !== null) await stepsOf(merged).unmerge();
     }
   }
 

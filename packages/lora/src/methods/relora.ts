@@ -7,6 +7,7 @@
 import { assign, ConfigError, convertArray, flushAll, hostInteger } from "@adjoint/tensor";
 import { type Attachment, tensorsOf } from "../attachments.ts";
 import { parametersOf } from "../targets/modules.ts";
+import { inTurn, stepsOf } from "../merged.ts";
 import type { RequantizeError } from "../requantize.ts";
 import { refreshConstants } from "../settled.ts";
 import type { Tuned } from "../tuned.ts";
@@ -41,8 +42,13 @@ export async function mergeAndReinit<M>(tuned: Tuned<M>, { seed = 0, count }: Re
   if (typeof rule !== "boolean" && rule !== "gaussian") throw new ConfigError(`init_lora_weights = ${JSON.stringify(rule)} belongs to the first base, and ReLoRA starts its factors anew`, { op: "mergeAndReinit", key: "init_lora_weights", value: rule, fix: 'use true or "gaussian"' });
   const kind = config.adalora !== null ? "adalora" : config.vera !== null ? "vera" : null;
   if (kind !== null) throw new ConfigError(`mergeAndReinit: ${kind} shares or counts its ranks over the whole run, and cannot start anew in the middle of it`, { op: "mergeAndReinit", key: kind, fix: "use LoRA or DoRA with ReLoRA" });
-  const targets = tuned.attachments.filter(isTarget(tuned)), errors = await tuned.absorb((a) => targets.includes(a));
-  const draw = { ...config, initLoraWeights: rule === "gaussian" ? rule : true }, from = reinitSeed(seed, count);
+  return inTurn(tuned.base, () => absorbAndReinit(tuned, rule === "gaussian" ? rule : true, reinitSeed(seed, count)));
+}
+
+/** Both steps in one turn: nothing is merged between them. */
+async function absorbAndReinit<M>(tuned: Tuned<M>, rule: true | "gaussian", from: number): Promise<readonly RequantizeError[]> {
+  const targets = tuned.attachments.filter(isTarget(tuned)), errors = await stepsOf(tuned).absorb((a) => targets.includes(a));
+  const draw = { ...tuned.loraConfig, initLoraWeights: rule };
   refreshConstants(targets);
   for (const a of targets) {
     for (const [role, { shape, data, dtype }] of Object.entries(a.method.init(a.site, draw, from))) {
