@@ -153,14 +153,14 @@ export async function loadLora<M extends object>(model: M, from: string | Adapte
   const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
   const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
   const { factors, base, echoes, report } = matchTensors(kindTensors(own, tensors, file), expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
-  const targets = new Set(plan.table.targets), first = await firstFactors(own, plan.chosen.filter(({ site }) => targets.has(site)), origin, file);
-  const others = options.savedEmbeddings === "use" ? await differingBase(base, adaptableModules(model), own) : [], saved = new Map(others.map(({ chosen, weight }) => [chosen.site, weight]));
+  const targets = new Set(plan.table.targets), first = await firstFactors(model, own, plan.chosen.filter(({ site }) => targets.has(site)), origin, file);
+  const others = options.savedEmbeddings === "use" ? await differingBase(model, base, adaptableModules(model), own) : [], saved = new Map(others.map(({ chosen, weight }) => [chosen.site, weight]));
   const tuned = attachLora(model, own, { ...plan, chosen: [...others.map((o) => o.chosen), ...plan.chosen] }, ({ site, method }): Readonly<Record<Role, HostArray>> => {
     const weight = saved.get(site);
     if (weight !== undefined) return { weight };
     const fresh = method.init(site, own, 0); // stands in for what a loose load does not find
     return { ...(targets.has(site) ? first.get(site.path) : undefined), ...Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]])) };
   }, (a, role) => !factors.has(keyOf(a, role)));
-  await checkCopies({ base: new Map([...base].filter(([name]) => !others.some((o) => `${o.chosen.site.path}.weight` === name))), echoes, file }, tuned.attachments, adaptableModules(model));
+  await checkCopies(model, { base: new Map([...base].filter(([name]) => !others.some((o) => `${o.chosen.site.path}.weight` === name))), echoes, file }, tuned.attachments, adaptableModules(model));
   return { tuned, report: { ...report, warnings: [...warnings, ...plan.table.warnings, ...report.warnings] } };
 }

@@ -10,6 +10,7 @@ import { bakeScale } from "./config/bake.ts";
 import type { LoraConfig } from "./config/config.ts";
 import { adapterTitle } from "./config/kinds.ts";
 import { absorbedInto, called, checkAdapter, type Ground, groundOf, type Held, inTurn, mergedInto, type MergeOptions, registerSteps } from "./merged.ts";
+import { ownParameter } from "./own-weights.ts";
 import { moduleOf, parametersOf } from "./targets/modules.ts";
 import { convertedConfig, convertedTensors, originOf } from "./methods/origin.ts";
 import { adapterFiles } from "./files/peft.ts";
@@ -302,12 +303,12 @@ export class Tuned<M> extends AdaptedModel<M> {
 
   /**
    * The files of `save`. `convert` (default): what an initialisation took out of the base is written as rank 2r of plain LoRA, so that the files fit the base as
-   * it is. `convert: false`: A and B as they train, as PEFT writes them, with A₀ and B₀ in a file of their own that `loadLora` reads and PEFT does not.
+   * it is. While something is merged, parameters of the base are written as they were before. `convert: false`: A and B as they train, as PEFT writes them, with A₀ and B₀ in a file of their own that `loadLora` reads and PEFT does not.
    */
   async files({ convert = true, saveEmbeddings = "auto" }: SaveOptions = {}): Promise<Readonly<Record<string, string | readonly Uint8Array[]>>> {
     const { attachments } = this.#parts, config = this.fileConfig(), origin = new Map<string, HostArray>();
-    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments)]);
-    for (const [name, t] of this.savedEmbeddings(saveEmbeddings).parameters) now.set(name, await f32(t));
+    const now = new Map([...await this.snapshot(), ...await echoesOf(attachments, this.base)]);
+    for (const [name, t] of this.savedEmbeddings(saveEmbeddings).parameters) now.set(name, await f32(ownParameter(this.base, t, "save", name)));
     if (convert) {
       const packed = await packedRanks(attachments, convertedConfig(config), await convertedTensors(attachments, now));
       return adapterFiles(packed.config, packed.tensors);

@@ -385,6 +385,21 @@ describe("files", () => {
     await brought.merge();
     (await numbers(other.forward(ids))).forEach((v, i) => { expect(Math.abs(v - y[i])).toBeLessThan(1e-5 * (1 + Math.abs(y[i]))); });
   });
+
+  it.each<LoraOptions>([{ targetModules: ["embed_tokens"] }, { targetModules: ["q_proj"] }, { targetModules: ["embed_tokens"], modulesToSave: ["ln_1"], bias: "all" }])("hold the base's own numbers, whoever is merged while they are written and read: %j", async (o) => {
+    const dir = join(scratch, "while-merged"), model = new Rich({ vocabSize: 5 }), other = await moved(lora(model, { r: 2, targetModules: ["embed_tokens", "lm_head"], seed: 3 })), tuned = await moved(lora(model, o)), y = await numbers(tuned.forward(ids));
+    await other.merge();
+    await tuned.merge();
+    await tuned.save(dir, { saveEmbeddings: true });
+    await tuned.unmerge();
+    const { tuned: over } = await loadLora(model, dir);
+    await other.unmerge();
+    expect(await numbers(over.forward(ids))).toEqual(y);
+    expect(await numbers((await loadLora(new Rich({ vocabSize: 5 }), dir)).tuned.forward(ids))).toEqual(y);
+    await other.merge({ keep: false });
+    await expect(tuned.save(dir)).rejects.toThrow(/needs the base's own .*outside of sets \(lora on embed_tokens and 1 more\) is merged into it.*was not kept/);
+    await tuned.save(dir, { saveEmbeddings: false });
+  });
 });
 
 describe("key mapping", () => {

@@ -372,6 +372,19 @@ describe("files", () => {
     }
   });
 
+  it.each(["pissa", "olora"] as const)("without the origin are read as well while another adapter is merged: %s", async (initLoraWeights) => {
+    const tuned = await make(new Net(), { initLoraWeights }), at = join(scratch, `raw-merged-${initLoraWeights}`), x = inputs(6), net = new Net();
+    await shaken(tuned);
+    await tuned.save(at, { convert: false });
+    const { origin: _, ...rest } = await readAdapterDirectory(at), other = lora(net, { r: 2, targetModules: all, initLoraWeights: false });
+    await other.merge();
+    const { tuned: back } = await loadLora(net, rest);
+    await other.unmerge();
+    expect(worst(await numbers(back.forward(x)), await numbers(tuned.forward(x)))).toBeLessThan(1e-5);
+    await other.merge({ keep: false });
+    await expect(loadLora(net, rest)).rejects.toThrow(/needs the base's own up\.weight/);
+  });
+
   it("a resumed training takes the first factors from tuned.origin()", async () => {
     const first = await make(new Net(), { initLoraWeights: "lora_ga" });
     const origin = new Map(await Promise.all([...first.origin()].map(async ([name, s]) => [name, await s.host()] as const))), again = await createLora(new Net(), { r: 2, loraAlpha: 6, targetModules: all, initLoraWeights: "lora_ga" }, { origin });

@@ -8,6 +8,8 @@ import type { LoraConfig } from "../config/config.ts";
 export interface Place {
   readonly site: Site;
   readonly module: object;
+  /** what to look at in place of the module's weight: the same without what is merged into it */
+  readonly weight?: Tensor;
 }
 
 /** What an initialisation may ask for besides the weights of the model; each says in its own file which of these it needs. */

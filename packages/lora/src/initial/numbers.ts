@@ -15,7 +15,7 @@ export function orientedMatrix({ site }: Place, array: HostArray, what: string):
 
 /** W (out, in) of a linear layer in f64, codes decoded. */
 export async function weightOf(place: Place): Promise<Matrix> {
-  const { weight } = parametersOf(place.module), codes = quantizedOf(weight);
+  const { weight = parametersOf(place.module).weight } = place, codes = quantizedOf(weight);
   const held: HostArray = codes === null ? await weight.host() : { dtype: "f32", shape: codes.shape, data: dequantize(await codes.host()) };
   return orientedMatrix(place, held, "the weight");
 }

@@ -2,6 +2,7 @@
 import { quantizedOf } from "@adjoint/quant";
 import { FormatError, type HostArray, hostOf } from "@adjoint/tensor";
 import type { LoraConfig } from "../config/config.ts";
+import { ownParameter } from "../own-weights.ts";
 import { parametersOf } from "../targets/modules.ts";
 import { originKey } from "../methods/origin.ts";
 import { initialisationOf } from "./index.ts";
@@ -18,10 +19,10 @@ function stored({ site }: Place, origin: ReadonlyMap<string, HostArray>): First 
 
 /**
  * A₀ and B₀ by module path, for configs that need them; none for others. They come from `origin`, or for "pissa" and "olora" from the
- * base once more, which gives the same product B₀ A₀ as when the adapter was made.
+ * base once more (without what is merged into it now), which gives the same product B₀ A₀ as when the adapter was made.
  * @throws FormatError where they can be neither read nor computed, and for LoftQ's factors on a base that is not held as codes
  */
-export async function firstFactors(config: LoraConfig, places: readonly Place[], origin: ReadonlyMap<string, HostArray>, file: string): Promise<ReadonlyMap<string, First>> {
+export async function firstFactors(model: object, config: LoraConfig, places: readonly Place[], origin: ReadonlyMap<string, HostArray>, file: string): Promise<ReadonlyMap<string, First>> {
   const rule = config.initLoraWeights, found = new Map<string, First>(), value = String(rule);
   if (rule === "loftq") {
     const plain = places.find(({ module }) => quantizedOf(parametersOf(module)["weight"]) === null);
@@ -43,7 +44,7 @@ export async function firstFactors(config: LoraConfig, places: readonly Place[],
         fix: "save it in the converted form (tuned.save's default; in PEFT save_pretrained with path_initial_model_for_weight_conversion), or keep adapter_origin.safetensors beside it",
       });
     }
-    const start = await (await init.begin({ model: {}, config, seed: 0, places: [place], data: {}, compat: null })).start(place);
+    const start = await (await init.begin({ model: {}, config, seed: 0, places: [place], data: {}, compat: null })).start({ ...place, weight: ownParameter(model, parametersOf(place.module).weight, "loadLora", `${place.site.path}.weight`) });
     if (start !== null) found.set(place.site.path, { A0: hostOf(start.A), B0: hostOf(start.B) });
   }
   return found;
