@@ -34,7 +34,11 @@ test("pretrain --relora writes one model, and finetune goes on from it", async (
   expect(code, err).toBe(0);
   expect(err).toContain("step 3: merge 1 into the base, moments set to zero");
   expect(JSON.parse(out)).toMatchObject({ status: "done", model: join(ran, "model") });
-  // warm start: the checkpoint of a full training is a model's folder
+  // warm start: in one run, or from the checkpoint of a full training, which is a model's folder
+  const warm = ["pretrain", "--config-name", config, "--ids", ids, "--max-steps", "6", "--warmup-steps", "0", "--warmup-ratio", "0", "--per-device-train-batch-size", "2", "--lora-r", "2", ...more, "--relora-warm-start", "2", "--json", ...exact, "--output-dir"];
+  const one = await adjoint([...warm, join(folder, "warm")]);
+  expect(one.code, one.err).toBe(0);
+  expect(one.err).toMatch(/each 2 steps +1 in all, moments set to zero +the first 2 steps train all weights[^]*step 2: all weights have trained[^]*step 5: merge 1/);
   expect((await adjoint(["pretrain", "--config-name", config, "--ids", ids, "--max-steps", "2", "--save-steps", "1", "--per-device-train-batch-size", "2", "--output-dir", join(folder, "full"), "--quiet", ...exact])).code).toBe(0);
   const again = await adjoint(["finetune", "--model", join(folder, "full", "checkpoint-1"), "--ids", ids, "--max-steps", "2", "--per-device-train-batch-size", "2", ...targets, "--relora", "1", "--relora-train-rest", "--output-dir", join(folder, "more"), "--json", ...exact]);
   expect(again.code, again.err).toBe(0);

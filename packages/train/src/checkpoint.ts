@@ -161,12 +161,29 @@ export async function readCheckpoint(folder: string): Promise<CheckpointInfo> {
  * Returns notes: what may round differently. @throws ConfigError if the recipe or the data are not those of the checkpoint; FormatError for damaged files
  */
 export async function loadCheckpoint(training: Training, recipe: Recipe, info: CheckpointInfo): Promise<readonly string[]> {
-  const { folder, step, state } = info, { join } = node().path;
+  const { folder, step, state } = info;
   const ours = binding(recipe), theirs = binding(info.recipe);
   for (const key of Object.keys(ours)) {
     if (JSON.stringify(ours[key]) === JSON.stringify(theirs[key])) continue;
     throw new ConfigError(`${folder}: the run was made with ${key} = ${JSON.stringify(theirs[key])}, now it is ${JSON.stringify(ours[key])}`, { file: folder, key, value: ours[key], fix: `set ${key} back, or start a new run in another output_dir` });
   }
+  const was = training.step;
+  training.step = step;      // what trains there, and by which optimizer, follows from it
+  try {
+    await takeUp(training, info);
+  } catch (error) {
+    training.step = was;
+    throw error;
+  }
+  const device = getDevice().name, notes: string[] = [];
+  if (state["device"] !== device) notes.push(`the checkpoint was made on ${String(state["device"])}, this is ${device}: numbers will agree only up to rounding`);
+  else if (state["engine"] !== engineOf()) notes.push(`the checkpoint was made under ${String(state["engine"])}, this is ${engineOf()}: fused multiply-add may round differently`);
+  return notes;
+}
+
+/** The numbers of a checkpoint into a training that stands at its step; nothing changes unless all of it fits. */
+async function takeUp(training: Training, { folder, step, state }: CheckpointInfo): Promise<void> {
+  const { join } = node().path;
   if (state["kind"] !== training.trainee.kind) throw new ConfigError(`${folder}: holds a run of kind ${String(state["kind"])}`, { file: folder, key: "use_peft", value: training.trainee.kind, fix: "set use_peft as it was" });
   if (state["max_steps"] !== training.options.steps) throw new ConfigError(`${folder}: the run was to take ${String(state["max_steps"])} steps, now ${training.options.steps}`, { file: folder, key: "max_steps", value: training.options.steps, fix: "keep max_steps, epochs and data as they were: the learning rate's course depends on them" });
   const data = await readJson(folder, DATA);
@@ -177,11 +194,6 @@ export async function loadCheckpoint(training: Training, recipe: Recipe, info: C
   training.optimizer.load(arrays);
   for (const [routine, own] of methods) routine.load(own, step);
   if (isPlateau(learningRate)) learningRate.load(scheduler);
-  training.step = step;
   const seen = state["num_input_tokens_seen"];
   training.tokensSeen = typeof seen === "number" ? seen : 0;
-  const device = getDevice().name, notes: string[] = [];
-  if (state["device"] !== device) notes.push(`the checkpoint was made on ${String(state["device"])}, this is ${device}: numbers will agree only up to rounding`);
-  else if (state["engine"] !== engineOf()) notes.push(`the checkpoint was made under ${String(state["engine"])}, this is ${engineOf()}: fused multiply-add may round differently`);
-  return notes;
 }

@@ -1,19 +1,19 @@
 /** The training loop: micro-batches, accumulation weighted by predicted tokens, and one event per optimizer step. */
-import { checkpoint, gradients } from "@adjoint/autograd";
-import type { Context } from "@adjoint/nn";
-import { Accumulator, type BoundOptimizer, type Optimizer, type Schedule } from "@adjoint/optim";
-import { compile, ConfigError, concat, counter, type Counter, div, live, pace, type Store, type Tensor } from "@adjoint/tensor";
-import { CURVATURE_EVERY, sampleCurvature } from "./curvature.ts";
+import type { BoundOptimizer, Optimizer, Schedule } from "@adjoint/optim";
+import { ConfigError, counter, type Counter, pace, type Store, type Tensor } from "@adjoint/tensor";
+import { CURVATURE_EVERY } from "./curvature.ts";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
-import { type Batch, toTensors } from "./data/tensors.ts";
-import type { Gradients } from "./routine.ts";
+import { toTensors } from "./data/tensors.ts";
+import { Steps } from "./steps.ts";
 import type { Trainee } from "./trainee.ts";
 
 export interface TrainingOptions {
   readonly data: DataSet;
   /** how an update is made of gradients; its learning rate should be `learningRate` */
   readonly optimizer: Optimizer;
+  /** of the steps in which a warm start trains all weights; its learning rate should be `learningRate`, and that of `optimizer` the same from the step at which it begins */
+  readonly warmOptimizer?: Optimizer;
   /** the norm at which the optimizer clips, as it was given to it: routines look at gradients of that length, as callbacks do that torch's loops call after a step */
   readonly maxGradNorm?: number;
   /** rate of step t = 0, 1, ..., for the metrics */
@@ -33,85 +33,49 @@ export interface TrainingOptions {
   readonly shuffle?: boolean;
 }
 
-/** Loss, norm before clipping, whether the step was skipped (1 or 0), and predicted tokens, in one tensor, so that one read gives all. */
-const report = (loss: Tensor, norm: Tensor, skipped: Tensor, count: Tensor): Tensor =>
-  concat([loss, norm, skipped, count].map((t) => t.cast("f32").reshape([1])));
-
-/** g min(1, maxNorm / (‖g‖ + 1e-6)), what `clip_grad_norm_` leaves in torch's gradients; maxNorm 0: g. */
-function clipped(g: Gradients, norm: Tensor, maxNorm: number): Gradients {
-  if (maxNorm <= 0) return g;
-  const c = div(maxNorm, norm.add(1e-6)).minimum(1);
-  return Object.fromEntries(Object.entries(g).map(([path, x]) => [path, x === null ? null : x.mul(c.cast(x.dtype))]));
-}
-
-/** The sum of two gradients of the same parameters. */
-const sumOf = (a: Gradients, b: Gradients): Gradients =>
-  Object.fromEntries([...new Set([...Object.keys(a), ...Object.keys(b)])].map((path) => { const x = a[path] ?? null, y = b[path] ?? null; return [path, x === null ? y : y === null ? x : x.add(y)]; }));
-
 /** A training run in memory: where it stands, and what moves it. */
 export class Training {
-  readonly trainee: Trainee;
   readonly options: TrainingOptions;
-  readonly optimizer: BoundOptimizer<Readonly<Record<string, Store>>>;
   /** optimizer steps done */
   step = 0;
   /** predicted tokens so far */
   tokensSeen = 0;
   /** what routines said after steps; whoever reads them empties the list */
   readonly notes: string[] = [];
-  /** first micro-batch of the step, then ticking: the step word of the dropout masks */
+  /** first micro-batch of the step, then ticking */
   readonly #micro: Counter = counter(0, "micro");
-  readonly #sums: Accumulator<Readonly<Record<string, Store>>> | null;
-  readonly #whole: (batch: Batch) => Tensor;
-  readonly #add: (batch: Batch) => Tensor;
-  readonly #finish: () => Tensor;
-  readonly #curvature: ((batch: Batch) => void) | null;
+  readonly #trainee: Trainee;
+  #steps: Steps;
 
   constructor(trainee: Trainee, options: TrainingOptions) {
-    const { optimizer, steps, accumulation = 1, gradientCheckpointing = false, seed = 42 } = options;
+    const { steps, accumulation = 1 } = options, warm = trainee.warmStart?.steps ?? 0;
     if (!Number.isInteger(steps) || steps < 1) throw new ConfigError(`a run of ${steps} steps`, { key: "max_steps", value: steps, fix: "train for at least one step" });
     if (!Number.isInteger(accumulation) || accumulation < 1) throw new ConfigError(`gradient_accumulation_steps = ${accumulation}`, { key: "gradient_accumulation_steps", value: accumulation, fix: "use an integer of at least 1" });
-    this.trainee = trainee;
+    if (warm >= steps) throw new ConfigError(`a warm start of ${warm} steps leaves none of ${steps}`, { key: "relora_warm_start", value: warm, fix: "shorten it, or train for longer" });
+    this.#trainee = trainee;
     this.options = options;
-    this.optimizer = optimizer.for(trainee.trainable);
-    for (const routine of trainee.routines ?? []) routine.begin?.(steps);
-    this.#sums = accumulation > 1 ? new Accumulator(trainee.trainable) : null;
-    const lossSum = (batch: Batch): { total: Tensor; count: Tensor } => {
-      const context: Context = {
-        train: true,
-        key: { seed, stream: "dropout", step: live(this.#micro, (n) => n, "u32") },
-        ...(gradientCheckpointing ? { checkpoint } : {}),
-      };
-      const sum = trainee.lossSum(batch, context);
-      this.#micro.tick();
-      return sum;
-    };
-    /** The step of the optimizer, then what looks at its gradients. A method's own term of the loss has its gradient once a step. */
-    const update = (loss: Tensor, gradient: Gradients, count: Tensor): Tensor => {
-      const { gradNorm, skipped } = this.optimizer.step(gradient);
-      const watching = (trainee.routines ?? []).filter((routine) => routine.observe !== undefined), seen = watching.length === 0 ? gradient : clipped(gradient, gradNorm, options.maxGradNorm ?? 0);
-      for (const routine of watching) routine.observe?.(seen, skipped);
-      return report(loss, gradNorm, skipped, count);
-    };
-    const { curvature } = options;
-    this.#curvature = curvature === undefined ? null : compile((batch: Batch) => {
-      sampleCurvature(this.optimizer, trainee, batch, { train: false, ...(gradientCheckpointing ? { checkpoint } : {}) }, { seed, stream: "curvature", step: live(this.#micro, (n) => n, "u32") }, curvature.beta2);
-    });
-    this.#whole = compile((batch: Batch) => {
-      const { total, count } = lossSum(batch);
-      const loss = total.div(count.maximum(1)), penalty = trainee.penalty?.() ?? null;
-      return update(loss, gradients(penalty === null ? loss : loss.add(penalty.cast(loss.dtype)), trainee.trainable), count);
-    });
-    this.#add = compile((batch: Batch) => {
-      const { total, count } = lossSum(batch);
-      this.#sums?.add(gradients(total, trainee.trainable), count, total);
-      return count;
-    });
-    this.#finish = compile(() => {
-      if (!this.#sums) throw new ConfigError("nothing was accumulated", { op: "Training" });
-      const { gradients: mean, loss, count } = this.#sums.finish(), penalty = trainee.penalty?.() ?? null;
-      return update(loss, penalty === null ? mean : sumOf(mean, gradients(penalty, trainee.trainable)), count);
-    });
+    this.#steps = this.#made();
+  }
+
+  /** What trains at this step, by which optimizer. */
+  #made(): Steps {
+    const { warmStart } = this.#trainee, { optimizer, warmOptimizer } = this.options;
+    if (warmStart === undefined || this.step >= warmStart.steps) return new Steps(this.#trainee, optimizer, this.options, this.#micro);
+    if (warmOptimizer === undefined) throw new ConfigError("a warm start has an optimizer of its own", { op: "Training", key: "warmOptimizer", fix: "give options.warmOptimizer, as trainingOptions does" });
+    return new Steps(warmStart.trainee, warmOptimizer, this.options, this.#micro);
+  }
+  #now(): Steps {
+    const { warmStart } = this.#trainee, due = warmStart !== undefined && this.step < warmStart.steps ? warmStart.trainee : this.#trainee;
+    if (this.#steps.trainee !== due) this.#steps = this.#made();
+    return this.#steps;
+  }
+
+  /** What trains now: of a warm start, all weights until its steps are over. */
+  get trainee(): Trainee {
+    return this.#now().trainee;
+  }
+  get optimizer(): BoundOptimizer<Readonly<Record<string, Store>>> {
+    return this.#now().optimizer;
   }
 
   /** Optimizer steps of one pass over the data. */
@@ -126,35 +90,36 @@ export class Training {
     const begun = performance.now();
     const group = data.group(this.step, { size, accumulation, seed, shuffle });
     this.#micro.value = this.step * accumulation;
-    const { curvature } = this.options;
-    if (this.#curvature && curvature && this.step % (curvature.every ?? CURVATURE_EVERY) === 0) this.#curvature(toTensors(group[0]));
+    const { curvature } = this.options, { trainee, optimizer, sums, ...steps } = this.#now();
+    if (steps.curvature && curvature && this.step % (curvature.every ?? CURVATURE_EVERY) === 0) steps.curvature(toTensors(group[0]));
     let done: Tensor;
-    if (this.#sums) {
+    if (sums) {
       try {
         for (const batch of group) {
           signal?.throwIfAborted();
-          this.#add(toTensors(batch));
+          steps.add(toTensors(batch));
           await pace();
         }
         signal?.throwIfAborted();
       } catch (error) {
-        this.#sums.reset();
+        sums.reset();
         throw error;
       }
-      done = this.#finish();
+      done = steps.finish();
     } else {
       signal?.throwIfAborted();
-      done = this.#whole(toTensors(group[0]));
+      done = steps.whole(toTensors(group[0]));
     }
     const [loss, norm, skipped] = Array.from(await done.data(), Number);
     await pace();             // a compiled step on a CPU has its numbers at once, and reading them gives nobody a turn
     const tokens = group.reduce((n, b) => n + b.predicted, 0), rate = learningRate(this.step);
     this.step++;
     this.tokensSeen += tokens;
-    for (const routine of this.trainee.routines ?? []) {
-      const note = await routine.between({ step: this.step, steps: this.options.steps, optimizer: this.optimizer });
+    for (const routine of trainee.routines ?? []) {
+      const note = await routine.between({ step: this.step, steps: this.options.steps, optimizer });
       if (note !== null) this.notes.push(note);
     }
+    if (this.step === this.#trainee.warmStart?.steps) this.notes.push(`step ${this.step}: all weights have trained; from now on what the adapter trains`);
     return {
       step: this.step, epoch: this.step / this.stepsPerEpoch, loss, grad_norm: norm, learning_rate: rate,
       tokens_per_second: tokens / Math.max(1e-6, (performance.now() - begun) / 1000), tokens, tokens_seen: this.tokensSeen,

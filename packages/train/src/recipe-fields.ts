@@ -90,6 +90,7 @@ export interface Recipe {
   readonly relora: number | null;
   readonly relora_cycle: number | null;
   readonly relora_warmup: number;
+  readonly relora_warm_start: number;
   readonly relora_reset: string;
   readonly relora_reset_ratio: number | null;
   readonly relora_train_rest: boolean;
@@ -228,6 +229,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   relora: { kind: "integer", nullable: true, min: 1, group: "adapter", help: "ReLoRA: steps between merges of the adapter into the base; null: never" },
   relora_cycle: { kind: "integer", nullable: true, min: 1, group: "adapter", aliases: ["cycle_length"], help: "ReLoRA: steps between resets of the factors' moments; null: as relora" },
   relora_warmup: { kind: "integer", min: 0, group: "adapter", aliases: ["restart_warmup_steps"], help: "ReLoRA: steps in which the rate grows back after a restart (relora_cosine_restarts)" },
+  relora_warm_start: { kind: "integer", min: 0, group: "adapter", help: "ReLoRA: steps at the start in which all weights train in full, as in the paper" },
   relora_reset: { kind: "text", choices: ["zero", "random", "magnitude", "none"], group: "adapter", help: "ReLoRA: what of the moments is forgotten" },
   relora_reset_ratio: { kind: "number", nullable: true, above: 0, below: 1, group: "adapter", help: "ReLoRA: share that random and magnitude forget" },
   relora_train_rest: { kind: "flag", group: "adapter", help: "ReLoRA: embeddings, norms and head train in full beside the factors" },
@@ -260,7 +262,7 @@ export const defaultRecipe: Recipe = {
   init_batches: 8, eva_config: {}, corda_config: {}, lora_ga_config: {}, loftq_config: {}, use_dora: false, lora_bias: false, bias: "none", modules_to_save: [],
   trainable_token_indices: null, target_parameters: [], ensure_weight_tying: false, save_embedding_layers: "auto", exclude_modules: [], peft_type: "LORA", target_r: null, init_r: null, tinit: 0, tfinal: 0, delta_t: 1, adalora_beta1: 0.85, adalora_beta2: 0.85,
   orth_reg_weight: 0.5, projection_prng_key: 0, d_initial: 0.1,
-  relora: null, relora_cycle: null, relora_warmup: 0, relora_reset: "zero", relora_reset_ratio: null, relora_train_rest: false,
+  relora: null, relora_cycle: null, relora_warmup: 0, relora_warm_start: 0, relora_reset: "zero", relora_reset_ratio: null, relora_train_rest: false,
   output_dir: null, overwrite_output_dir: false, logging_steps: 0, eval_steps: 0, save_steps: 0, save_total_limit: 3, resume_from_checkpoint: null,
   save_dtype: "float32", sample_prompt: null, sample_max_new_tokens: 40, device: "auto", threads: 0, wide: true,
 };

@@ -6,7 +6,7 @@ import { resetState, type ResetOptions } from "@adjoint/optim";
 import { bitsandbytesTensors, bitsandbytesWeights, dequantize, type Quantized, quantizedOf, readBitsandbytes } from "@adjoint/quant";
 import { ConfigError, FormatError, type HostArray, Store, type Tensor } from "@adjoint/tensor";
 import type { Between, Routine } from "./routine.ts";
-import { modelFolder, readStores, throughAdapter, type Trainee } from "./trainee.ts";
+import { fullTrainee, modelFolder, readStores, throughAdapter, type Trainee } from "./trainee.ts";
 
 /** Options of ReLoRA in a run. */
 export interface ReloraOptions {
@@ -19,6 +19,8 @@ export interface ReloraOptions {
   /** share that is forgotten by "random" and "magnitude" */
   readonly ratio?: number;
   readonly seed?: number;
+  /** optimizer steps at the start in which all weights train in full and no factor does; merges and resets are counted from there (default 0) */
+  readonly warmStart?: number;
   /** parameters of the base that train in full beside the factors, by path: embeddings, norms, head */
   readonly full?: readonly string[];
 }
@@ -35,7 +37,7 @@ export function restOf(tuned: Tuned<CausalLM>): readonly string[] {
 
 /** Merges and resets, as a routine. Its state is how often each has happened. */
 export function relora(tuned: Tuned<CausalLM>, options: ReloraOptions): Routine {
-  const { every, cycle = every, reset = "zero", ratio, seed = 0 } = options;
+  const { every, cycle = every, reset = "zero", ratio, seed = 0, warmStart = 0 } = options;
   for (const [key, n] of Object.entries({ relora: every, relora_cycle: cycle })) if (!(Number.isInteger(n) && n > 0)) throw new ConfigError(`${key} = ${n}`, { key, value: n, fix: "give a number of steps of at least 1" });
   if ((reset === "random" || reset === "magnitude") !== (ratio !== undefined)) throw new ConfigError(`relora_reset = ${reset} ${ratio === undefined ? "needs" : "has no"} relora_reset_ratio`, { key: "relora_reset_ratio", value: ratio, fix: ratio === undefined ? "give the share that is forgotten, such as 0.9" : "remove it" });
   const counts = { merges: 0, resets: 0 };
@@ -51,7 +53,7 @@ export function relora(tuned: Tuned<CausalLM>, options: ReloraOptions): Routine 
   return {
     name: "relora",
     between: async (at) => {
-      const said = [...(due(at.step, every) ? [await merge()] : []), ...(reset !== "none" && due(at.step, cycle) ? [await forget(at)] : [])];
+      const said = [...(due(at.step - warmStart, every) ? [await merge()] : []), ...(reset !== "none" && due(at.step - warmStart, cycle) ? [await forget(at)] : [])];
       return said.length === 0 ? null : `step ${at.step}: ${said.join(", ")}`;
     },
     state: () => Promise.resolve({ values: { ...counts } }),
@@ -93,6 +95,17 @@ async function readCodes(weights: Readonly<Record<string, Tensor>>, file: Safete
   }
 }
 
+/** Refuses what belongs to the weights of the beginning, which a warm start changes. */
+function refuseCold(tuned: Tuned<CausalLM>): void {
+  const { initLoraWeights: rule, useDora } = tuned.loraConfig, other = tuned.attachments.find((a) => !isTarget(tuned)(a));
+  const bad = (key: string, value: unknown, why: string, fix: string): ConfigError => new ConfigError(`relora_warm_start with ${key} = ${JSON.stringify(value)}: ${why}`, { key, value, fix });
+  if (rule === false) throw bad("init_lora_weights", rule, "factors that are not zero would change the model when they begin", "use true or gaussian");
+  if (useDora) throw bad("use_dora", true, "lengths of rows are taken before all weights train", "use LoRA, or finetune the model of a shorter training");
+  const code = Object.entries(tuned.base.weights()).find(([, w]) => !(w instanceof Store));
+  if (code !== undefined) throw new ConfigError(`relora_warm_start: ${code[0]} is held as codes, and all weights train at the start`, { key: "relora_warm_start", value: code[0], fix: "load the base unquantized, or remove it" });
+  if (other !== undefined) throw bad("modules_to_save or bias", other.site.path, "the copy that trains is taken before all weights train", "use relora_train_rest");
+}
+
 /**
  * Trains an adapter that is merged into its base again and again. Its files are a model's folder, the last factors added in: an adapter alone would
  * belong to a base that nobody has. A checkpoint holds the adapter and, in base.safetensors, the base that it belongs to.
@@ -111,12 +124,18 @@ export function reloraTrainee(tuned: Tuned<CausalLM>, options: ReloraOptions): T
   }
   const numbers: Record<string, Store> = { ...full }, codes: Record<string, Tensor> = {};
   for (const [name, w] of Object.entries(merged)) if (w instanceof Store) numbers[name] = w; else codes[name] = w;
+  const warm = options.warmStart ?? 0;
+  if (warm > 0) {
+    refuseCold(tuned);
+    Object.assign(numbers, parameters); // all of them have moved
+  }
   return {
     kind: "adapter",
     output: "model",
     model: base,
     trainable: { ...factors, ...full },
     routines: [relora(tuned, options)],
+    ...(warm === 0 ? {} : { warmStart: { steps: warm, trainee: fullTrainee(base) } }),
     ...throughAdapter(tuned),
     files: async (dtype = "f32") => {
       const arrays = new Map<string, HostArray>(), sums = tuned.mergedWeights();

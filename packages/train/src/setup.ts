@@ -1,6 +1,6 @@
 /** From a recipe to values: schedule, optimizer, adapter options, numbers of steps. */
 import { compilePattern, type Tuned } from "@adjoint/lora";
-import { aboutOptimizer, type Group, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
+import { aboutOptimizer, type Group, isPlateau, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
 import type { CausalLM, LoadModelOptions } from "@adjoint/models";
 import { isFormatName } from "@adjoint/quant";
 import { ConfigError } from "@adjoint/tensor";
@@ -28,23 +28,24 @@ export function warmupOf({ warmup_steps: given, warmup_ratio }: Recipe, steps: n
 const cycled: ReadonlySet<string> = new Set(["sgd", "adam", "adamw", "amsgrad", "adamw_hf"]);
 
 /** ReLoRA's restarts as keys of its schedules. @throws ConfigError for a growth that the schedule does not have */
-function restartsOf({ relora, relora_cycle: cycle, relora_warmup: growth, lr_scheduler_type: name }: Recipe): Readonly<Record<string, string>> {
+function restartsOf({ relora, relora_cycle: cycle, relora_warmup: growth, relora_warm_start: warm, lr_scheduler_type: name }: Recipe): Readonly<Record<string, string>> {
   const every = cycle ?? relora;
   if (growth > 0 && name !== "relora_cosine_restarts") throw new ConfigError(`relora_warmup = ${growth}: ${name} does not restart`, { key: "relora_warmup", value: growth, fix: "set lr_scheduler_type: relora_cosine_restarts, or remove it" });
   if (every === null) return {};
+  if (name.startsWith("relora_") && warm % every !== 0) throw new ConfigError(`relora_warm_start = ${warm}: ${name} starts anew each ${every} steps, and merges are counted from the warm start's end`, { key: "relora_warm_start", value: warm, fix: `use a multiple of ${every}` });
   return name === "relora_cosine_restarts" ? { restart_every: String(every), restart_warmup_steps: String(growth) } : name === "relora_cosine" ? { cycle_length: String(every) } : {};
 }
 
 /** A recipe's ReLoRA; null where it asks for none. @throws ConfigError for keys that have no meaning */
 export function reloraOptions(recipe: Recipe): Omit<ReloraOptions, "full"> | null {
-  const { relora: every, relora_cycle: cycle, relora_reset: reset, relora_reset_ratio: ratio, seed } = recipe;
+  const { relora: every, relora_cycle: cycle, relora_reset: reset, relora_reset_ratio: ratio, relora_warm_start: warmStart, seed } = recipe;
   const bad = (key: keyof Recipe, problem: string, fix: string): ConfigError => new ConfigError(problem, { key, value: recipe[key], fix });
   if (every === null) {
-    for (const key of ["relora_cycle", "relora_warmup", "relora_reset", "relora_reset_ratio", "relora_train_rest"] as const) if (recipe[key] !== defaultRecipe[key]) throw bad(key, `${key} goes with relora`, "set relora to the steps between merges, or remove it");
+    for (const key of ["relora_cycle", "relora_warmup", "relora_warm_start", "relora_reset", "relora_reset_ratio", "relora_train_rest"] as const) if (recipe[key] !== defaultRecipe[key]) throw bad(key, `${key} goes with relora`, "set relora to the steps between merges, or remove it");
     return null;
   }
   if (!recipe.use_peft) throw bad("relora", "ReLoRA trains an adapter, and all weights train", "set use_peft: true");
-  return { every, seed, ...(cycle === null ? {} : { cycle }), ...(reset === "zero" || reset === "random" || reset === "magnitude" || reset === "none" ? { reset } : {}), ...(ratio === null ? {} : { ratio }) };
+  return { every, seed, warmStart, ...(cycle === null ? {} : { cycle }), ...(reset === "zero" || reset === "random" || reset === "magnitude" || reset === "none" ? { reset } : {}), ...(ratio === null ? {} : { ratio }) };
 }
 
 /** Optimizers that see A and B as one update B A. */
@@ -142,9 +143,13 @@ const momentumOf = (momentum: Schedule | null, betas: unknown): object => (momen
 
 /** Everything that a training needs besides what trains. */
 export function trainingOptions(recipe: Recipe, data: DataSet, scaling: OptimizerNeeds["scaling"] = null): TrainingOptions {
-  const steps = stepsOf(recipe, data), { rate: learningRate, momentum } = courseOf(recipe, steps);
+  const steps = stepsOf(recipe, data), { rate: learningRate, momentum } = courseOf(recipe, steps), warm = recipe.relora === null ? 0 : recipe.relora_warm_start;
+  if (warm > 0 && isPlateau(learningRate)) throw new ConfigError(`relora_warm_start with ${recipe.lr_scheduler_type}: the rate's course is fixed before a warm start`, { key: "lr_scheduler_type", value: recipe.lr_scheduler_type, fix: "use relora_cosine_restarts, or cosine" });
+  if (warm > 0 && pairwise.has(aboutOptimizer(recipe.optim).name)) throw new ConfigError(`relora_warm_start with optim ${recipe.optim}, which is about the pair B A: all weights train at the start`, { key: "optim", value: recipe.optim, fix: "use adamw_torch" });
+  /** the optimizer of the factors counts its own steps, the course those of the run */
+  const later = (f: Schedule): Schedule => (warm === 0 ? f : (t) => f(t + warm)), own = optimizerFor(recipe, later(learningRate), { momentum: momentum === null ? null : later(momentum), scaling });
   return {
-    data, steps, learningRate, maxGradNorm: recipe.max_grad_norm, optimizer: optimizerFor(recipe, learningRate, { momentum, scaling }), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
+    data, steps, learningRate, maxGradNorm: recipe.max_grad_norm, optimizer: own, ...(warm === 0 ? {} : { warmOptimizer: optimizerFor(recipe, learningRate, { momentum }) }), batchSize: recipe.per_device_train_batch_size, accumulation: recipe.gradient_accumulation_steps,
     gradientCheckpointing: recipe.gradient_checkpointing, seed: recipe.seed, shuffle: recipe.shuffle, ...curvatureOf(recipe),
   };
 }

@@ -23,6 +23,8 @@ export interface Trainee {
   readonly penalty?: () => Tensor | null;
   /** what happens around the steps */
   readonly routines?: readonly Routine[];
+  /** what trains instead in the first steps of a run (ReLoRA's warm start: all weights) */
+  readonly warmStart?: { readonly steps: number; readonly trainee: Trainee };
   /** what `files` are */
   readonly output: "adapter" | "model";
   /** the weights as files of a folder that PEFT or transformers can read; a full model's may be rounded to a smaller dtype */

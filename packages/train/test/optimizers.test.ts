@@ -24,13 +24,13 @@ async function start(changes: Partial<Recipe>): Promise<Training> {
   return new Training(trainee, trainingOptions(recipe, idsRows(rows, "rows"), trainee.scaling));
 }
 const one = (value = 1): Store => store(fromHost({ dtype: "f32", shape: [2, 2], data: new Float32Array(4).fill(value) }));
-interface TorchGroup { readonly lr: number; readonly weight_decay: number; readonly names: readonly string[] }
+interface TorchGroup { readonly lr: number; readonly weight_decay: number; readonly param_names?: readonly string[]; readonly names?: readonly string[] }
 /** Rate and decay of each parameter of a recipe's optimizer. */
 async function ratesOf(changes: Partial<Recipe>, names: readonly string[], at = 0): Promise<Record<string, [number, number]>> {
   const recipe = mergeRecipe(base, changes), o = optimizerFor(recipe, scheduleOf(recipe, 10)).for(Object.fromEntries(names.map((n) => [n, one()])));
   o.counter.value = at + 1;
   const { param_groups } = await o.stateDict();
-  return Object.fromEntries((param_groups as unknown as readonly TorchGroup[]).flatMap((g) => g.names.map((n) => [n, [g.lr, g.weight_decay]] as const)));
+  return Object.fromEntries((param_groups as unknown as readonly TorchGroup[]).flatMap((g) => (g.param_names ?? g.names ?? []).map((n) => [n, [g.lr, g.weight_decay]] as const)));
 }
 
 describe("every optimizer by its names", () => {

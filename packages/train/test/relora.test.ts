@@ -10,7 +10,7 @@ import { quantizedOf } from "@adjoint/quant";
 import { compile, ConfigError, hostNormal, matrixOf, type Store, store, svd } from "@adjoint/tensor";
 import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
-import { evaluate, idsData, idsRows, latestCheckpoint, loadCheckpoint, loraOptions, mergeRecipe, readCheckpoint, type Recipe, restOf, run, type RunResult, saveCheckpoint, scheduleOf, type Trainee, traineeOf, Training, trainingOptions } from "../src/index.ts";
+import { evaluate, fullTrainee, idsData, idsRows, latestCheckpoint, loadCheckpoint, loraOptions, mergeRecipe, readCheckpoint, type Recipe, restOf, run, type RunResult, saveCheckpoint, scheduleOf, type Trainee, traineeOf, Training, trainingOptions } from "../src/index.ts";
 import { bits, temporary } from "./support.ts";
 
 const rows = golden("llama/tiny")["rows"] ?? JSON.parse(readFileSync(fixture("llama/tiny/ids.json"), "utf8"));
@@ -55,6 +55,32 @@ describe("ReLoRA", () => {
     });
   }
 
+  test("a warm start is full training to the bit, then ReLoRA, in one run that goes on from either part and from between", async () => {
+    const recipe = mergeRecipe(base, { relora_warm_start: 2, relora_warmup: 1 }), whole = await start(recipe), notes: string[] = [], folder = temporary(), data = idsRows(rows, "rows");
+    const weights = async (t: Training): Promise<Record<string, string>> => bits(await Promise.all(Object.entries(t.trainee.model.parameters()).map(async ([name, w]) => [name, await w.host()] as const)));
+    const full = new Training(fullTrainee(await loadModel(fixture("llama/tiny"), { tokenizer: false })), trainingOptions(mergeRecipe(recipe, { use_peft: false, relora: null, relora_warm_start: 0, relora_warmup: 0, lr_scheduler_kwargs: { restart_every: "2", restart_warmup_steps: "1" } }), data));
+    let before = await weights(whole);
+    while (whole.step < 6) {
+      expect(whole.trainee.kind).toBe(whole.step < 2 ? "full" : "adapter");
+      await whole.next();
+      const now = await weights(whole), { step } = whole;
+      if (step <= 2) { await full.next(); expect(now).toEqual(await weights(full)); }
+      else if (step < 5) expect([step, now]).toEqual([step, before]);
+      else if (step === 5) expect(now).not.toEqual(before);
+      before = now;
+      notes.push(...whole.notes.splice(0));
+      if (step < 4) await saveCheckpoint(whole, { folder, recipe });
+    }
+    expect(notes).toEqual(["step 2: all weights have trained; from now on what the adapter trains", "step 5: merge 1 into the base, moments set to zero"]);
+    const end = await held(whole);
+    for (const step of [1, 2, 3]) {
+      const again = await start(recipe);
+      await loadCheckpoint(again, recipe, await readCheckpoint(join(folder, `checkpoint-${step}`)));
+      for await (const _ of again.run());
+      expect(await held(again), `from step ${step}`).toEqual(end);
+    }
+  });
+
   test("writes a model that holds all of it, and trains what it is told to", async () => {
     const recipe = mergeRecipe(base, { relora_train_rest: true }), trainee = await traineeFor(recipe), folder = temporary(), data = idsRows(rows, "rows");
     expect(Object.keys(trainee.trainable)).toEqual(expect.arrayContaining(["model.embed_tokens.weight", "model.norm.weight", "model.layers.0.self_attn.k_proj.weight", "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"]));
@@ -71,8 +97,8 @@ describe("ReLoRA", () => {
   });
 
   test("refuses by name what has no meaning", async () => {
-    const fails = async (changes: Partial<Recipe>, key: string): Promise<void> => {
-      const error: unknown = await start(mergeRecipe(base, changes)).then(() => null, (e: unknown) => e);
+    const fails = async (changes: Partial<Recipe>, key: string, load: LoadModelOptions = {}): Promise<void> => {
+      const error: unknown = await start(mergeRecipe(base, changes), load).then(() => null, (e: unknown) => e);
       expect(error).toBeInstanceOf(ConfigError);
       if (error instanceof ConfigError) expect(error.message).toContain(key);
     };
@@ -80,6 +106,14 @@ describe("ReLoRA", () => {
     await fails({ relora_warmup: 1, lr_scheduler_type: "cosine" }, "cosine does not restart");
     await fails({ relora_reset: "random" }, "needs relora_reset_ratio");
     await fails({ max_steps: 5 }, "restartEvery");
+    await fails({ relora: null, relora_warm_start: 3 }, "relora_warm_start goes with relora");
+    await fails({ relora_warm_start: 3 }, "relora_warm_start = 3: relora_cosine_restarts starts anew each 2 steps");
+    await fails({ relora_warm_start: 2 }, "is held as codes, and all weights train at the start", { quantize: { format: "nf4", block: 32 } });
+    await fails({ relora_warm_start: 6 }, "a warm start of 6 steps leaves none of 6");
+    await fails({ relora_warm_start: 2, optim: "lora_fa" }, "relora_warm_start with optim lora_fa");
+    await fails({ relora_warm_start: 2, lr_scheduler_type: "reduce_lr_on_plateau", eval_steps: 1 }, "relora_warm_start with reduce_lr_on_plateau");
+    await fails({ relora_warm_start: 2, use_dora: true }, "relora_warm_start with use_dora = true");
+    await fails({ relora_warm_start: 2, modules_to_save: ["lm_head"] }, "the copy that trains is taken before all weights train");
   });
 
   test("learns an update of a rank that its factors do not have (E4, in the small)", async () => {

@@ -21,7 +21,7 @@ type Kind = "finetune" | "pretrain";
 
 const pretrainOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>(["config_name", "save_dtype"]);
 /** Keys of adapters that ReLoRA has when all weights are new. */
-const reloraKeys: readonly (keyof Recipe)[] = ["relora", "relora_cycle", "relora_warmup", "relora_reset", "relora_reset_ratio", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "exclude_modules", "use_rslora"];
+const reloraKeys: readonly (keyof Recipe)[] = ["relora", "relora_cycle", "relora_warmup", "relora_warm_start", "relora_reset", "relora_reset_ratio", "lora_r", "lora_alpha", "lora_dropout", "lora_target_modules", "exclude_modules", "use_rslora"];
 const adapterKeys: readonly (keyof Recipe)[] = recipeKeys.filter((key) => fields[key].group === "adapter");
 const finetuneOnly: ReadonlySet<keyof Recipe> = new Set<keyof Recipe>([...adapterKeys.filter((key) => !reloraKeys.includes(key)), ...baseKeys, "init_adapter", "old_dataset_name"]);
 
@@ -132,7 +132,7 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
     const { loraConfig: c, targets } = tuned, scales = [...new Set(targets.targets.map((t) => t.scale))], linear = targets.targets.length;
     const heads = new Set(base.model.modules().filter((m) => m.isOutputHead).map((m) => m.path)), rest = targets.notAdapted.filter((path) => !heads.has(path)).length;
     screen.row("adapter", recipe.relora === null ? adapterTitle(c) : `Re${adapterTitle({ ...c, useRslora: false })}`, `${rankText(c).replace(" ", "=")}, ${scaleText(c, scales)}, ${linear} of ${linear + rest} layers${besideText(c, recipe)}`, `${count(trains)} train (${((100 * trains) / all).toFixed(1)} %)`);
-    if (recipe.relora !== null) screen.row("merges", `each ${recipe.relora} steps`, `${Math.max(0, Math.floor((stepsOf(recipe, rows) - 1) / recipe.relora))} in all, moments ${recipe.relora_reset === "none" ? "kept" : recipe.relora_reset === "zero" ? "set to zero" : `${recipe.relora_reset}, ${100 * (recipe.relora_reset_ratio ?? 0)} % forgotten`}`, "");
+    if (recipe.relora !== null) screen.row("merges", `each ${recipe.relora} steps`, `${Math.max(0, Math.floor((stepsOf(recipe, rows) - recipe.relora_warm_start - 1) / recipe.relora))} in all, moments ${recipe.relora_reset === "none" ? "kept" : recipe.relora_reset === "zero" ? "set to zero" : `${recipe.relora_reset}, ${100 * (recipe.relora_reset_ratio ?? 0)} % forgotten`}`, recipe.relora_warm_start === 0 ? "" : `the first ${recipe.relora_warm_start} steps train all weights`);
   } else screen.row("weights", "all", `${count(trains)} train (100 %)`, "");
   const batch = recipe.gradient_accumulation_steps > 1 ? `batch ${recipe.per_device_train_batch_size} x ${recipe.gradient_accumulation_steps}` : `batch ${recipe.per_device_train_batch_size}`;
   const warm = warmupOf(recipe, stepsOf(recipe, rows)), warmup = warm > 0 ? `, warm-up ${warm}` : "";
