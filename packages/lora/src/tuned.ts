@@ -297,7 +297,7 @@ export class Tuned<M> extends AdaptedModel<M> {
   fileConfig(): LoraConfig {
     const { config, table } = this.#parts;
     const has = (kind: "conv1d" | "linear"): boolean => table.targets.some((t) => t.kind === kind), fanInFanOut = config.fanInFanOut || (has("conv1d") && !has("linear")); // PEFT wants to be told
-    const plain = { ...config, fanInFanOut, targetModules: table.targetModules };
+    const plain = { ...config, fanInFanOut, targetModules: table.targetModules, modulesToSave: table.modulesToSave };
     return typeof config.scaling === "function" ? bakeScale(plain, table.targets) : plain;
   }
 

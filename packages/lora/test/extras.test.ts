@@ -10,7 +10,7 @@ import { quantize, quantizedWeight } from "@adjoint/quant";
 import { accesses, type Backend, ConfigError, createReference, flatten, FormatError, getDevice, type HostArray, hostArray, planOf, scope, setDevice, Store, store, Tensor, tensor } from "@adjoint/tensor";
 import { fixture } from "@adjoint/testing/fixtures";
 import { wasm } from "@adjoint/wasm";
-import { loadLora, lora, type LoraOptions, mapKey, moduleInfos, readAdapterDirectory, type Tuned } from "../src/index.ts";
+import { loadLora, lora, type LoraOptions, mapKey, moduleInfos, readAdapterDirectory, type TargetTable, type Tuned } from "../src/index.ts";
 import { describeTargets } from "../src/targets/targets.ts";
 import { batchOf } from "./batch.ts";
 import { ids, Rich } from "./rich.ts";
@@ -294,7 +294,37 @@ describe("names and refusals", () => {
     expect(warnings({ excludeModules: ".*v_proj" })).toContain('exclude_modules: ".*v_proj" matches no module');
     expect(warnings({ excludeModules: ["v_proj"] })).toContain('exclude_modules: "v_proj" matches no module');
     const more = moduleInfos({ a: new Rich(), my_norm: new Rich().norm });
-    expect(describeTargets({ targetModules: ["q_proj"], modulesToSave: ["norm"] }, more).warnings.join()).toContain("PEFT takes my_norm too");
+    const saved = (names: string[], origin: "new" | "file"): string[] => describeTargets({ targetModules: ["q_proj"], modulesToSave: names }, more, null, origin).beside.map((b) => b.site.path);
+    expect(saved(["norm"], "file")).toEqual(["a.norm", "my_norm"]);
+    expect(saved(["m"], "file")).toEqual(["a.norm", "my_norm"]);
+    expect(saved(["norm"], "new")).toEqual(["a.norm"]);
+  });
+
+  it("writes names of whole modules that PEFT's rule reads as what trains, and reads them so", async () => {
+    const one = (): object => ({ norm: new Rich().norm, pre_norm: new Rich().norm, q_proj: new Rich().q_proj }), tree = { model: { layers: [one(), one()], norm: new Rich().norm, lm_norm: new Rich().norm }, norm: new Rich().norm }, infos = moduleInfos(tree);
+    const paths = (t: TargetTable): string[] => t.beside.map((b) => b.site.path).toSorted();
+    for (const [names, written] of [
+      [["pre_norm"], ["pre_norm"]],
+      [["0.norm"], ["0.norm"]],
+      [["layers.0", "model.norm", "lm_norm"], ["layers.0", "model.norm", "lm_norm"]],
+      [["pre_norm", "lm_norm", "norm"], ["pre_norm", "lm_norm", "norm"]],
+      [["model.norm", "pre_norm"], ["model.norm", "pre_norm"]],
+    ] as const) {
+      const o = { targetModules: ["q_proj"], modulesToSave: names }, made = describeTargets(o, infos, null, "new");
+      expect(made.modulesToSave).toEqual(written);
+      expect(paths(describeTargets({ ...o, modulesToSave: made.modulesToSave }, infos))).toEqual(paths(made));
+    }
+    const inner = moduleInfos({ model: tree.model }), o = { targetModules: ["q_proj"], modulesToSave: ["norm"] }, made = describeTargets(o, inner, null, "new");
+    expect(made.modulesToSave).toEqual(["0.norm", "1.norm", "model.norm"]);
+    expect(made.warnings.join()).toContain("PEFT would take model.layers.0.pre_norm too");
+    expect(paths(describeTargets({ ...o, modulesToSave: made.modulesToSave }, inner))).toEqual(["model.layers.0.norm", "model.layers.1.norm", "model.norm"]);
+    expect(paths(describeTargets(o, inner))).toHaveLength(6);
+    expect(() => describeTargets(o, infos, null, "new")).toThrow(/model\.layers\.0\.pre_norm ends in norm too.*name both/s);
+    const model = await loadModel(fixture("llama/tiny")), dir = join(scratch, "norms"), tuned = await moved(lora(model, { targetModules: ["q_proj"], modulesToSave: ["input_layernorm", "norm"] })), y = await numbers(tuned.loss(batchOf([[3, 1, 4]])));
+    await tuned.save(dir);
+    const directory = await readAdapterDirectory(dir);
+    expect(directory.config.modulesToSave).toEqual(["input_layernorm", "model.norm"]);
+    expect(await numbers((await loadLora(model, directory)).tuned.loss(batchOf([[3, 1, 4]])))).toEqual(y);
   });
 
   it("adapts nothing that is saved whole, and parameters alone", () => {

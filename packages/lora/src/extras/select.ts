@@ -41,19 +41,38 @@ const plainSite = (m: ModuleInfo, matchedBy: string): Site => ({ path: m.path, k
 /** With the number of parameters that its method trains. */
 export const counted = (site: Site, method: AdapterMethod, c: LoraConfig): Site => ({ ...site, parameters: Object.values(method.shapes(site, c)).reduce((n, shape) => n + sizeOf(shape), 0) });
 
+/** PEFT's rule for modules_to_save: the text of the path ends in the name, at a dot or within a word ("norm" is input_layernorm too). */
+const endsAsText = (m: ModuleInfo, name: string): boolean => m.kind !== "lstm" && m.path.endsWith(name);
+/** Modules that a name in modules_to_save means: a new adapter goes by whole words, a file by PEFT's rule. */
+const namedBy = (name: string, modules: readonly ModuleInfo[], origin: Origin): readonly ModuleInfo[] => modules.filter((m) => (origin === "file" ? endsAsText(m, name) : ends(m.path, name)));
+
+/**
+ * modules_to_save for the file: names that choose by PEFT's rule what these choose here, an ambiguous one lengthened from the left ("model.norm").
+ * @throws ConfigError where no ending of a path is its own
+ */
+export function savedNames(c: LoraConfig, modules: readonly ModuleInfo[], origin: Origin): readonly string[] | null {
+  if (c.modulesToSave === null || origin === "file") return c.modulesToSave;
+  const wanted = new Set(c.modulesToSave.flatMap((name) => namedBy(name, modules, origin))), stray = (name: string): ModuleInfo | undefined => modules.find((m) => endsAsText(m, name) && !wanted.has(m));
+  const longer = ({ path }: ModuleInfo, name: string): string => {
+    const parts = path.split("."), fits = parts.map((_, i) => parts.slice(parts.length - 1 - i).join(".")).find((end) => stray(end) === undefined);
+    return fits ?? refuse("modules_to_save", name, `files name modules by the end of the text of their path, and ${stray(path)?.path ?? ""} ends in ${path} too`, `name both: ${JSON.stringify([path, stray(path)?.path])}`);
+  };
+  return [...new Set(c.modulesToSave.flatMap((name) => (stray(name) === undefined ? [name] : namedBy(name, modules, origin).map((m) => longer(m, name)))))];
+}
+
 /** Layers by the names in a list of modules: those named, and those inside them. */
 function savedLayers(c: LoraConfig, modules: readonly ModuleInfo[], origin: Origin, warnings: string[]): ReadonlyMap<ModuleInfo, string> {
   const found = new Map<ModuleInfo, string>(), described = modules.some((m) => m.parameters !== undefined); // a list of paths alone says less
   for (const name of c.modulesToSave ?? []) {
-    const named = modules.filter((m) => ends(m.path, name));
+    const named = namedBy(name, modules, origin);
     if (named.length === 0) {
-      const near = modules.filter((m) => m.path.endsWith(name)).map((m) => m.path);
+      const near = modules.filter((m) => endsAsText(m, name)).map((m) => m.path);
       const problem = `${JSON.stringify(name)} is no module of the model`;
       if (origin === "new") refuse("modules_to_save", name, problem, near.length > 0 ? `PEFT would take ${near[0]}, which only ends like it; write ${JSON.stringify(near[0].slice(near[0].lastIndexOf(".") + 1))}` : "name a module, such as lm_head");
       warnings.push(`modules_to_save: ${problem}`);
     }
-    const longer = modules.filter((m) => m.path.endsWith(name) && !ends(m.path, name)).map((m) => m.path);
-    if (named.length > 0 && longer.length > 0) warnings.push(`modules_to_save: ${JSON.stringify(name)} means ${named[0].path}${named.length > 1 ? ` and ${named.length - 1} more` : ""}; PEFT takes ${longer[0]} too, which only ends like it`);
+    const longer = modules.filter((m) => endsAsText(m, name) && !named.includes(m)).map((m) => m.path);
+    if (named.length > 0 && longer.length > 0) warnings.push(`modules_to_save: ${JSON.stringify(name)} means ${named[0].path}${named.length > 1 ? ` and ${named.length - 1} more` : ""}; PEFT would take ${longer[0]} too, which only ends like it`);
     for (const top of named) {
       const inside = modules.filter((m) => m.path === top.path || m.path.startsWith(`${top.path}.`));
       const layers = described ? inside.filter((m) => m.parameters !== undefined) : inside;

@@ -2,7 +2,7 @@
 import { ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import type { Site } from "../adapter.ts";
 import { type LoraConfig, loraConfig, type LoraOptions } from "../config/config.ts";
-import { type Beside, besideTargets, type Origin } from "../extras/select.ts";
+import { type Beside, besideTargets, type Origin, savedNames } from "../extras/select.ts";
 import { methodOf } from "../methods/methods.ts";
 import { scaleIn } from "../config/kinds.ts";
 import { nearest } from "./nearest.ts";
@@ -58,6 +58,8 @@ export interface TargetTable {
   readonly warnings: readonly string[];
   /** value of target_modules for the file: "all-linear" and defaults written out */
   readonly targetModules: readonly string[] | string;
+  /** value of modules_to_save for the file: names that PEFT's rule for it reads as what trains here */
+  readonly modulesToSave: readonly string[] | null;
   toString(): string;
 }
 
@@ -248,7 +250,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
     warnings.add(`${key}: ${problem} (${fix})`);
   }
   const parameters = [...targets, ...beside.map((b) => b.site)].reduce((sum, t) => sum + t.parameters, 0);
-  return { targets: c.vera === null ? targets : withWidest(targets), beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, toString: () => print(targets, beside, notAdapted) };
+  return { targets: c.vera === null ? targets : withWidest(targets), beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, modulesToSave: savedNames(c, modules, origin), toString: () => print(targets, beside, notAdapted) };
 }
 
 /** Something of a config that chooses nothing. */
