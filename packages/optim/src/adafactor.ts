@@ -1,9 +1,9 @@
 /** Adafactor: second moments as a row and a column a matrix; Transformers' version and torch's. */
 import { ConfigError, type Tensor } from "@adjoint/tensor";
-import { flag, fraction, knownKeys, notNegative } from "./check.ts";
+import { flag, fraction, knownKeys, notNegative, tuple, withDefaults } from "./check.ts";
 import { rms } from "./clip.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
-import { type Rules, rulesOf } from "./groups.ts";
+import { type Rules, checkGroups, rulesOf } from "./groups.ts";
 import type { Optimizer } from "./optimizer.ts";
 import { type Context, type Leaves, type State, type Transform, filled, filterLeaves, mapLeaves, stateless, zerosLike } from "./transform.ts";
 import { decayWeights, numberAt } from "./transforms.ts";
@@ -96,13 +96,14 @@ export function adafactor(options: AdafactorOptions = {}): Optimizer {
   knownKeys(op, options, [...commonKeys, "eps", "clipThreshold", "decayRate", "beta1", "scaleParameter", "relativeStep", "warmupInit"]);
   const { eps = [1e-30, 1e-3], clipThreshold = 1, decayRate = -0.8, beta1 = null, scaleParameter = true, relativeStep = true, warmupInit = false, weightDecay = 0 } = options;
   flag(op, "scaleParameter", scaleParameter); flag(op, "relativeStep", relativeStep); flag(op, "warmupInit", warmupInit);
+  checkGroups(op, options.groups ?? []);
   checkRates(op, options, relativeStep, warmupInit);
-  eps.forEach((e, i) => notNegative(op, `eps[${i}]`, e));
-  if (!(clipThreshold > 0)) throw new ConfigError(`${op}: clipThreshold must be above 0, got ${clipThreshold}`, { op, key: "clipThreshold", value: clipThreshold, fix: "1 is usual" });
-  if (!(decayRate < 0)) throw new ConfigError(`${op}: decayRate must be below 0, got ${decayRate}`, { op, key: "decayRate", value: decayRate, fix: "-0.8 is usual" });
+  tuple(op, "eps", eps, 2).forEach((e, i) => notNegative(op, `eps[${i}]`, e));
+  if (!(typeof clipThreshold === "number" && clipThreshold > 0)) throw new ConfigError(`${op}: clipThreshold must be above 0, got ${clipThreshold}`, { op, key: "clipThreshold", value: clipThreshold, fix: "1 is usual" });
+  if (!(typeof decayRate === "number" && decayRate < 0)) throw new ConfigError(`${op}: decayRate must be below 0, got ${decayRate}`, { op, key: "decayRate", value: decayRate, fix: "-0.8 is usual" });
   if (beta1 !== null) fraction(op, "beta1", beta1);
   const relative = (t: number): number => Math.min(warmupInit ? 1e-6 * t : 1e-2, 1 / Math.sqrt(t));
-  const rules = rulesOf(op, { ...options, weightDecay, learningRate: options.learningRate ?? ((t) => relative(t + 1)) });
+  const rules = rulesOf(op, { ...options, weightDecay, learningRate: options.learningRate === undefined ? (t) => relative(t + 1) : options.learningRate });
   const pace: Pace = (path, p, context) => {
     const lr = relativeStep ? context.ofUpdates(path, relative, p.dtype) : context.ofStep(rules.of(path), p.dtype);
     return scaleParameter ? rms(p).maximum(eps[1]).mul(lr) : lr;
@@ -111,16 +112,16 @@ export function adafactor(options: AdafactorOptions = {}): Optimizer {
   return built(op, options, links, rules, { eps, clip_threshold: clipThreshold, decay_rate: decayRate, beta1, scale_parameter: scaleParameter, relative_step: relativeStep, warmup_init: warmupInit });
 }
 
-function checkRates(op: string, { learningRate, schedule, groups = [] }: AdafactorOptions, relativeStep: boolean, warmupInit: boolean): void {
+function checkRates(op: string, { learningRate, schedule, groups }: AdafactorOptions, relativeStep: boolean, warmupInit: boolean): void {
   const own = learningRate !== undefined ? "learningRate" : schedule !== undefined ? "schedule" : null;
-  const grouped = groups.findIndex((g) => g.learningRate !== undefined || g.schedule !== undefined), key = own ?? (grouped >= 0 ? `groups[${grouped}].learningRate` : null);
+  const grouped = (groups ?? []).findIndex((g) => g.learningRate !== undefined || g.schedule !== undefined), key = own ?? (grouped >= 0 ? `groups[${grouped}].learningRate` : null);
   if (relativeStep && key !== null) throw new ConfigError(`${op}: ${key} and relativeStep do not go together: a relative step makes its own rate`, { op, key, value: learningRate, fix: "set relativeStep: false (and mostly scaleParameter: false), or leave the rate out" });
   if (!relativeStep && learningRate === undefined) throw new ConfigError(`${op}: without relativeStep a learningRate is needed`, { op, key: "learningRate", fix: "give one, such as 1e-3" });
   if (warmupInit && !relativeStep) throw new ConfigError(`${op}: warmupInit is a kind of relativeStep, which is off`, { op, key: "warmupInit", value: true, fix: "set relativeStep: true" });
 }
 
 /** What `optim: adafactor` means in a recipe of Transformers' Trainer: the recipe's rate and schedule, no relative step, no scaling by RMS(p). */
-export const adafactorTrainer = (options: AdafactorOptions = {}): Optimizer => adafactor({ learningRate: 1e-3, scaleParameter: false, relativeStep: false, ...options });
+export const adafactorTrainer = (options: AdafactorOptions = {}): Optimizer => adafactor(withDefaults("adafactor", options, { learningRate: 1e-3, scaleParameter: false, relativeStep: false }));
 
 /** Options of `adafactorTorch`. */
 export interface AdafactorTorchOptions extends CommonOptions {
@@ -166,9 +167,9 @@ export function adafactorTorch(options: AdafactorTorchOptions = {}): Optimizer {
   const op = "adafactorTorch";
   knownKeys(op, options, [...commonKeys, "beta2Decay", "eps", "d"]);
   const { learningRate = 1e-2, beta2Decay = -0.8, eps = [null, 1e-3], d = 1, weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
-  if (!(beta2Decay <= 0)) throw new ConfigError(`${op}: beta2Decay must be at most 0, got ${beta2Decay}`, { op, key: "beta2Decay", value: beta2Decay, fix: "-0.8 is usual" });
-  eps.forEach((e, i) => { if (e !== null) notNegative(op, `eps[${i}]`, e); });
-  if (!(d >= 1)) throw new ConfigError(`${op}: d must be at least 1, got ${d}`, { op, key: "d", value: d, fix: "1 is usual" });
+  if (!(typeof beta2Decay === "number" && beta2Decay <= 0)) throw new ConfigError(`${op}: beta2Decay must be at most 0, got ${beta2Decay}`, { op, key: "beta2Decay", value: beta2Decay, fix: "-0.8 is usual" });
+  tuple(op, "eps", eps, 2).forEach((e, i) => { if (e !== null) notNegative(op, `eps[${i}]`, e); });
+  if (!(typeof d === "number" && d >= 1)) throw new ConfigError(`${op}: d must be at least 1, got ${d}`, { op, key: "d", value: d, fix: "1 is usual" });
   const pace: Pace = (path, p, context) => rms(p).maximum(eps[1]).mul(context.ofStep(rules.of(path), p.dtype).minimum(context.ofUpdates(path, (t) => 1 / Math.sqrt(t), p.dtype)));
   return built(op, options, [scaleByTorchFactors(eps[0], beta2Decay), clipByRms(d), scaleByPace(pace), decayWeights(rules.decay, rules)], rules, { beta2_decay: beta2Decay, eps, d });
 }

@@ -1,6 +1,6 @@
 /** Adam and its kin: AdamW, AMSGrad, Transformers' former AdamW, NAdam. */
 import type { Tensor } from "@adjoint/tensor";
-import { flag, fraction, knownKeys, notNegative, oneOf } from "./check.ts";
+import { checkedSteps, flag, fraction, knownKeys, notNegative, oneOf, tuple } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { rulesOf } from "./groups.ts";
 import type { Optimizer } from "./optimizer.ts";
@@ -39,9 +39,16 @@ function moments(updates: Leaves, state: { readonly exp_avg: Leaves; readonly ex
     v: mapLeaves(updates, (g, path) => keep(state.exp_avg_sq[path].mul(b2).add(g.mul(g).mul(1 - b2)), state.exp_avg_sq[path])),
   };
 }
-export function checkedBetas<B extends readonly (number | Schedule)[]>(op: string, betas: B): B {
-  betas.forEach((b, i) => { if (typeof b !== "function") fraction(op, `betas[${i}]`, b); });
+/** Two numbers in [0, 1). */
+export function checkedBetas(op: string, betas: readonly [number, number]): readonly [number, number] {
+  tuple(op, "betas", betas, 2).forEach((b, i) => fraction(op, `betas[${i}]`, b));
   return betas;
+}
+/** The same where the first may be a function of the step: its values are then checked step by step. */
+function scheduledBetas(op: string, betas: readonly [number | Schedule, number]): readonly [number | Schedule, number] {
+  const [b1, b2] = tuple(op, "betas", betas, 2);
+  if (typeof b1 !== "function") return checkedBetas(op, [b1, b2]);
+  return [checkedSteps(op, "betas[0]", b1, 1), fraction(op, "betas[1]", b2)];
 }
 
 /**
@@ -49,13 +56,13 @@ export function checkedBetas<B extends readonly (number | Schedule)[]>(op: strin
  * (Kingma and Ba 2015; amsgrad: the largest v so far, Reddi et al. 2018). t counts the updates of the leaf.
  */
 export function scaleByAdam({ betas = [0.9, 0.999], eps = 1e-8, amsgrad = false, epsMode = "torch", average = "lerp" }: AdamScaling = {}): Transform {
-  const [b1, b2] = checkedBetas("scaleByAdam", betas), left = (t: number): number => 1 - (typeof b1 === "function" ? b1(t - 1) : b1) ** t;
+  const checked = scheduledBetas("scaleByAdam", betas), [b1, b2] = checked, left = (t: number): number => 1 - (typeof b1 === "function" ? b1(t - 1) : b1) ** t;
   notNegative("scaleByAdam", "eps", eps);
   oneOf("scaleByAdam", "epsMode", epsMode, ["torch", "hf"]);
   return {
     init: (params) => ({ exp_avg: zerosLike(params), exp_avg_sq: zerosLike(params), ...(amsgrad ? { max_exp_avg_sq: zerosLike(params) } : {}) }),
     update(updates, state, _, context) {
-      const { m, v } = moments(updates, { exp_avg: state.exp_avg, exp_avg_sq: state.exp_avg_sq }, betas, context, average);
+      const { m, v } = moments(updates, { exp_avg: state.exp_avg, exp_avg_sq: state.exp_avg_sq }, checked, context, average);
       const largest = amsgrad ? mapLeaves(v, (x, path) => context.keep(state.max_exp_avg_sq[path].maximum(x), state.max_exp_avg_sq[path])) : v;
       const u = mapLeaves(m, (x, path) => {
         const root = largest[path].sqrt();
@@ -71,12 +78,12 @@ function adamLike(op: "adam" | "adamw" | "adamwHf", options: AdamOptions): Optim
   knownKeys(op, options, [...commonKeys, "betas", "eps", ...(op === "adamwHf" ? [] : ["amsgrad"])]);
   const hf = op === "adamwHf", { learningRate = 1e-3, betas = [0.9, 0.999], eps = hf ? 1e-6 : 1e-8, weightDecay = op === "adamw" ? 1e-2 : 0, amsgrad = false } = options;
   const rules = rulesOf(op, { ...options, learningRate, weightDecay });
-  checkedBetas(op, betas);
+  const [b1, b2] = scheduledBetas(op, betas);
   notNegative(op, "eps", eps);
   flag(op, "amsgrad", amsgrad);
-  const scaled = [scaleByAdam({ betas, eps, amsgrad, epsMode: hf ? "hf" : "torch" }), scaleByLearningRate(rules)];
+  const scaled = [scaleByAdam({ betas: [b1, b2], eps, amsgrad, epsMode: hf ? "hf" : "torch" }), scaleByLearningRate(rules)];
   const links = hf ? [...scaled, decayAfter(rules.decay, rules)] : [op === "adamw" ? decayWeights(rules.decay, rules) : addDecayedWeights(rules.decay), ...scaled];
-  return built(op, options, links, rules, { betas: betas.map((b) => (typeof b === "function" ? b(0) : b)), eps, amsgrad });
+  return typeof b1 === "function" ? built(op, options, links, { ...rules, constant: false }, (t) => ({ betas: [b1(t), b2], eps, amsgrad })) : built(op, options, links, rules, { betas: [b1, b2], eps, amsgrad });
 }
 
 /** Adam with L2 regularisation (torch.optim.Adam): g ← g + λp, then as `adamw` without its decay; weightDecay is 0 by default. */

@@ -13,7 +13,7 @@ export interface AverageOptions {
 }
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
-/** An average of the stores of a tree, in f32 where they are half. */
+/** An average of the stores of a tree, in f32 where they are half; before the first update a copy of them. */
 export class WeightAverage<T> {
   readonly name = "averageWeights";
   readonly counter: Counter = counter(0, "step");
@@ -28,6 +28,8 @@ export class WeightAverage<T> {
     if (Object.keys(params).length === 0) throw new ConfigError("averageWeights: the tree holds no store", { op: "averageWeights", fix: "make its parameters stores: store(tensor)" });
     this.#tree = tree; this.#decay = decay; this.params = params;
     this.states = { average: Object.fromEntries(Object.entries(params).map(([path, p]) => [path, zeroStore(p.shape, isHalfType(p.dtype) ? "f32" : p.dtype, `average.${path}`).usedAs("optimizer")])) };
+    const paths = Object.keys(params);                                 // a copy to begin with, as torch's AveragedModel
+    assign(paths.map((path) => this.states.average[path]), internal(() => paths.map((path) => params[path].cast(this.states.average[path].dtype))));
   }
 
   /** Records avg ← lerp(avg, p, 1 - decay), the first time avg ← p (torch's `get_ema_avg_fn`). Call it after the optimizer's step, in the same recording. */

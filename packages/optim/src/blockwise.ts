@@ -3,8 +3,8 @@ import { type Tensor, concat, zeros } from "@adjoint/tensor";
 import { scaleByAdam, checkedBetas } from "./adam.ts";
 import { fraction, knownKeys, notNegative, whole } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
-import { type Map8, decodeDynamic, encodeDynamic } from "./dynamic-map.ts";
-import { type Match, matches, rulesOf } from "./groups.ts";
+import { type Map8, decodeDynamic, dynamicMap, encodeDynamic } from "./dynamic-map.ts";
+import { type Match, checkMatch, matches, rulesOf } from "./groups.ts";
 import { scaleByLion } from "./lion.ts";
 import type { Optimizer } from "./optimizer.ts";
 import { scaleByRms } from "./rmsprop.ts";
@@ -36,9 +36,11 @@ export type Maps = Readonly<Record<string, Map8>>;
  * keep theirs in f32. Dettmers et al. 2022; bitsandbytes's blockwise optimizers.
  */
 export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep32bit?: Match): Transform {
+  if (keep32bit !== undefined) checkMatch("blockwise8bit", "keep32bit", keep32bit);
   const entries = Object.entries(maps).map(([name, map], i) => ({ name, map, code: `state${i + 1}`, scale: `absmax${i + 1}` }));
   const small = (x: Tensor, path: string): boolean => x.size < minSize || (keep32bit !== undefined && matches(keep32bit, path));
   return {
+    constants: Object.fromEntries(entries.map(({ map, scale }, i) => [`qmap${i + 1}`, { beside: scale, value: { dtype: "f32", shape: [256], data: dynamicMap(map) } }])),
     init(params) {
       const first = inner.init(params), big = filterLeaves(params, (path, p) => !small(p, path));
       return Object.fromEntries(entries.flatMap(({ name, code, scale }): [string, Leaves][] => [

@@ -1,8 +1,9 @@
 /** All optimizers by name: how to make them, what they compute, their defaults, their memory, and where they come from. */
 import { ConfigError } from "@adjoint/tensor";
 import { adafactorTorch, adafactorTrainer } from "./adafactor.ts";
-import { adam, adamw, adamwHf, nadam } from "./adam.ts";
+import { type AdamOptions, adam, adamw, adamwHf, nadam } from "./adam.ts";
 import { adam8bit, adamw8bit, lion8bit, rmsprop8bit } from "./blockwise.ts";
+import { withDefaults } from "./check.ts";
 import { lamb } from "./lamb.ts";
 import { lion } from "./lion.ts";
 import { loraFa, riemannian } from "./lora-fa.ts";
@@ -50,7 +51,7 @@ export const optimizerEntries: readonly OptimizerEntry[] = [
     state: { ...moments, max_exp_avg_sq: "4 (amsgrad)" }, source: "Kingma and Ba 2015; torch.optim.Adam",
   },
   {
-    name: "amsgrad", aliases: [], make: (options = {}) => adam({ amsgrad: true, ...options }), equations: [coupled, ...adamLines.slice(0, 2), "v̂ ← max(v̂, v)", "p ← p - lr · m/(1 - β₁ᵗ) / (√v̂/√(1 - β₂ᵗ) + eps)"],
+    name: "amsgrad", aliases: [], make: (options: AdamOptions = {}) => adam(withDefaults("amsgrad", options, { amsgrad: true })), equations: [coupled, ...adamLines.slice(0, 2), "v̂ ← max(v̂, v)", "p ← p - lr · m/(1 - β₁ᵗ) / (√v̂/√(1 - β₂ᵗ) + eps)"],
     defaults: { learningRate: 1e-3, betas, eps: 1e-8, weightDecay: 0, amsgrad: true }, state: { ...moments, max_exp_avg_sq: "4" }, source: "Reddi, Kale and Kumar 2018; torch.optim.Adam(amsgrad=True)",
   },
   {

@@ -3,7 +3,7 @@ import { ConfigError } from "@adjoint/tensor";
 import { finite, flag, notNegative, oneOf, whole } from "./check.ts";
 import { type AdaptiveClip, clipAdaptively, clipByGlobalNorm, clipByNorm, clipByValue } from "./clip.ts";
 import type { RateOptions, Rules } from "./groups.ts";
-import { type Optimizer, type Policy, optimizerOf } from "./optimizer.ts";
+import { type Hyper, type Optimizer, type Policy, optimizerOf } from "./optimizer.ts";
 import { type Transform, chain } from "./transform.ts";
 import { negate } from "./transforms.ts";
 
@@ -46,7 +46,7 @@ function policy(op: string, { masterWeights = false, stochasticRounding = false,
 }
 
 /** Clipping and maximize, then the optimizer's own links; `around` wraps them all. */
-export function built(op: string, options: CommonOptions, links: readonly Transform[], rules: Rules, hyper: Readonly<Record<string, unknown>>, around: (t: Transform) => Transform = (t) => t): Optimizer {
+export function built(op: string, options: CommonOptions, links: readonly Transform[], rules: Rules, hyper: Hyper, around: (t: Transform) => Transform = (t) => t): Optimizer {
   const maximize = flag(op, "maximize", options.maximize ?? false);
-  return optimizerOf(op, around(chain(...clipping(op, options), ...(maximize ? [negate] : []), ...links)), rules, { ...hyper, maximize }, policy(op, options));
+  return optimizerOf(op, around(chain(...clipping(op, options), ...(maximize ? [negate] : []), ...links)), rules, typeof hyper === "function" ? (t) => ({ ...hyper(t), maximize }) : { ...hyper, maximize }, policy(op, options));
 }

@@ -27,6 +27,16 @@ export const zeroCode = (map: Map8): number => (map === "signed" ? 127 : 0);
 interface MapAttrs { readonly map: Map8 }
 const mapOf = (attrs: unknown): Map8 => (attrs as MapAttrs).map;
 
+/** The 256 numbers of a map, which bitsandbytes keeps as qmap1 and qmap2. */
+export function dynamicMap(map: Map8): Float32Array {
+  const signed = map === "signed";
+  return Float32Array.from({ length: 256 }, (_, code) => {
+    const d = signed ? code - 127 : code, k = signed ? Math.abs(d) : d + 1, { n, w } = decades[map].findLast((x) => k >= x.n) ?? decades[map][0];
+    const size = k < (signed ? 1 : 2) ? 0 : k >= (signed ? 128 : 256) ? 1 : (k - n + 0.5 + n / 9) * w;
+    return d < 0 ? -size : size;
+  });
+}
+
 /** One number a decade, chosen by thresholds on x. */
 const chosen = (x: Expr, map: Map8, from: (d: Decade) => number, value: (d: Decade) => number): Expr =>
   decades[map].slice(1).reduce((y, d) => x.ge(from(d)).select(literal(value(d)), y), literal(value(decades[map][0])));

@@ -1,7 +1,7 @@
 /** Parameter groups: which leaf learns at which rate and decays how much. */
 import { ConfigError } from "@adjoint/tensor";
-import { notNegative } from "./check.ts";
-import { type Role, roleOf } from "./roles.ts";
+import { callable, flag, knownKeys, notNegative, oneOf, refuse } from "./check.ts";
+import { type Role, roleOf, roles } from "./roles.ts";
 import type { Schedule } from "./schedules.ts";
 
 /** Parameters of these roles. */
@@ -44,6 +44,8 @@ export interface Rules {
   readonly group: (path: string) => number;
   /** the optimizer's own rate */
   readonly rate: Schedule;
+  /** every rate is a number: no step differs from another */
+  readonly constant: boolean;
   /** refuses a group that takes no leaf */
   check(paths: readonly string[]): void;
 }
@@ -60,8 +62,23 @@ export function matches(match: Match, path: string): boolean {
   return typeof match.role === "string" ? match.role === role : match.role.includes(role);
 }
 
-function checkedRate(op: string, key: string, learningRate: number | Schedule, factor: Schedule | undefined): Schedule {
+/** Refuses what cannot say which leaves it takes. */
+export function checkMatch(op: string, key: string, match: Match): Match {
+  if (typeof match === "function" || typeof match === "string") return match;
+  const given: unknown = match;
+  if (typeof given !== "object" || given === null || !("role" in given)) return refuse(op, key, given, "the last components of a path, a function of the path, or { role }");
+  knownKeys(op, match, ["role"], `${key}.`);
+  const asked = typeof match.role === "string" ? [match.role] : match.role, list: unknown = asked;
+  if (!Array.isArray(list) || list.length === 0) return refuse(op, `${key}.role`, list, `a role or a list of roles (${roles.join(", ")})`);
+  for (const role of asked) oneOf(op, `${key}.role`, role, roles);
+  return match;
+}
+
+function checkedRate(op: string, [key, factorKey]: readonly [string, string], learningRate: number | Schedule, factor: Schedule | undefined): Schedule {
+  const given: unknown = learningRate;
   if (typeof learningRate === "number") notNegative(op, key, learningRate);
+  else if (typeof given !== "function") refuse(op, key, given, "a finite number of at least 0, or a function of the step");
+  if (factor !== undefined) callable(op, factorKey, factor, "a function of the step");
   const rate: Schedule = typeof learningRate === "number" ? () => learningRate : learningRate;
   return (t) => {
     const value = rate(t) * (factor ? factor(t) : 1);
@@ -70,16 +87,33 @@ function checkedRate(op: string, key: string, learningRate: number | Schedule, f
   };
 }
 
+const groupKeys: readonly string[] = ["match", "name", "optional", "learningRate", "weightDecay", "schedule"];
+
+/** Refuses groups that are none, or that hold what no group has. */
+export function checkGroups(op: string, groups: readonly Group[]): void {
+  const list: unknown = groups;
+  if (!Array.isArray(list)) refuse(op, "groups", list, "a list of groups, [{ match, learningRate, ... }]");
+  groups.forEach((g, i) => {
+    const at = `groups[${i}]`, name = (): unknown => g.name;
+    knownKeys(op, g, groupKeys, `${at}.`);
+    checkMatch(op, `${at}.match`, g.match);
+    flag(op, `${at}.optional`, g.optional ?? false);
+    if (g.name !== undefined && typeof name() !== "string") refuse(op, `${at}.name`, g.name, "a text");
+    if (g.weightDecay !== undefined) notNegative(op, `${at}.weightDecay`, g.weightDecay);
+  });
+}
+
 /** Reads the options of rates, decay and groups. */
 export function rulesOf(op: string, options: RateOptions & { readonly learningRate: number | Schedule; readonly weightDecay: number }): Rules {
   const { learningRate, weightDecay, schedule, groups = [], noDecay = isNormOrBias } = options;
   notNegative(op, "weightDecay", weightDecay);
-  const own = checkedRate(op, "learningRate", learningRate, schedule);
-  const rates = groups.map((g, i) => checkedRate(op, `groups[${i}].learningRate`, g.learningRate ?? learningRate, g.schedule ?? schedule));
-  groups.forEach((g, i) => { if (g.weightDecay !== undefined) notNegative(op, `groups[${i}].weightDecay`, g.weightDecay); });
+  if (noDecay !== null) callable(op, "noDecay", noDecay, "a function of the path, or null");
+  checkGroups(op, groups);
+  const own = checkedRate(op, ["learningRate", "schedule"], learningRate, schedule);
+  const rates = groups.map((g, i) => checkedRate(op, [`groups[${i}].learningRate`, `groups[${i}].schedule`], g.learningRate ?? learningRate, g.schedule ?? schedule));
   const group = (path: string): number => groups.findIndex((g) => matches(g.match, path));
   return {
-    rate: own, group,
+    rate: own, group, constant: [learningRate, schedule, ...groups.flatMap((g) => [g.learningRate, g.schedule])].every((x) => typeof x !== "function"),
     of: (path) => rates[group(path)] ?? own,
     decay: (path) => groups[group(path)]?.weightDecay ?? (noDecay?.(path) ? 0 : weightDecay),
     check(paths) {

@@ -3,8 +3,8 @@ export { branch, chain, filterLeaves, mapLeaves, stateless, zerosLike, type Cont
 export { addDecayedWeights, decayAfter, decayWeights, ema, negate, scaleByLearningRate, trace, type ByPath, type Rates, type TraceOptions } from "./transforms.ts";
 export { clipAdaptively, clipByGlobalNorm, clipByNorm, clipByValue, globalNorm, squaredNorm, type AdaptiveClip } from "./clip.ts";
 export { isNormOrBias, matches, rulesOf, type Group, type Match, type RateOptions, type RoleMatch, type Rules } from "./groups.ts";
-export { BoundOptimizer, optimizerOf, type GradientsOf, type Optimizer, type Policy, type StepReport } from "./optimizer.ts";
-export { packTorchState, unpackTorchState, type TorchState } from "./torch-state.ts";
+export { BoundOptimizer, optimizerOf, type GradientsOf, type Hyper, type Optimizer, type Policy, type StepReport } from "./optimizer.ts";
+export { packTorchState, unpackTorchState, type LoadOptions, type TorchGroup, type TorchState } from "./torch-state.ts";
 export { type CommonOptions } from "./common.ts";
 export { optimizer, optimizerEntries, optimizerEntry, optimizerNames, type OptimizerEntry } from "./catalogue.ts";
 export { stateBytes } from "./bytes.ts";

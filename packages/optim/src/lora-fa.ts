@@ -105,7 +105,9 @@ export interface RiemannianOptions extends CommonOptions {
  * Errors: ConfigError for a tree without pairs.
  */
 export function riemannian(options: RiemannianOptions = {}): Optimizer {
-  const op = "riemannian", sgd = options.base === "sgd";
+  const op = "riemannian";
+  knownKeys(op, options, [...commonKeys, "reg", "base", "betas", "eps", "momentum"]);
+  const sgd = options.base === "sgd";
   oneOf(op, "base", options.base ?? "adamw", ["adamw", "sgd"]);
   knownKeys(op, options, [...commonKeys, "reg", "base", ...(sgd ? ["momentum"] : ["betas", "eps"])]);
   const { learningRate = 1e-3, reg = 1e-2, betas = [0.9, 0.999], eps = 1e-8, momentum = 0, weightDecay = sgd ? 0 : 1e-2 } = options;

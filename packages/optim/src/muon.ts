@@ -1,7 +1,7 @@
 /** Muon: momentum made orthogonal, for matrices. */
 import { ConfigError, type Tensor } from "@adjoint/tensor";
 import { scaleByAdam } from "./adam.ts";
-import { flag, fraction, knownKeys, notNegative, oneOf, whole } from "./check.ts";
+import { finite, flag, fraction, knownKeys, notNegative, oneOf, tuple, whole } from "./check.ts";
 import { norm } from "./clip.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { rulesOf } from "./groups.ts";
@@ -66,6 +66,7 @@ export function muon(options: MuonOptions = {}): Optimizer {
   const { learningRate = 1e-3, weightDecay = 0.1, momentum = 0.95, nesterov = true, nsCoefficients = quintic, eps = 1e-7, nsSteps = 5, adjustLrFn = "original", others = "refuse" } = options;
   const rules = rulesOf(op, { ...options, learningRate, weightDecay });
   fraction(op, "momentum", momentum); flag(op, "nesterov", nesterov); notNegative(op, "eps", eps);
+  tuple(op, "nsCoefficients", nsCoefficients, 3).forEach((c, i) => finite(op, `nsCoefficients[${i}]`, c));
   oneOf(op, "adjustLrFn", adjustLrFn, ["original", "match_rms_adamw", "none"]); oneOf(op, "others", others, ["refuse", "adam"]);
   if (whole(op, "nsSteps", nsSteps) >= 100) throw new ConfigError(`${op}: ${nsSteps} Newton-Schulz steps`, { op, key: "nsSteps", value: nsSteps, fix: "5 are usual, and fewer than 100 allowed" });
   const direction = stateless((updates) => mapLeaves(updates, (u) => orthogonalized(u, nsCoefficients, nsSteps, eps).mul(adjustments[adjustLrFn](u.shape[0], u.shape[1]))));

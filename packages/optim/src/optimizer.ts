@@ -4,7 +4,7 @@ import { squaredNorm } from "./clip.ts";
 import type { Rules } from "./groups.ts";
 import { isHalfType, roundByChance } from "./rounding.ts";
 import { joinPath, loadState, saveState } from "./state.ts";
-import { type TorchState, loadTorchState, torchState } from "./torch-state.ts";
+import { type Layout, type LoadOptions, type TorchState, loadTorchState, torchState } from "./torch-state.ts";
 import { type Context, type Leaves, type State, type Transform, filled } from "./transform.ts";
 
 /** A tree shaped like T whose tensors are gradients, null for leaves without one. */
@@ -25,6 +25,8 @@ export interface Policy {
   readonly seed: number;
   readonly nonFinite: "skip" | "stop";
 }
+/** Further options as torch writes them in a group; a function of the step where one of them is. */
+export type Hyper = Readonly<Record<string, unknown>> | ((t: number) => Readonly<Record<string, unknown>>);
 const plain: Policy = { masterWeights: false, stochasticRounding: false, seed: 0, nonFinite: "skip" };
 
 /** A recipe for training any tree: `adamw({ learningRate: 1e-3 }).for(model.adapter)`. */
@@ -36,7 +38,7 @@ export interface Optimizer {
 }
 
 /** Makes an optimizer of any transform; `rules` says what `learningRate` reports and which groups must match. */
-export function optimizerOf(name: string, transform: Transform, rules: Rules | null = null, hyper: Readonly<Record<string, unknown>> = {}, policy: Policy = plain): Optimizer {
+export function optimizerOf(name: string, transform: Transform, rules: Rules | null = null, hyper: Hyper = {}, policy: Policy = plain): Optimizer {
   return { name, transform, policy, for: (tree) => new BoundOptimizer(tree, name, transform, rules, hyper, policy) };
 }
 
@@ -77,12 +79,12 @@ export class BoundOptimizer<T> {
   readonly states: Readonly<Record<string, Readonly<Record<string, Store>>>>;
   readonly #transform: Transform;
   readonly #rules: Rules | null;
-  readonly #hyper: Readonly<Record<string, unknown>>;
+  readonly #hyper: Hyper;
   readonly #policy: Policy;
   /** leaves of the tree that are not trained here: plain tensors, second places of a store */
   readonly #others: Leaves;
 
-  constructor(tree: T, name: string, transform: Transform, rules: Rules | null, hyper: Readonly<Record<string, unknown>>, policy: Policy) {
+  constructor(tree: T, name: string, transform: Transform, rules: Rules | null, hyper: Hyper, policy: Policy) {
     this.name = name; this.#transform = transform; this.#rules = rules; this.#hyper = hyper; this.#policy = policy;
     const { params, others } = trained(tree), cured = policy.masterWeights || policy.stochasticRounding;
     for (const [path, t] of Object.entries(params)) {
@@ -210,12 +212,18 @@ export class BoundOptimizer<T> {
   /** Takes a snapshot up again. Strict. Errors: FormatError naming missing and unexpected tensors, shapes and dtypes; then nothing has changed. */
   load(state: Readonly<Record<string, HostArray>>): void { loadState(this, state); }
 
-  /** The snapshot in the layout of torch's `optimizer.state_dict()`, with the parameters' names beside their numbers. */
-  stateDict(): Promise<TorchState> { return torchState(this, this.#rules, this.#hyper, this.#transform.derived ?? {}); }
+  /** The snapshot in the layout of torch's `optimizer.state_dict()`, with the parameters' names beside their numbers; torch and bitsandbytes load it as it is. */
+  stateDict(): Promise<TorchState> { return torchState(this, this.#layout); }
 
   /**
-   * Takes up a state in torch's layout: by names where the groups have them, else in the order of this tree; rates and other options
-   * stay this optimizer's own. Errors: FormatError for another set of parameters, other states or shapes; then nothing has changed.
+   * Takes up a state in torch's layout: by names where the groups have them (`param_names`), else in the order of this tree, or of its groups where there are
+   * several; rates and other options stay this optimizer's own. `step` says how many steps have been taken where the state does not (torch's SGD).
+   * Errors: FormatError for another set of parameters, other states or shapes, or a rate that depends on a step which nobody has counted; then nothing has changed.
    */
-  loadStateDict(state: TorchState): void { loadTorchState(this, state, this.#transform.derived ?? {}); }
+  loadStateDict(state: TorchState, options: LoadOptions = {}): void { loadTorchState(this, state, this.#layout, options); }
+
+  get #layout(): Layout {
+    const { derived, constants, fromStart } = this.#transform;
+    return { rules: this.#rules, hyper: this.#hyper, ...(derived ? { derived } : {}), ...(constants ? { constants } : {}), ...(fromStart === undefined ? {} : { fromStart }) };
+  }
 }

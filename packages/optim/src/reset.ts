@@ -3,7 +3,7 @@ import { type Store, hostUniform, quantile } from "@adjoint/tensor";
 import { decodedState } from "./blockwise.ts";
 import { fraction, knownKeys, oneOf } from "./check.ts";
 import { zeroCode } from "./dynamic-map.ts";
-import { type Match, matches } from "./groups.ts";
+import { type Match, checkMatch, matches } from "./groups.ts";
 import type { BoundOptimizer } from "./optimizer.ts";
 import { isFactor } from "./pairs.ts";
 
@@ -30,6 +30,7 @@ export async function resetState<T>(optimizer: BoundOptimizer<T>, options: Reset
   const op = "resetState";
   knownKeys(op, options, ["mode", "ratio", "match", "seed"]);
   const { mode, match = isFactor, seed = 0 } = options, ratio = oneOf(op, "mode", mode, ["zero", "random", "magnitude"]) === "zero" ? 1 : fraction(op, "ratio", options.ratio ?? NaN);
+  checkMatch(op, "match", match);
   for (const [name, leaves] of Object.entries(optimizer.states)) {
     if (lasting(name)) continue;
     for (const [path, s] of Object.entries(leaves)) if (matches(match, path)) await forget(s, await decodedState(optimizer.states, name, path), name);

@@ -61,6 +61,7 @@ export interface AdagradOptions extends CommonOptions {
 /** u = g / (√s + eps) / (1 + (t - 1) lrDecay) with s ← s + g² (Duchi et al. 2011, torch's form). */
 export function scaleByAdagrad({ lrDecay = 0, initialAccumulatorValue = 0, eps = 1e-10 }: { readonly lrDecay?: number; readonly initialAccumulatorValue?: number; readonly eps?: number } = {}): Transform {
   return {
+    fromStart: true,
     init: (params) => ({ sum: mapLeaves(params, (p) => filled(p.shape, p.dtype, initialAccumulatorValue)) }),
     update(updates, state, _, context) {
       const s = mapLeaves(updates, (g, path) => context.keep(state.sum[path].add(g.mul(g)), state.sum[path]));

@@ -1,6 +1,6 @@
 /** Groups made of roles: one a role, and LoRA+. */
 import { ConfigError } from "@adjoint/tensor";
-import { finite, notNegative } from "./check.ts";
+import { callable, finite, knownKeys, notNegative, objectOf } from "./check.ts";
 import type { Group, RateOptions, RoleMatch } from "./groups.ts";
 import { type Role, roleOf, roles } from "./roles.ts";
 import type { Schedule } from "./schedules.ts";
@@ -13,7 +13,12 @@ export type RoleRates = Pick<Group, "learningRate" | "weightDecay" | "schedule">
  * @example adamw({ learningRate: 1e-4, groups: byRole({ adapterB: { learningRate: 1.6e-3 }, norm: { weightDecay: 0 } }) })
  */
 export function byRole(rates: Readonly<Partial<Record<Role, RoleRates>>>): readonly Group[] {
-  return Object.entries(rates).map(([role, rate]) => ({ match: roleMatch("byRole", role), optional: true, ...rate }));
+  objectOf("byRole", "rates", rates, "an object of roles ({ adapterB: { learningRate } })");
+  return Object.entries(rates).map(([role, rate]) => {
+    const match = roleMatch("byRole", role);
+    knownKeys("byRole", rate, ["learningRate", "weightDecay", "schedule"], `${role}.`);
+    return { match, optional: true, ...rate };
+  });
 }
 
 function roleMatch(op: string, role: string): RoleMatch {
@@ -46,8 +51,11 @@ export interface LoraPlus extends Pick<RateOptions, "learningRate" | "weightDeca
  * Errors: ConfigError for a ratio below 1 or a negative rate.
  * @example adamw({ ...loraPlus({ learningRate: 1e-4, ratio: 16 }), maxGradNorm: 1 })
  */
-export function loraPlus({ learningRate, ratio, embeddingLearningRate = 1e-6, weightDecay = 0, noDecay = isBiasOrLayerNorm, schedule }: LoraPlusOptions): LoraPlus {
+export function loraPlus(options: LoraPlusOptions): LoraPlus {
   const op = "loraPlus";
+  knownKeys(op, options, ["learningRate", "ratio", "embeddingLearningRate", "weightDecay", "noDecay", "schedule"]);
+  const { learningRate, ratio, embeddingLearningRate = 1e-6, weightDecay = 0, noDecay = isBiasOrLayerNorm, schedule } = options;
+  callable(op, "noDecay", noDecay, "a function of the path");
   notNegative(op, "learningRate", learningRate); notNegative(op, "embeddingLearningRate", embeddingLearningRate); notNegative(op, "weightDecay", weightDecay);
   if (!(finite(op, "ratio", ratio) >= 1)) throw new ConfigError(`${op}: the ratio of the rates of B and A must be at least 1, got ${ratio}`, { op, key: "ratio", value: ratio, fix: "start at 16 (loraplus_lr_ratio)" });
   const fast = learningRate * ratio;

@@ -3,7 +3,7 @@
  * schedules are joined. Multipliers are those of Hugging Face Transformers (`transformers/optimization.py`).
  */
 import { ConfigError } from "@adjoint/tensor";
-import { finite, knownKeys, notNegative, whole } from "./check.ts";
+import { callable, finite, knownKeys, notNegative, whole } from "./check.ts";
 
 /** The learning rate of step t; the first step is t = 0. */
 export type Schedule = (t: number) => number;
@@ -97,6 +97,7 @@ export function inverseSqrt(options: InverseSqrtOptions): Schedule {
  */
 export function joinSchedules(schedules: readonly Schedule[], boundaries: readonly number[]): Schedule {
   const op = "joinSchedules";
+  schedules.forEach((s, i) => callable(op, `schedules[${i}]`, s, "a function of the step"));
   if (schedules.length === 0 || boundaries.length !== schedules.length - 1) throw new ConfigError(`${op}: ${schedules.length} schedules need ${Math.max(0, schedules.length - 1)} boundaries, got ${boundaries.length}`, { op, key: "boundaries", value: boundaries, fix: "give the first step of every schedule but the first" });
   boundaries.forEach((b, i) => {
     if (whole(op, `boundaries[${i}]`, b) <= (i === 0 ? 0 : boundaries[i - 1])) throw new ConfigError(`${op}: boundaries[${i}] = ${b} does not rise`, { op, key: `boundaries[${i}]`, value: b, fix: "give rising steps above 0" });
@@ -109,6 +110,7 @@ export function joinSchedules(schedules: readonly Schedule[], boundaries: readon
 
 /** A linear rise over so many steps to where another schedule begins, then that schedule from its start. @example withWarmup(cosine({ peak: 1e-3, steps: 90 }), 10) */
 export function withWarmup(schedule: Schedule, warmup: number, from = 0): Schedule {
+  callable("withWarmup", "schedule", schedule, "a function of the step");
   const W = whole("withWarmup", "warmup", warmup), low = notNegative("withWarmup", "from", from);
   return W === 0 ? schedule : joinSchedules([(t) => low + (schedule(0) - low) * (t / W), schedule], [W]);
 }

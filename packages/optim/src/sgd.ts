@@ -1,6 +1,6 @@
 /** Stochastic gradient descent. */
 import { ConfigError } from "@adjoint/tensor";
-import { finite, flag, knownKeys, notNegative } from "./check.ts";
+import { checkedSteps, finite, flag, knownKeys, notNegative, shown } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { rulesOf } from "./groups.ts";
 import type { Optimizer } from "./optimizer.ts";
@@ -25,10 +25,11 @@ export interface SgdOptions extends CommonOptions {
 export function sgd(options: SgdOptions = {}): Optimizer {
   const op = "sgd";
   knownKeys(op, options, [...commonKeys, "momentum", "dampening", "nesterov"]);
-  const { learningRate = 1e-3, momentum = 0, dampening = 0, weightDecay = 0, nesterov = false } = options;
+  const { learningRate = 1e-3, momentum: given = 0, dampening = 0, weightDecay = 0, nesterov = false } = options;
   const rules = rulesOf(op, { ...options, learningRate, weightDecay });
-  if (typeof momentum !== "function") notNegative(op, "momentum", momentum);
+  const momentum = typeof given === "function" ? checkedSteps(op, "momentum", given) : notNegative(op, "momentum", given);
   finite(op, "dampening", dampening);
-  if (flag(op, "nesterov", nesterov) && (momentum === 0 || dampening !== 0)) throw new ConfigError(`sgd: nesterov needs a momentum above 0 and no dampening, got momentum ${String(momentum)}, dampening ${dampening}`, { op, key: "nesterov", value: nesterov, fix: "set momentum: 0.9, dampening: 0" });
-  return built(op, options, [addDecayedWeights(rules.decay), ...(momentum === 0 ? [] : [trace({ momentum, dampening, nesterov })]), scaleByLearningRate(rules)], rules, { momentum: typeof momentum === "function" ? momentum(0) : momentum, dampening, nesterov });
+  if (flag(op, "nesterov", nesterov) && (momentum === 0 || dampening !== 0)) throw new ConfigError(`sgd: nesterov needs a momentum above 0 and no dampening, got momentum ${shown(momentum)}, dampening ${dampening}`, { op, key: "nesterov", value: nesterov, fix: "set momentum: 0.9, dampening: 0" });
+  const links = [addDecayedWeights(rules.decay), ...(momentum === 0 ? [] : [trace({ momentum, dampening, nesterov })]), scaleByLearningRate(rules)];
+  return typeof momentum === "function" ? built(op, options, links, { ...rules, constant: false }, (t) => ({ momentum: momentum(t), dampening, nesterov })) : built(op, options, links, rules, { momentum, dampening, nesterov });
 }

@@ -1,7 +1,7 @@
 /** Sophia: steps clipped by an estimate of the curvature, and the two estimators. */
 import { type Key, Tensor, amin, bitAnd, iota, mapTree, randomBits, randomUniform } from "@adjoint/tensor";
 import { checkedBetas } from "./adam.ts";
-import { fraction, knownKeys, notNegative } from "./check.ts";
+import { aboveZero, fraction, knownKeys } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { rulesOf } from "./groups.ts";
 import { sign } from "./lion.ts";
@@ -54,8 +54,8 @@ export function sophia(options: SophiaOptions = {}): Optimizer {
   knownKeys(op, options, [...commonKeys, "betas", "rho", "bs"]);
   const { learningRate = 1e-4, betas = [0.965, 0.99], rho = 0.04, bs = 1, weightDecay = 0.1 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas);
-  notNegative(op, "rho", rho);
-  notNegative(op, "bs", bs);
+  aboveZero(op, "rho", rho);
+  aboveZero(op, "bs", bs);
   return built(op, options, [decayWeights(rules.decay, rules), scaleBySophia({ betas, rho, bs }), scaleByLearningRate(rules)], rules, { betas, rho, bs });
 }
 

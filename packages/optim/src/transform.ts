@@ -1,5 +1,5 @@
 /** Transforms: small functions from gradients to updates, with a state that the optimizer keeps; a chain is one of them. */
-import { ConfigError, type DType, type Tensor, fromHost, hostArray } from "@adjoint/tensor";
+import { ConfigError, type DType, type HostArray, type Tensor, fromHost, hostArray } from "@adjoint/tensor";
 
 /** Tensors by path. A path that is absent takes no part in this step. */
 export type Leaves = Readonly<Record<string, Tensor>>;
@@ -27,6 +27,10 @@ export interface Transform<S extends State = State> {
   update(updates: Leaves, state: S, params: Leaves, context: Context): { readonly updates: Leaves; readonly state: S; readonly params?: Leaves };
   /** numbers that torch keeps beside the state and that follow from the updates t of a leaf, by torch's name */
   readonly derived?: Readonly<Record<string, (t: number) => number>>;
+  /** arrays that bitsandbytes keeps beside a state although they are the same for all leaves: by name, written where a leaf has the state `beside` */
+  readonly constants?: Readonly<Record<string, { readonly beside: string; readonly value: HostArray }>>;
+  /** torch makes these states before the first update, and cannot do without them */
+  readonly fromStart?: boolean;
 }
 
 /** The same paths with other tensors. */
@@ -49,7 +53,7 @@ export const stateless = (update: (updates: Leaves, params: Leaves, context: Con
 /** One transform after the other. Errors: ConfigError where two of them remember the same name. */
 export function chain(...links: readonly Transform[]): Transform {
   return {
-    derived: derivedOf(links),
+    ...keptBeside(links),
     init(params) {
       const states = links.map((link) => link.init(params)), names = states.flatMap((s) => Object.keys(s));
       const twice = names.find((n, i) => names.indexOf(n) !== i);
@@ -70,13 +74,16 @@ export function chain(...links: readonly Transform[]): Transform {
 }
 /** The parts that a link has written. */
 const changed = (after: State, before: State): State => Object.fromEntries(Object.entries(after).filter(([name, leaves]) => leaves !== before[name]));
-const derivedOf = (links: readonly Transform[]): Readonly<Record<string, (t: number) => number>> => Object.assign({}, ...links.map((l) => l.derived ?? {})) as Readonly<Record<string, (t: number) => number>>;
+/** What torch's layout has besides the states of several transforms. */
+const keptBeside = (links: readonly Transform[]): Required<Pick<Transform, "derived" | "constants" | "fromStart">> => ({
+  derived: Object.fromEntries(links.flatMap((l) => Object.entries(l.derived ?? {}))), constants: Object.fromEntries(links.flatMap((l) => Object.entries(l.constants ?? {}))), fromStart: links.some((l) => l.fromStart === true),
+});
 
 /** Leaves that satisfy the test go through `yes`, all others through `no` (by default, nothing happens to them there); both may remember the same names. */
 export function branch(test: (path: string, p: Tensor) => boolean, yes: Transform, no: Transform = stateless((updates) => updates)): Transform {
   const is = (path: string, params: Leaves): boolean => test(path, params[path]);
   return {
-    derived: derivedOf([yes, no]),
+    ...keptBeside([yes, no]),
     init(params) {
       const a = yes.init(filterLeaves(params, test)), b = no.init(filterLeaves(params, (path, p) => !test(path, p)));
       return Object.fromEntries([...new Set([...Object.keys(a), ...Object.keys(b)])].map((name) => [name, { ...a[name], ...b[name] }]));

@@ -87,6 +87,18 @@ describe("averages of weights", () => {
       expect([await p.item(), await other.average.p.item(), other.counter.value]).toEqual([kept, mean, list.length]);
     }), { numRuns: 8 });
   });
+  it("begin as a copy: swapped before the first update, and before the first flush, weights stay", async () => {
+    for (const device of [reference, wasm]) {
+      setDevice(device);
+      const tree = { p: store(tensor([1, -2])), h: store(half([0.5])) }, ema = averageWeights(tree), o = sgd({ learningRate: 1, stochasticRounding: true }).for(tree);
+      ema.swap();
+      expect([[...await tree.p.data()], fromBf16((await tree.h.host()).data[0])]).toEqual([[1, -2], 0.5]);
+      o.step({ p: tensor([1, 1]), h: f32([0.25]) });
+      expect([[...await ema.average.p.data()], [...await ema.average.h.data()], [...await tree.p.data()]]).toEqual([[1, -2], [0.5], [0, -3]]);
+      ema.update();
+      expect([[...await ema.average.p.data()], [...await ema.average.h.data()]]).toEqual([[0, -3], [0.25]]);
+    }
+  });
   it("inside a compiled step; half weights are averaged in f32; bad decays are refused", async () => {
     setDevice(wasm);
     const p = store(half([1])), o = sgd({ learningRate: 0.25, masterWeights: true }).for({ p }), ema = averageWeights({ p }, { decay: 0.5 });

@@ -74,8 +74,8 @@ it("torch's layout: groups by decay, numbers in their order, no state without an
   o.step(gradients(loss(m, input(1)), m));
   const { state, param_groups } = await o.stateDict();
   expect(param_groups).toMatchObject([
-    { lr: 0.5, weight_decay: 0.25, betas: [0.9, 0.999], eps: 1e-8, amsgrad: false, maximize: false, params: [0, 1], names: ["w", "far"] },
-    { lr: 0.5, weight_decay: 0, params: [2], names: ["norm.weight"] },
+    { lr: 0.5, weight_decay: 0.25, betas: [0.9, 0.999], eps: 1e-8, amsgrad: false, maximize: false, params: [0, 1], param_names: ["w", "far"] },
+    { lr: 0.5, weight_decay: 0, params: [2], param_names: ["norm.weight"] },
   ]);
   expect(Object.keys(state)).toEqual(["0", "2"]);
   expect(state[0].step.data[0]).toBe(1);
