@@ -18,7 +18,7 @@ import { requantize, type RequantizeError } from "./requantize.ts";
 import { echoesOf, f32 } from "./files/saved-along.ts";
 import { type EmbeddingsDecision, savedEmbeddings, type SaveEmbeddings } from "./files/saved-embeddings.ts";
 import { baseChanged, copied, followBase, settled } from "./settled.ts";
-import type { TargetTable } from "./targets/targets.ts";
+import { leavesOut, type TargetTable } from "./targets/targets.ts";
 
 /** What a merge has put other numbers into: what was there, or nothing where it was not kept. */
 type Replaced = ReadonlyMap<Tensor, Held | "not kept">;
@@ -297,7 +297,7 @@ export class Tuned<M> extends AdaptedModel<M> {
   fileConfig(): LoraConfig {
     const { config, table } = this.#parts;
     const has = (kind: "conv1d" | "linear"): boolean => table.targets.some((t) => t.kind === kind), fanInFanOut = config.fanInFanOut || (has("conv1d") && !has("linear")); // PEFT wants to be told
-    const plain = { ...config, fanInFanOut, targetModules: table.targetModules, modulesToSave: table.modulesToSave };
+    const plain = { ...config, fanInFanOut, targetModules: table.targetModules, modulesToSave: table.modulesToSave, ...(config.vera !== null && leavesOut(config) ? { excludeModules: null, layersToTransform: null, layersPattern: null } : {}) }; // PEFT's VeRA leaves nothing out: its targets are paths then
     return typeof config.scaling === "function" ? bakeScale(plain, table.targets) : plain;
   }
 

@@ -184,4 +184,23 @@ describe("VeRA", () => {
     expect(() => lora(new Chain(), { targetModules: ["a"], vera: { saveProjection: false } })).toThrow(/saveProjection/);
     expect(() => lora(new Chain(), { targetModules: ["a"], loraAlpha: 4, vera: {} })).toThrow(/loraAlpha = 4 is not for VeRA/);
   });
+
+  it("writes what it leaves out as paths of its targets, which its files have keys for", async () => {
+    const chain = (): Chain => new Chain(tensors), block = (): { forward: Chain["forward"]; a: Linear; inner: { a: Linear; b: Linear } } => { const c = chain(); return { a: c.a, inner: { a: c.b, b: c.c }, forward: (x, context) => c.forward(x, context) }; };
+    for (const [o, written] of [
+      [{ targetModules: ["a", "b"], excludeModules: ["inner.b"] }, ["a", "inner.a"]],
+      [{ targetModules: "all-linear", excludeModules: ".*b" }, ["a", "inner.a"]],
+      [{ targetModules: ["a", "b"], excludeModules: ["inner.a"] }, "(?:a|inner\\.b)"],
+    ] as const) {
+      const tuned = lora(block(), { r: 3, vera: {}, ...o }), dir = join(scratch, "vera-leaves-out");
+      for (const s of tuned.tensors().values()) s.set({ dtype: "f32", shape: s.shape, data: Float32Array.from({ length: s.size }, (_, i) => (i % 5) / 8) });
+      await tuned.save(dir);
+      const directory = await readAdapterDirectory(dir), { tuned: back } = await loadLora(block(), directory);
+      expect(directory.warnings).toEqual([]);
+      expect([directory.config.targetModules, directory.config.excludeModules]).toEqual([written, null]);
+      expect(back.targets.targets.map((t) => t.path)).toEqual(tuned.targets.targets.map((t) => t.path));
+      expect(await numbers(back.forward(input()))).toEqual(await numbers(tuned.forward(input())));
+    }
+    expect(() => lora(chain(), { targetModules: ["a"], vera: {}, ensureWeightTying: true })).toThrow(/ensureWeightTying = true is not for VeRA/);
+  });
 });

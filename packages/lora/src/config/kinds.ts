@@ -44,6 +44,7 @@ export function completeKinds(config: Record<string, unknown>, given: Json, name
     config["r"] = own.initR;
   } else {
     if (given["loraAlpha"] !== undefined && given["loraAlpha"] !== fileDefaults["lora_alpha"]) no("loraAlpha", "remove it: VeRA's vectors are its scale");
+    if (config["ensureWeightTying"] === true) no("ensureWeightTying", "set it to false: PEFT's VeRA has no such key");
     config["vera"] = checkVera({ ...veraDefaults, ...(config["vera"] as Partial<VeraConfig>) }, refuse);
     config["r"] = given["r"] ?? 256;
   }

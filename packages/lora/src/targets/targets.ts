@@ -119,6 +119,8 @@ function byNames(names: readonly string[], inLayer: ((path: string) => boolean) 
   };
 }
 
+/** Whether exclude_modules is set. */
+export const leavesOut = (c: Pick<LoraConfig, "excludeModules">): boolean => c.excludeModules !== null && c.excludeModules.length > 0;
 function excluder(exclude: LoraConfig["excludeModules"]): (path: string) => boolean {
   if (exclude === null || exclude.length === 0) return () => false;
   if (typeof exclude !== "string") return (path) => exclude.some((e) => isSuffix(path, e));
@@ -180,6 +182,12 @@ function shortNames(paths: readonly string[], modules: readonly ModuleInfo[]): r
   const chosen = new Set(paths);
   const same = modules.every((m) => leaves.some((l) => isSuffix(m.path, l)) === chosen.has(m.path));
   return (same ? leaves : [...paths]).sort();
+}
+
+/** Exactly these modules: their paths, or an expression where one of them is the end of another module's. */
+function exactly(paths: readonly string[], modules: readonly ModuleInfo[]): readonly string[] | string {
+  const chosen = new Set(paths), clear = modules.every((m) => chosen.has(m.path) || !paths.some((p) => isSuffix(m.path, p)));
+  return clear ? [...paths].sort() : `(?:${paths.map((p) => p.replaceAll(/\W/g, "\\$&")).join("|")})`;
 }
 
 function nothingMatched(c: LoraConfig, modules: readonly ModuleInfo[], matchedBeforeFilters: boolean): never {
@@ -250,7 +258,7 @@ export function describeTargets(options: LoraOptions, modules: readonly ModuleIn
     warnings.add(`${key}: ${problem} (${fix})`);
   }
   const parameters = [...targets, ...beside.map((b) => b.site)].reduce((sum, t) => sum + t.parameters, 0);
-  return { targets: c.vera === null ? targets : withWidest(targets), beside, notAdapted, parameters, warnings: [...warnings], targetModules: written, modulesToSave: savedNames(c, modules, origin), toString: () => print(targets, beside, notAdapted) };
+  return { targets: c.vera === null ? targets : withWidest(targets), beside, notAdapted, parameters, warnings: [...warnings], targetModules: c.vera !== null && leavesOut(c) ? exactly(targets.map((t) => t.path), modules) : written, modulesToSave: savedNames(c, modules, origin), toString: () => print(targets, beside, notAdapted) };
 }
 
 /** Something of a config that chooses nothing. */
