@@ -144,7 +144,7 @@ export function help(grammar: Grammar, defaults: Partial<Recipe>): string {
     parts.push(`${title}\n${keys.map((key) => {
       const f = fields[key], alias = f.aliases?.[0];
       const negative = f.kind === "flag" && defaults[key] === true ? "no-" : "";
-      return line(`--${negative}${kebab(key)}${f.choices === undefined || f.choices.length > 8 ? kinds[f.kind] : ` ${f.choices.join("|")}`}${alias === undefined || negative !== "" ? "" : `, --${kebab(alias)}`}`, `${negative === "" ? "" : "not: "}${f.help}${shown(defaults[key])}`);
+      return line(`--${negative}${kebab(key)}${f.choices === undefined || f.choices.length > 8 ? kinds[f.kind] : ` ${[...f.choices, ...(f.boolean === true ? ["true", "false"] : [])].join("|")}`}${alias === undefined || negative !== "" ? "" : `, --${kebab(alias)}`}`, `${negative === "" ? "" : "not: "}${f.help}${shown(defaults[key])}`);
     }).join("\n")}`);
   }
   if (grammar.keys.length > 10) parts.push("Every key also works in a YAML recipe, with underscores.");
