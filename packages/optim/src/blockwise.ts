@@ -105,7 +105,7 @@ export function lion8bit(options: Lion8bitOptions = {}): Optimizer {
   knownKeys(op, options, [...commonKeys, "betas", "min8bitSize", "keep32bit"]);
   const { learningRate = 1e-4, betas = [0.9, 0.99], weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas);
-  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas });
+  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas, eps: 0 });   // bitsandbytes asks for an eps that Lion does not have
 }
 
 /** RMSprop with its mean square in 8 bits (bitsandbytes.optim.RMSprop8bit, signed map as there). Defaults: learningRate 1e-2, alpha 0.99. */
@@ -115,7 +115,7 @@ export function rmsprop8bit(options: Rmsprop8bitOptions = {}): Optimizer {
   const { learningRate = 1e-2, alpha = 0.99, eps = 1e-8, weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   fraction(op, "alpha", alpha);
   notNegative(op, "eps", eps);
-  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, eps });
+  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, betas: [alpha, 0], eps });     // betas: alpha and the momentum, in bitsandbytes's groups
 }
 
 /** What a state holds as numbers: decoded where it is codes. */

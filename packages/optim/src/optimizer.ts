@@ -111,7 +111,7 @@ export class BoundOptimizer<T> {
 
   /**
    * Records one step: p ← p - u for every leaf with a gradient; a leaf whose gradient is null keeps parameter and state.
-   * If any gradient is NaN or infinite nothing changes but the counters. Inside `compile` all of it is part of the plan.
+   * If any gradient is NaN or infinite nothing changes but the counters, which count steps tried (the host does not wait to hear of a skip). Inside `compile` all of it is part of the plan.
    * Errors: ConfigError for gradients of another tree or none at all; ShapeError and DTypeError naming the leaf.
    */
   step(gradients: GradientsOf<T>): StepReport {

@@ -50,6 +50,22 @@ describe("half-precision parameters", () => {
   it("is refused otherwise, with both cures", () => { expect(() => adamw().for({ p: store(half([1])) })).toThrow(/bf16/); });
 });
 
+describe("a step that is skipped", () => {
+  it("counts: Adam's corrections are those of the steps tried, which soon is nothing", async () => {
+    setDevice(reference);
+    const skipped = store(tensor([0], { dtype: "f64" })), plain = store(tensor([0], { dtype: "f64" })), a = adamw({ learningRate: 1, weightDecay: 0, eps: 0 }).for({ p: skipped }), b = adamw({ learningRate: 1, weightDecay: 0, eps: 0 }).for({ p: plain }), one = tensor([1], { dtype: "f64" }), ratios: number[] = [];
+    a.step({ p: tensor([NaN], { dtype: "f64" }) });
+    for (let t = 1; t <= 60; t++) {
+      const before = [await skipped.item(), await plain.item()];
+      a.step({ p: one }); b.step({ p: one });
+      ratios.push((await skipped.item() - before[0]) / (await plain.item() - before[1]));
+      const left = (beta: number): number => (1 - beta ** t) / (1 - beta ** (t + 1));
+      expect(Math.abs(ratios[t - 1] - left(0.9) / Math.sqrt(left(0.999)))).toBeLessThan(1e-6);
+    }
+    expect([ratios[0].toFixed(2), ratios[4].toFixed(2), Math.max(...ratios.slice(9).map((x) => Math.abs(x - 1))) < 0.0125]).toEqual(["0.74", "0.96", true]);
+  });
+});
+
 describe("nonFinite: stop", () => {
   it("nothing changes from the first bad step on, and check says which it was", async () => {
     for (const device of [reference, wasm]) {

@@ -1,7 +1,7 @@
 /** torch's layout: names, the step, what torch and bitsandbytes need to go on, and what is refused. */
 import { type HostArray, type Store, setDevice, store, tensor } from "@adjoint/tensor";
 import { describe, expect, it } from "vitest";
-import { type BoundOptimizer, type Optimizer, type TorchState, adagrad, adam, adamw, adamw8bit, linear, loraPlus, nadam, oneCycleMomentum, rmsprop8bit, sgd } from "@adjoint/optim";
+import { type BoundOptimizer, type Optimizer, type TorchState, adagrad, adam, adamw, adamw8bit, linear, lion8bit, loraPlus, nadam, oneCycleMomentum, rmsprop8bit, sgd } from "@adjoint/optim";
 import { devices } from "./golden.ts";
 import { longTensors } from "./long.ts";
 
@@ -119,6 +119,9 @@ describe("what torch and bitsandbytes need to go on", () => {
       expect(refused(() => { other.loadStateDict({ param_groups, state: { ...state, 0: { ...state[0], qmap1: linearMap } } }); })).toMatchObject({ name: "FormatError", details: { key: "qmap1.big" } });
       expect(refused(() => { other.loadStateDict({ param_groups, state: { ...state, 1: { ...state[1], qmap1: state[0].qmap1 } } }); })).toMatchObject({ name: "FormatError", details: { key: "qmap1.small" } });
     }
+  });
+  it("the options that bitsandbytes asks every group for", async () => {
+    for (const [o, options] of [[adamw8bit(), { betas: [0.9, 0.999], eps: 1e-8 }], [lion8bit(), { betas: [0.9, 0.99], eps: 0 }], [rmsprop8bit(), { betas: [0.99, 0], eps: 1e-8 }]] as const) expect((await o.for(two()).stateDict()).param_groups).toMatchObject([options]);
   });
   it("Adagrad's sums of leaves that have had no update", async () => {
     const make = (): BoundOptimizer<Two> => adagrad({ initialAccumulatorValue: 0.5 }).for(two()), o = make(), other = make();
