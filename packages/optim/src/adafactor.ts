@@ -1,6 +1,6 @@
 /** Adafactor: second moments as a row and a column a matrix; Transformers' version and torch's. */
 import { ConfigError, type Tensor } from "@adjoint/tensor";
-import { flag, fraction, knownKeys, notNegative, tuple, withDefaults } from "./check.ts";
+import { finite, flag, fraction, knownKeys, notNegative, tuple, withDefaults } from "./check.ts";
 import { rms } from "./clip.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { type Rules, checkGroups, rulesOf } from "./groups.ts";
@@ -35,7 +35,10 @@ const colShape = ({ shape }: Tensor): number[] => [...shape.slice(0, -2), shape[
  * u = g / √V with V ≈ row · col / mean(row): row ← β row + (1 - β) mean(g² + eps, last axis), col the same over the axis before it,
  * β = 1 - t^decayRate; vectors keep all of V (Shazeer and Stern 2018, Transformers' form).
  */
-export function scaleByFactoredRms({ eps = 1e-30, decayRate = -0.8 }: { readonly eps?: number; readonly decayRate?: number } = {}): Transform {
+export function scaleByFactoredRms(options: { readonly eps?: number; readonly decayRate?: number } = {}): Transform {
+  knownKeys("scaleByFactoredRms", options, ["eps", "decayRate"]);
+  const { eps = 1e-30, decayRate = -0.8 } = options;
+  notNegative("scaleByFactoredRms", "eps", eps); finite("scaleByFactoredRms", "decayRate", decayRate);
   return {
     init(params) {
       const matrices = filterLeaves(params, (_, p) => isMatrix(p)), vectors = filterLeaves(params, (_, p) => !isMatrix(p));

@@ -55,10 +55,12 @@ function scheduledBetas(op: string, betas: readonly [number | Schedule, number])
  * u = m̂ / (√v̂ + eps) with m ← lerp(m, g, 1 - β₁), v ← β₂v + (1 - β₂)g², m̂ = m / (1 - β₁ᵗ), √v̂ = √v / √(1 - β₂ᵗ)
  * (Kingma and Ba 2015; amsgrad: the largest v so far, Reddi et al. 2018). t counts the updates of the leaf.
  */
-export function scaleByAdam({ betas = [0.9, 0.999], eps = 1e-8, amsgrad = false, epsMode = "torch", average = "lerp" }: AdamScaling = {}): Transform {
+export function scaleByAdam(options: AdamScaling = {}): Transform {
+  knownKeys("scaleByAdam", options, ["betas", "eps", "amsgrad", "epsMode", "average"]);
+  const { betas = [0.9, 0.999], eps = 1e-8, amsgrad = false, epsMode = "torch", average = "lerp" } = options;
   const checked = scheduledBetas("scaleByAdam", betas), [b1, b2] = checked, left = (t: number): number => 1 - (typeof b1 === "function" ? b1(t - 1) : b1) ** t;
   notNegative("scaleByAdam", "eps", eps);
-  oneOf("scaleByAdam", "epsMode", epsMode, ["torch", "hf"]);
+  flag("scaleByAdam", "amsgrad", amsgrad); oneOf("scaleByAdam", "epsMode", epsMode, ["torch", "hf"]); oneOf("scaleByAdam", "average", average, ["lerp", "sum"]);
   return {
     init: (params) => ({ exp_avg: zerosLike(params), exp_avg_sq: zerosLike(params), ...(amsgrad ? { max_exp_avg_sq: zerosLike(params) } : {}) }),
     update(updates, state, _, context) {
@@ -120,7 +122,10 @@ function nesterovMomentum(b1: number, psi: number): { readonly mu: (t: number) =
 }
 
 /** u = ((1 - μ_t)/(1 - Π_t) · g + μ_{t+1}/(1 - Π_{t+1}) · m) / (√(v/(1 - β₂ᵗ)) + eps) (Dozat 2016, torch's form). */
-export function scaleByNadam({ betas = [0.9, 0.999], eps = 1e-8, momentumDecay = 4e-3 }: { readonly betas?: readonly [number, number]; readonly eps?: number; readonly momentumDecay?: number } = {}): Transform {
+export function scaleByNadam(options: { readonly betas?: readonly [number, number]; readonly eps?: number; readonly momentumDecay?: number } = {}): Transform {
+  knownKeys("scaleByNadam", options, ["betas", "eps", "momentumDecay"]);
+  const { betas = [0.9, 0.999], eps = 1e-8, momentumDecay = 4e-3 } = options;
+  notNegative("scaleByNadam", "eps", eps); notNegative("scaleByNadam", "momentumDecay", momentumDecay);
   const [b1, b2] = checkedBetas("scaleByNadam", betas), { mu, product } = nesterovMomentum(b1, momentumDecay);
   return {
     derived: { mu_product: product },

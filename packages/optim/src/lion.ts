@@ -18,8 +18,9 @@ export interface LionOptions extends CommonOptions {
 export const sign = (x: Tensor): Tensor => x.gt(0).cast(x.dtype).sub(x.lt(0).cast(x.dtype));
 
 /** u = sign(β₁m + (1 - β₁)g); then m ← β₂m + (1 - β₂)g (Chen et al. 2023). */
-export function scaleByLion({ betas = [0.9, 0.99] }: { readonly betas?: readonly [number, number] } = {}): Transform {
-  const [b1, b2] = checkedBetas("scaleByLion", betas);
+export function scaleByLion(options: { readonly betas?: readonly [number, number] } = {}): Transform {
+  knownKeys("scaleByLion", options, ["betas"]);
+  const [b1, b2] = checkedBetas("scaleByLion", options.betas ?? [0.9, 0.99]);
   return {
     init: (params) => ({ exp_avg: zerosLike(params) }),
     update(updates, { exp_avg }, _, context) {

@@ -17,7 +17,9 @@ export interface RmspropOptions extends CommonOptions {
 }
 
 /** u = g / (√s + eps) with s ← αs + (1 - α)g²; centered: √(s - ḡ²) with ḡ ← lerp(ḡ, g, 1 - α) (Hinton 2012; Graves 2013). */
-export function scaleByRms({ alpha = 0.99, eps = 1e-8, centered = false }: { readonly alpha?: number; readonly eps?: number; readonly centered?: boolean } = {}): Transform {
+export function scaleByRms(options: { readonly alpha?: number; readonly eps?: number; readonly centered?: boolean } = {}): Transform {
+  knownKeys("scaleByRms", options, ["alpha", "eps", "centered"]);
+  const { alpha = 0.99, eps = 1e-8, centered = false } = options;
   fraction("scaleByRms", "alpha", alpha);
   notNegative("scaleByRms", "eps", eps);
   return {
@@ -59,7 +61,10 @@ export interface AdagradOptions extends CommonOptions {
 }
 
 /** u = g / (√s + eps) / (1 + (t - 1) lrDecay) with s ← s + g² (Duchi et al. 2011, torch's form). */
-export function scaleByAdagrad({ lrDecay = 0, initialAccumulatorValue = 0, eps = 1e-10 }: { readonly lrDecay?: number; readonly initialAccumulatorValue?: number; readonly eps?: number } = {}): Transform {
+export function scaleByAdagrad(options: { readonly lrDecay?: number; readonly initialAccumulatorValue?: number; readonly eps?: number } = {}): Transform {
+  knownKeys("scaleByAdagrad", options, ["lrDecay", "initialAccumulatorValue", "eps"]);
+  const { lrDecay = 0, initialAccumulatorValue = 0, eps = 1e-10 } = options;
+  for (const [key, value] of Object.entries({ lrDecay, initialAccumulatorValue, eps })) notNegative("scaleByAdagrad", key, value);
   return {
     fromStart: true,
     init: (params) => ({ sum: mapLeaves(params, (p) => filled(p.shape, p.dtype, initialAccumulatorValue)) }),

@@ -25,8 +25,10 @@ export interface SophiaOptions extends CommonOptions, SophiaScaling {}
  * u = sign(m) min(1, |m| / (ρ bs max(h, 0) + 1e-15)) with m ← lerp(m, g, 1 - β₁); h comes from `estimateCurvature` (Liu et al. 2023). Where h < 0,
  * as Hutchinson's samples can be, a step has its full length downhill.
  */
-export function scaleBySophia({ betas = [0.965, 0.99], rho = 0.04, bs = 1 }: SophiaScaling = {}): Transform {
-  const [b1] = checkedBetas("scaleBySophia", betas);
+export function scaleBySophia(options: SophiaScaling = {}): Transform {
+  knownKeys("scaleBySophia", options, ["betas", "rho", "bs"]);
+  const { betas = [0.965, 0.99], rho = 0.04, bs = 1 } = options, [b1] = checkedBetas("scaleBySophia", betas);
+  aboveZero("scaleBySophia", "rho", rho); aboveZero("scaleBySophia", "bs", bs);
   return {
     init: (params) => ({ exp_avg: zerosLike(params), hessian: zerosLike(params) }),
     update(updates, { exp_avg, hessian }, _, context) {
@@ -95,8 +97,9 @@ export function sampleLabels(logits: Tensor, key: Key): Tensor {
 }
 
 /** The share of numbers whose step is not clipped, |m| < ρ bs h: aim at 0.1 to 0.5. Shape []. */
-export function unclippedShare<T>(optimizer: BoundOptimizer<T>, { rho = 0.04, bs = 1 }: Pick<SophiaScaling, "rho" | "bs"> = {}): Tensor {
-  const paths = Object.keys(optimizer.params), { exp_avg: m, hessian: h } = optimizer.states;
+export function unclippedShare<T>(optimizer: BoundOptimizer<T>, options: Pick<SophiaScaling, "rho" | "bs"> = {}): Tensor {
+  knownKeys("unclippedShare", options, ["rho", "bs"]);
+  const { rho = 0.04, bs = 1 } = options, paths = Object.keys(optimizer.params), { exp_avg: m, hessian: h } = optimizer.states;
   const hits = paths.map((path) => m[path].abs().lt(h[path].mul(rho * bs)).cast("f32").sum()).reduce((a, b) => a.add(b));
   return hits.div(paths.reduce((total, path) => total + m[path].size, 0));
 }

@@ -80,6 +80,8 @@ function numbersOf(o: Saved, groups: TorchState["param_groups"], rules: Rules | 
   if (groups.length > 1 && (own.length !== groups.length || own.some((paths, i) => paths.length !== groups[i].params.length))) {
     refuse(`the saved state has groups of ${groups.map((g) => g.params.length).join(", ")} parameters without names, this optimizer has groups of ${own.map((paths) => paths.length).join(", ")}`, "param_groups", "give each group its parameters' names (param_names)");
   }
+  const other = groups.length > 1 && rules ? groups.findIndex((g, i) => typeof g["weight_decay"] === "number" && (g["weight_decay"] === 0) !== (rules.decay(own[i][0]) === 0)) : -1;
+  if (other >= 0) refuse(`group ${other} of the saved state has a weight_decay of ${String(groups[other]["weight_decay"])} and no names, group ${other} here one of ${String(rules?.decay(own[other][0]))}: they may be in another order`, "param_groups", "give each group its parameters' names (param_names)");
   return new Map((groups.length > 1 ? own.flat() : here).map((path, i) => [path, ids[i]]));
 }
 

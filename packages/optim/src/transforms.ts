@@ -1,6 +1,6 @@
 /** The transforms that most optimizers are made of: decay, momentum, the learning rate, in torch's order of operations. */
 import type { Tensor } from "@adjoint/tensor";
-import { finite, notNegative } from "./check.ts";
+import { checkedSteps, finite, flag, knownKeys, notNegative } from "./check.ts";
 import type { Schedule } from "./schedules.ts";
 import { type Transform, mapLeaves, stateless, zerosLike } from "./transform.ts";
 
@@ -49,9 +49,10 @@ export function decayAfter(weightDecay: ByPath, learningRate: Rates): Transform 
 export interface TraceOptions { readonly momentum: number | Schedule; readonly dampening?: number; readonly nesterov?: boolean }
 
 /** buf ← μ buf + (1 - dampening) g (the first time buf ← g); u = nesterov ? g + μ buf : buf. */
-export function trace({ momentum, dampening = 0, nesterov = false }: TraceOptions): Transform {
-  if (typeof momentum === "number") notNegative("trace", "momentum", momentum);
-  finite("trace", "dampening", dampening);
+export function trace(options: TraceOptions): Transform {
+  knownKeys("trace", options, ["momentum", "dampening", "nesterov"]);
+  const { momentum: given, dampening = 0, nesterov = false } = options, momentum = typeof given === "function" ? checkedSteps("trace", "momentum", given) : notNegative("trace", "momentum", given);
+  finite("trace", "dampening", dampening); flag("trace", "nesterov", nesterov);
   return {
     init: (params) => ({ momentum_buffer: zerosLike(params) }),
     update(updates, state, _, context) {

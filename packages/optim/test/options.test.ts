@@ -1,7 +1,7 @@
 /** Options that make no sense, or that nobody knows: each is refused by its name, none is silently ignored. */
 import { ConfigError, setDevice, store, tensor } from "@adjoint/tensor";
 import { describe, expect, it } from "vitest";
-import { adafactor, adafactorTorch, adafactorTrainer, adam, adamw, adamw8bit, averageWeights, byRole, clipAdaptively, constant, cosine, joinSchedules, lion, loraPlus, matches, muon, nadam, optimizer, optimizerNames, resetState, riemannian, rulesOf, scaleByAdam, schedule, scheduleNames, sgd, sophia, withWarmup } from "@adjoint/optim";
+import { adafactor, adafactorTorch, adafactorTrainer, adam, adamw, adamw8bit, averageWeights, byRole, clipAdaptively, constant, cosine, joinSchedules, lion, loraPlus, matches, muon, nadam, optimizer, optimizerNames, resetState, riemannian, rulesOf, scaleByAdam, scaleByRms, schedule, scheduleNames, sgd, sophia, trace, withWarmup } from "@adjoint/optim";
 import { devices } from "./golden.ts";
 
 setDevice(devices[0]);
@@ -60,6 +60,9 @@ describe("options of optimizers and schedules", () => {
     ["a beta that is text", () => adamw({ betas: bad(["0.9", 0.999]) }), "betas[0]"],
     ["a second beta by the step", () => adamw({ betas: bad([0.9, () => 0.9]) }), "betas[1]"],
     ["a beta by the step in nadam", () => nadam({ betas: bad([() => 0.9, 0.9]) }), "betas[0]"],
+    ["an unknown option of a transform", () => scaleByAdam(bad({ beta1: 0.9 })), "beta1"],
+    ["an unknown option of another", () => trace(bad({ momentum: 0.9, damping: 1 })), "damping"],
+    ["one more", () => scaleByRms(bad({ beta: 0.9 })), "beta"],
     ["betas of a transform", () => scaleByAdam({ betas: bad([0.9]) }), "betas"],
     ["a rate that is text", () => sgd({ learningRate: bad("1e-3") }), "learningRate"],
     ["no rate", () => sgd({ learningRate: bad(null) }), "learningRate"],

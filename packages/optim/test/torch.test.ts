@@ -53,6 +53,9 @@ describe("names", () => {
     const cell = (x: number): Record<string, HostArray> => ({ step: number(1), exp_avg: f(x), exp_avg_sq: f(x) });
     later.loadStateDict({ state: { 0: cell(1), 1: cell(2), 2: cell(3) }, param_groups: [{ params: [0, 1] }, { params: [2] }] });
     expect(await Promise.all(["w0", "w1", "w2"].map((k) => later.states.exp_avg[k].item()))).toEqual([1, 3, 2]);
+    const turned = (first: number, second: number): TorchState => ({ ...ofTorch(null), param_groups: [{ params: [0], weight_decay: first }, { params: [1], weight_decay: second }] }), decaying = (): BoundOptimizer<Two> => adam({ weightDecay: 1, noDecay: (path) => path === "a" }).for(two());
+    expect(await loaded(decaying(), turned(0, 0.5))).toEqual([1, 2, 5, 6]);
+    expect(refused(() => { decaying().loadStateDict(turned(0.5, 0)); })).toMatchObject({ name: "FormatError", details: { key: "param_groups" } });
     expect(refused(() => { adam().for(two()).loadStateDict(ofTorch(null, null)); })).toMatchObject({ name: "FormatError", details: { key: "param_groups" } });
   });
 });
