@@ -4,6 +4,7 @@ import { describe, expect, it } from "vitest";
 import { ConfigError, FormatError } from "@adjoint/tensor";
 import { fixture } from "@adjoint/testing/fixtures";
 import { fileDefaults, refusedKeys } from "../src/config/config-keys.ts";
+import { camelCase } from "../src/config/config.ts";
 import { defaultConfig, loraConfig, type LoraOptions, readLoraConfig, writeLoraConfig } from "../src/index.ts";
 
 const adapters = ["lora", "rslora", "patterns", "bf16-base", "embedding"];
@@ -116,6 +117,7 @@ describe("adapter_config.json", () => {
       expect(error.details.fix, key).toBeTruthy();
     }
     expect(caught(() => loraConfig(JSON.parse('{"useQalora": true}'))).message).toContain("QALoRA");
+    for (const [key, { neutral }] of Object.entries(refusedKeys)) for (const value of neutral) expect(loraConfig({ [camelCase(key)]: value })).toEqual(defaultConfig);
   });
 
   it("reads every initialisation of PEFT's with its options, and drops options of others", () => {

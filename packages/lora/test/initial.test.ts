@@ -6,7 +6,7 @@ import { dequantize, quantize, quantizedOf, quantizedWeight } from "@adjoint/qua
 import { type Backend, clearPlans, getDevice, type HostArray, hostNormal, hostOf, type Matrix, matrixOf, product, scalar, setDevice, store, svd, type Tensor, tensor } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
 import fc from "fast-check";
-import { mkdtemp, rm } from "node:fs/promises";
+import { copyFile, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -370,6 +370,20 @@ describe("files", () => {
       if (initLoraWeights === "pissa" || initLoraWeights === "olora") expect(worst(await numbers((await loadLora(new Net(), rest)).tuned.forward(x)), await numbers(tuned.forward(x)))).toBeLessThan(1e-5);
       else await expect(loadLora(new Net(), rest)).rejects.toThrow(new RegExp(`init_lora_weights = "${initLoraWeights}".*converted form`, "s"));
     }
+  });
+
+  it("take an origin only beside the tensors that it was written with", async () => {
+    const at = join(scratch, "origin-of"), x = inputs(6), one = await make(new Net(), { initLoraWeights: "corda" }), two = await make(new Net(), { initLoraWeights: "corda" });
+    for (const tuned of [one, two]) await shaken(tuned);
+    const [first] = two.tensors().values(), { data, ...rest } = await first.host();
+    await one.save(at, { convert: false });
+    expect(await numbers((await loadLora(new Net(), at)).tuned.forward(x))).toEqual(await numbers(one.forward(x)));
+    first.set({ ...rest, data: Float32Array.from(data, (v, i) => (i === 1 ? v + 1 : v)) });
+    await two.save(`${at}-other`, { convert: false });
+    for (const file of ["adapter_config.json", "adapter_model.safetensors"]) await copyFile(join(`${at}-other`, file), join(at, file));
+    await expect(loadLora(new Net(), at)).rejects.toThrow(/adapter_origin\.safetensors was not written with this adapter_model\.safetensors.*delete adapter_origin/s);
+    await rm(join(at, "adapter_origin.safetensors"));
+    await expect(loadLora(new Net(), at)).rejects.toThrow(/how it was changed is not in the file/);
   });
 
   it.each(["pissa", "olora"] as const)("without the origin are read as well while another adapter is merged: %s", async (initLoraWeights) => {

@@ -183,6 +183,7 @@ describe("VeRA", () => {
     await expect(loadLora(new Chain(tensors), { ...directory, tensors: without })).rejects.toThrow(/projections are not in it/);
     expect(() => lora(new Chain(), { targetModules: ["a"], vera: { saveProjection: false } })).toThrow(/saveProjection/);
     expect(() => lora(new Chain(), { targetModules: ["a"], loraAlpha: 4, vera: {} })).toThrow(/loraAlpha = 4 is not for VeRA/);
+    for (const scaling of [-2, 0, NaN]) expect(() => lora(new Chain(), { targetModules: ["a"], adalora: { scaling } })).toThrow(/adalora\.scaling.*a number above 0/s);
   });
 
   it("writes what it leaves out as paths of its targets, which its files have keys for", async () => {

@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, readFile, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rename, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
@@ -248,6 +248,15 @@ describe("against PEFT", () => {
     await check(set.with("b").forward(rows), "unscale_layer");
     set.unscaleAdapter("b");
     await check(set.with("b").forward(rows), "unscaled");
+  });
+  it("says which folder's name cannot be an adapter's, and how to load it, before anything is read", async () => {
+    const set = adapterSet(goldenNet()), at = join(scratch, "versions");
+    await set.load("v1", join(fixture("many/adapters"), "b"));
+    await set.save(at);
+    await rename(join(at, "v1"), join(at, "v1.2"));
+    await expect(loadAdapters(goldenNet(), at)).rejects.toThrow(/versions\/v1\.2: an adapter cannot be called "v1\.2".*rename the folder, or .*\.load\("v1_2", ".*versions\/v1\.2"\)/s);
+    await rename(join(at, "v1.2"), join(at, "v1_2"));
+    expect((await loadAdapters(goldenNet(), at)).names).toEqual(["v1_2"]);
   });
   it.each(["f32", "bf16"] as const)("merges two adapters to its weights: %s", async (dtype) => {
     const set = await loadAdapters(goldenNet(dtype), fixture("many/adapters"));

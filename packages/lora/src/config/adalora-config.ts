@@ -40,7 +40,7 @@ export function checkAdalora(c: AdaloraConfig, refuse: Refuse): AdaloraConfig {
     targetR: [whole(1), "an integer of at least 1"], initR: [whole(1), "an integer of at least 1, such as 1.5 targetR"], tinit: [whole(0), "a number of steps"], tfinal: [whole(0), "a number of steps"],
     deltaT: [whole(1), "a number of steps of at least 1"], beta1: [share, "a number between 0 and 1"], beta2: [share, "a number between 0 and 1"], orthRegWeight: [(v) => typeof v === "number" && v >= 0, "a number of at least 0"],
     totalStep: [whole(0), "the optimizer steps of the run"], rankPattern: [(v) => v === null || (typeof v === "object" && Object.values(v).every((m) => Array.isArray(m) && m.length === c.initR && m.every((x) => typeof x === "boolean"))), `null, or ${c.initR} times true or false for each module`],
-    scaling: [(v) => v === "ranknum" || v === "sqrt" || (typeof v === "number" && Number.isFinite(v) && v !== 0), '"ranknum", "sqrt" or a number other than 0'],
+    scaling: [(v) => v === "ranknum" || v === "sqrt" || (typeof v === "number" && Number.isFinite(v) && v > 0), '"ranknum", "sqrt" or a number above 0: files hold no other scale'],
   };
   for (const [key, value] of Object.entries(c)) {
     const rule = Object.entries(rules).find(([k]) => k === key)?.[1];

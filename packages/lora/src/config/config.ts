@@ -227,6 +227,7 @@ export function loraConfig(options: LoraOptions = {}): LoraConfig {
   for (const [key, value] of Object.entries(options)) {
     if (isKey(key) || value === undefined) continue;
     const refused = refusedKeys[snakeCase(key)];
+    if (refused !== undefined && neutral(value, refused.neutral)) continue;
     if (refused !== undefined) refuse(key, value, `asks for ${refused.what}, which is not implemented`, refused.fix);
     const near = isKey(camelCase(key)) ? [camelCase(key)] : nearest(key, Object.keys(rules));
     refuse(key, value, "is not an option of lora", near.length > 0 ? `did you mean ${near.join(" or ")}?` : `options: ${Object.keys(rules).join(", ")}`);

@@ -5,6 +5,7 @@ import type { Role } from "../adapter.ts";
 import { type Attachment, keyOf } from "../attachments.ts";
 import { keepsOrigin } from "../initial/names.ts";
 import { type LoraConfig, type ReadConfig, readLoraConfig, writeLoraConfig } from "../config/config.ts";
+import { digestOf } from "./digest.ts";
 import { type KeyMapping, mapKey } from "./key-mapping.ts";
 import { parseKey, PREFIX } from "./peft-keys.ts";
 
@@ -139,6 +140,8 @@ export interface AdapterDirectory extends ReadConfig {
 const CONFIG = "adapter_config.json";
 const WEIGHTS = "adapter_model.safetensors";
 const ORIGIN = "adapter_origin.safetensors";
+/** metadata of the third file: the digest of the second, which it belongs to */
+const OF = "adapter_digest";
 
 /** Reads `adapter_config.json` and `adapter_model.safetensors`; FormatError if either is not there, with what to do for pickles and subfolders. */
 export async function readAdapterDirectory(directory: string): Promise<AdapterDirectory> {
@@ -159,16 +162,24 @@ export async function readAdapterDirectory(directory: string): Promise<AdapterDi
     fail(`holds no ${WEIGHTS}`, names, "copy the directory again from where the adapter was saved");
   }
   const read = readLoraConfig(await readText(`${directory}/${CONFIG}`), `${directory}/${CONFIG}`);
-  const file = `${directory}/${WEIGHTS}`, origin = names.includes(ORIGIN) && keepsOrigin(read.config.initLoraWeights) ? { origin: await tensorsIn(`${directory}/${ORIGIN}`) } : {};
-  return { ...read, tensors: await tensorsIn(file), file, ...origin };
+  const file = `${directory}/${WEIGHTS}`, { tensors } = await contentsOf(file);
+  if (!names.includes(ORIGIN) || !keepsOrigin(read.config.initLoraWeights)) return { ...read, tensors, file };
+  const origin = await contentsOf(`${directory}/${ORIGIN}`);
+  if (origin.metadata[OF] !== digestOf(tensors)) {
+    throw new FormatError(`${directory}: ${ORIGIN} was not written with this ${WEIGHTS}`, {
+      file: `${directory}/${ORIGIN}`, key: OF, value: origin.metadata[OF],
+      fix: `copy the three files again from where the adapter was saved; or, if ${WEIGHTS} is of another run, delete ${ORIGIN} (PiSSA and OLoRA are then computed from the base)`,
+    });
+  }
+  return { ...read, tensors, file, origin: origin.tensors };
 }
 
-async function tensorsIn(file: string): Promise<ReadonlyMap<string, HostArray>> {
+async function contentsOf(file: string): Promise<{ readonly tensors: ReadonlyMap<string, HostArray>; readonly metadata: Readonly<Record<string, string>> }> {
   const open = await openSafetensors(file);
   try {
     const tensors = new Map<string, HostArray>();
     for (const name of open.entries.keys()) tensors.set(name, await open.read(name));
-    return tensors;
+    return { tensors, metadata: open.metadata };
   } finally {
     await open.close();
   }
@@ -176,7 +187,7 @@ async function tensorsIn(file: string): Promise<ReadonlyMap<string, HostArray>> 
 
 /** The two files of an adapter, ready to be written, and a third where there are first factors. */
 export function adapterFiles(config: LoraConfig, tensors: ReadonlyMap<string, HostArray>, origin: ReadonlyMap<string, HostArray> = new Map()): Readonly<Record<string, string | readonly Uint8Array[]>> {
-  return { [CONFIG]: writeLoraConfig(config), [WEIGHTS]: safetensorsParts(tensors, { format: "pt" }), ...(origin.size > 0 ? { [ORIGIN]: safetensorsParts(origin, { format: "pt" }) } : {}) };
+  return { [CONFIG]: writeLoraConfig(config), [WEIGHTS]: safetensorsParts(tensors, { format: "pt" }), ...(origin.size > 0 ? { [ORIGIN]: safetensorsParts(origin, { format: "pt", [OF]: digestOf(tensors) }) } : {}) };
 }
 
 /** Writes an adapter's directory so that it holds either all of the old or all of the new files. */

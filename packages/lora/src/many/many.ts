@@ -11,7 +11,7 @@ import { type Choice, entriesOf, isTensor } from "./choice.ts";
 import { isFlora, loadFlora } from "./flora-tuned.ts";
 import { loadLora, lora, type NewLoraOptions } from "../lora.ts";
 import { called, checkSet, enter, type Ground, groundOf, inTurn, leave, mergedInto, type MergeOptions, stepsOf } from "../merged.ts";
-import { BASE, checkName, checkOptions, unknownName } from "./names.ts";
+import { BASE, checkFolder, checkName, checkOptions, unknownName } from "./names.ts";
 import { checkOrder } from "./order.ts";
 import { rebuilt } from "./rebuilt.ts";
 import type { RequantizeError } from "../requantize.ts";
@@ -308,12 +308,18 @@ export const adapterSet = <M extends object>(model: M): AdapterSet<M> => new Ada
 
 /**
  * The adapters that PEFT or `set.save` wrote into a directory: `default` from its own files, others from the folders in it that hold an adapter.
- * @throws FormatError and ConfigError as `loadLora`; ConfigError when there is none
+ * @throws FormatError and ConfigError as `loadLora`; ConfigError when there is none, and, before anything is read, for a folder whose name cannot be an adapter's
  */
 export async function loadAdapters<M extends object>(model: M, directory: string, options: { readonly strict?: boolean } = {}): Promise<AdapterSet<M>> {
   const set = adapterSet(model), here = await fileSystem().list(directory), holds = (names: readonly string[] | "file" | null): boolean => Array.isArray(names) && names.includes("adapter_config.json");
-  if (holds(here)) await set.load("default", directory, options);
-  for (const name of here === "file" || here === null ? [] : here) if (holds(await fileSystem().list(`${directory}/${name}`))) await set.load(name, `${directory}/${name}`, options);
+  const found = new Map(holds(here) ? [["default", directory]] : []);
+  for (const name of here === "file" || here === null ? [] : here) {
+    const folder = `${directory}/${name}`;
+    if (!holds(await fileSystem().list(folder))) continue;
+    checkFolder(name, folder, found.keys());
+    found.set(name, folder);
+  }
+  for (const [name, folder] of found) await set.load(name, folder, options);
   if (set.names.length === 0) throw new ConfigError(`${directory} holds no adapter`, { key: "directory", value: directory, fix: "name the folder with adapter_config.json, or the one with the adapters' folders" });
   return set;
 }

@@ -14,6 +14,17 @@ export function checkName(name: string, taken: Iterable<string>): void {
   if ([...taken].includes(name)) bad("there is one of this name", "choose another name, or delete that one first");
 }
 
+/** As `checkName`, for a folder that holds an adapter. */
+export function checkFolder(name: string, folder: string, taken: Iterable<string>): void {
+  try {
+    checkName(name, taken);
+  } catch (error) {
+    if (!(error instanceof ConfigError)) throw error;
+    const like = name.replaceAll(/[^A-Za-z0-9_-]/g, "_").replace(/^__+/, "");
+    throw new ConfigError(`${folder}: ${error.message.split("\n")[0]}`, { op: "loadAdapters", key: "name", value: name, fix: `rename the folder, or load each adapter under a name of your own: await adapterSet(model).load(${JSON.stringify(like === "" ? "a" : like)}, ${JSON.stringify(folder)})` });
+  }
+}
+
 /** @throws ConfigError for an option that `op` does not have */
 export function checkOptions(op: string, options: object, known: readonly string[]): void {
   const key = Object.keys(options).find((k) => !known.includes(k));
