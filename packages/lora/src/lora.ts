@@ -11,6 +11,7 @@ import type { KeyMapping } from "./files/key-mapping.ts";
 import { methodOf } from "./methods/methods.ts";
 import { adaptableModules, moduleInfos, moduleOf, parametersOf } from "./targets/modules.ts";
 import { type AdapterDirectory, echoedNames, expectedTensors, type LoadReport, matchTensors, readAdapterDirectory } from "./files/peft.ts";
+import { withInferredTargets } from "./files/inferred-targets.ts";
 import { checkCopies, differingBase } from "./files/saved-along.ts";
 import { describeTargets, type TargetTable } from "./targets/targets.ts";
 import { Tuned } from "./tuned.ts";
@@ -150,8 +151,8 @@ export interface LoadOptions {
  */
 export async function loadLora<M extends object>(model: M, from: string | AdapterDirectory, options: LoadOptions = {}): Promise<LoadedLora<M>> {
   const { config, warnings, tensors, file, origin = new Map() } = typeof from === "string" ? await readAdapterDirectory(from) : from;
-  const own = { ...config, inferenceMode: false }, plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file");
-  const { strict = true, keyMapping } = options, embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
+  const { strict = true, keyMapping } = options, { config: own, warnings: inferred } = withInferredTargets({ ...config, inferenceMode: false }, tensors, moduleInfos(model), file, keyMapping);
+  const plan = planLora(model, own, options.modelType ?? modelTypeOf(model), "file"), embeddings = moduleInfos(model).flatMap((m) => (m.kind === "embedding" || m.isOutputHead === true ? [m.path] : []));
   const { factors, base, echoes, report } = matchTensors(kindTensors(own, tensors, file), expectedTensors(plan.chosen, own), { file, strict, embeddings, echoes: echoedNames(plan.chosen), ...(keyMapping === undefined ? {} : { keyMapping }) });
   const targets = new Set(plan.table.targets), first = await firstFactors(model, own, plan.chosen.filter(({ site }) => targets.has(site)), origin, file);
   const others = options.savedEmbeddings === "use" ? await differingBase(model, base, adaptableModules(model), own) : [], saved = new Map(others.map(({ chosen, weight }) => [chosen.site, weight]));
@@ -162,5 +163,5 @@ export async function loadLora<M extends object>(model: M, from: string | Adapte
     return { ...(targets.has(site) ? first.get(site.path) : undefined), ...Object.fromEntries(Object.keys(fresh).map((role) => [role, factors.get(keyOf({ site, method }, role)) ?? fresh[role]])) };
   }, (a, role) => !factors.has(keyOf(a, role)));
   await checkCopies(model, { base: new Map([...base].filter(([name]) => !others.some((o) => `${o.chosen.site.path}.weight` === name))), echoes, file }, tuned.attachments, adaptableModules(model));
-  return { tuned, report: { ...report, warnings: [...warnings, ...plan.table.warnings, ...report.warnings] } };
+  return { tuned, report: { ...report, warnings: [...warnings, ...inferred, ...plan.table.warnings, ...report.warnings] } };
 }

@@ -383,6 +383,24 @@ describe("files", () => {
     expect(await numbers(mapped.tuned.forward(ids))).toEqual(y);
   });
 
+  it("whose expression cannot be run in linear time are read by the modules that their tensors name, with a warning", async () => {
+    const dir = join(scratch, "look-ahead");
+    for (const o of [{ useDora: true, modulesToSave: ["norm"] }, { bias: "lora_only" }, { adalora: { initR: 3, targetR: 2 } }, { r: 3, vera: {} }, { trainableTokenIndices: [1] }] as const) {
+      const tuned = await moved(lora(new Rich(), { targetModules: ["q_proj", "c_fc"], ...o })), y = await numbers(tuned.forward(ids));
+      await tuned.save(dir);
+      const directory = await readAdapterDirectory(dir);
+      for (const config of [{ ...directory.config, targetModules: "(?!lm_head).*(q_proj|c_fc)" }, ...(o.vera === undefined ? [{ ...directory.config, targetModules: "all-linear", excludeModules: ".*(?<!q_proj|c_fc)" }] : [])]) {
+        const { tuned: back, report } = await loadLora(new Rich(), { ...directory, config });
+        expect(report.warnings.join()).toMatch(/(target|exclude)_modules: .*look-(ahead|behind).*is not supported.*the 2 modules of the file's tensors are taken/);
+        expect(await numbers(back.forward(ids))).toEqual(y);
+        expect(back.fileConfig()).toMatchObject({ targetModules: ["c_fc", "q_proj"], excludeModules: null });
+      }
+      await expect(loadLora(new Rich(), { ...directory, config: { ...directory.config, targetModules: "(q_proj" } })).rejects.toThrow(/regular expression/);
+    }
+    const directory = await readAdapterDirectory(dir);
+    await expect(loadLora(new Rich(), { ...directory, config: { ...directory.config, targetModules: "(?!x)q_proj", targetParameters: ["c_fc.weight"] } })).rejects.toThrow(/negative look-ahead/);
+  });
+
   it("save frozen embeddings only when asked or needed, and say why", async () => {
     const plain = lora(new Rich(), { targetModules: ["q_proj"] }), resized = lora(new Rich({ vocabSize: 5 }), { targetModules: ["q_proj"] }), head = lora(new Rich(), { targetModules: ["lm_head"] });
     const keys = (t: Tuned<Rich>, option: "auto" | boolean): [string[], string] => { const { parameters, reason } = t.savedEmbeddings(option); return [[...parameters.keys()].map((k) => k.slice("base_model.model.".length)), reason]; };

@@ -57,6 +57,9 @@ const REFUSED_GROUPS: readonly (readonly [string, string])[] = [
 
 const CONTROL: Readonly<Record<string, number>> = { n: 10, t: 9, r: 13, f: 12, v: 11, a: 7 };
 
+/** Python has it, and no matcher in linear time does. */
+export class UnsupportedPattern extends ConfigError {}
+
 /** Parses Python's syntax; throws ConfigError with the position for bad syntax and by name for what is not supported. */
 export function parsePattern(source: string, origin: PatternOrigin = {}): Parsed {
   const chars = Array.from(source);
@@ -64,15 +67,15 @@ export function parsePattern(source: string, origin: PatternOrigin = {}): Parsed
   let at = 0;
   let groups = 0;
 
-  const fail = (message: string, fix: string): never => {
-    throw new ConfigError(`regular expression ${JSON.stringify(source.slice(0, 200))}: ${message} at position ${at}`, {
+  const fail = (message: string, fix: string, kind: typeof ConfigError = ConfigError): never => {
+    throw new kind(`regular expression ${JSON.stringify(source.slice(0, 200))}: ${message} at position ${at}`, {
       ...origin,
       value: source,
       fix,
     });
   };
   const refuse = (what: string): never =>
-    fail(`${what} is not supported, because it cannot be matched in linear time`, "rewrite it with classes, groups, alternation and repetition, or list the module names");
+    fail(`${what} is not supported, because it cannot be matched in linear time`, "rewrite it with classes, groups, alternation and repetition, or list the module names", UnsupportedPattern);
   if (chars.length > MAX_PATTERN) fail(`longer than ${MAX_PATTERN} characters`, "list the module names instead");
 
   const looking = (text: string): boolean => text === chars.slice(at, at + text.length).join("");

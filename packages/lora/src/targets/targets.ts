@@ -185,7 +185,7 @@ function shortNames(paths: readonly string[], modules: readonly ModuleInfo[]): r
 }
 
 /** Exactly these modules: their paths, or an expression where one of them is the end of another module's. */
-function exactly(paths: readonly string[], modules: readonly ModuleInfo[]): readonly string[] | string {
+export function exactly(paths: readonly string[], modules: readonly ModuleInfo[]): readonly string[] | string {
   const chosen = new Set(paths), clear = modules.every((m) => chosen.has(m.path) || !paths.some((p) => isSuffix(m.path, p)));
   return clear ? [...paths].sort() : `(?:${paths.map((p) => p.replaceAll(/\W/g, "\\$&")).join("|")})`;
 }
