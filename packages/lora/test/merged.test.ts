@@ -119,6 +119,20 @@ describe("calls that overlap", () => {
     (await numbers(alone.forward(ids))).forEach((v, i) => { expect(v).toBeCloseTo(y[i], 5); });
   });
 
+  it("leave no way to delete, scale or rename an adapter while it is on its way into the base", async () => {
+    const { set } = await parties(), merging = set.merge("a");
+    await Promise.resolve();
+    await Promise.resolve();
+    for (const change of [() => { set.delete("a"); }, () => { set.setScale("a", 2); }, () => { set.rename("a", "z"); }]) expect(change).toThrow(/adapter a is being merged.*await the merge first/s);
+    set.setScale("b", 2);
+    await merging;
+    expect(set.merged).toEqual(["a"]);
+    set.rename("a", "z");
+    await set.unmerge();
+    set.delete("z");
+    expect(set.names).toEqual(["b"]);
+  });
+
   it("say that a name is given twice", async () => {
     const { set } = await parties();
     await expect(set.merge(["a", "a"])).rejects.toThrow(/named twice: a, a/);

@@ -38,6 +38,8 @@ const mergedOf = <M>({ tuned, copy }: Member<M>): Tuned<M> | null => (tuned.merg
 export class AdapterSet<M extends object> {
   readonly base: M;
   #members = new Map<string, Member<M>>();
+  /** names that a merge is at work on */
+  #merging: readonly string[] = [];
   /** the base as the set found it */
   readonly #ground: Ground;
   constructor(base: M) {
@@ -98,6 +100,7 @@ export class AdapterSet<M extends object> {
   /** Keeps its place in the order. */
   rename(from: string, to: string): void {
     const member = this.#member(from);
+    if (this.#merging.includes(from)) this.#unmerged(from, "rename");
     checkName(to, this.names);
     this.#members = new Map([...this.#members].map(([name, m]) => (m === member ? [to, m] : [name, m])));
     structureChanged();
@@ -196,6 +199,7 @@ export class AdapterSet<M extends object> {
     const todo = names.filter((name) => mergedOf(this.#member(name)) === null), errors: RequantizeError[] = [], done: string[] = [];
     checkSet("merge", this, this.base, todo, this.#ground);
     checkOrder([...this.merged, ...todo].map((name) => ({ name, attachments: this.get(name).attachments })), [...this.merged, ...todo]);
+    this.#merging = todo;
     try {
       for (const name of todo) {
         const scaled = this.#scaled(name);
@@ -207,6 +211,8 @@ export class AdapterSet<M extends object> {
     } catch (error) {
       if (options.keep !== false) await this.#unmerge(done);
       throw error;
+    } finally {
+      this.#merging = [];
     }
     return errors;
   }
@@ -258,6 +264,7 @@ export class AdapterSet<M extends object> {
     return [...this.#members].find(([, { tuned, copy }]) => adapter === tuned || adapter === copy)?.[0] ?? "";
   }
   #unmerged(name: string, op: string): void {
+    if (this.#merging.includes(name)) throw new ConfigError(`adapter ${name} is being merged into the base weights`, { op, key: name, fix: "await the merge first" });
     if (mergedOf(this.#member(name)) !== null) throw new ConfigError(`adapter ${name} is merged into the base weights`, { op, key: name, fix: `await set.unmerge() first` });
   }
   #factor(name: string, k: number | Tensor): Tensor {
