@@ -1,6 +1,6 @@
 /** Bad input: one clear message naming file, key, value and fix; a non-zero exit code; nothing half-written. */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import { cpSync, existsSync, mkdirSync, readFileSync, symlinkSync, writeFileSync } from "node:fs";
+import { dirname, join } from "node:path";
 import { withFileSystem } from "@adjoint/io";
 import { failingFileSystem } from "@adjoint/io/failing";
 import { fixture } from "@adjoint/testing/fixtures";
@@ -111,4 +111,43 @@ test("a full disk at any write of a run: an error that names the file, and no ha
     if (existsSync(join(folder, "adapter"))) expect(existsSync(join(folder, "adapter", "adapter_config.json"))).toBe(true);
   }
   expect(n).toBeGreaterThan(10);
+});
+
+describe("what is read is not written over", () => {
+  const adapter = fixture("peft/lora/adapter");
+  const writers: readonly (readonly [string, (input: string, output: string) => string[]])[] = [
+    ["merge", (input, output) => ["merge", "--model", input, "--adapter", adapter, "--output-dir", output]],
+    ["quantize", (input, output) => ["quantize", input, "--out", output]],
+    ["combine", (input, output) => ["combine", adapter, "--model", input, "--output-dir", output]],
+    ["finetune", (input, output) => ["finetune", "--model", input, "--ids", ids, "--max-steps", "1", "--overwrite", "--no-use-peft", "--output-dir", output]],
+  ];
+  test.each(writers)("%s: output = input, inside, around, by a link", async (name, words) => {
+    const folder = copyOf("llama/tiny"), weights = readFileSync(join(folder, "model.safetensors")), link = join(temporary(), "link");
+    symlinkSync(folder, link);
+    // a run writes into a folder of its own inside of output_dir
+    const own = name === "finetune" ? join(temporary(), "model") : folder;
+    if (name === "finetune") cpSync(folder, own, { recursive: true });
+    for (const [input, output] of name === "finetune" ? [[own, dirname(own)]] : [[folder, folder], [folder, link], [link, folder], [folder, join(folder, "new", "er")], [folder, dirname(folder)]]) {
+      const { code, err } = await adjoint([...words(input, output), "--overwrite", ...(name === "quantize" ? [] : exact)]);
+      expect(err).toMatch(/(is what is read|(lies inside of|holds) .*, which is read)\n {2}fix: .*--output-dir/);
+      expect(code).toBe(1);
+    }
+    expect(readFileSync(join(own, "model.safetensors")).equals(weights)).toBe(true);
+  });
+  test("what is there already takes --overwrite", async () => {
+    for (const [name, words] of writers.slice(0, 3)) {
+      const folder = join(temporary(), "out"), device = name === "quantize" ? [] : exact, line = [...words(model, folder), ...device];
+      mkdirSync(folder);
+      expect((await adjoint(line)).code, name).toBe(0);
+      const again = await adjoint(line);
+      expect(again.code).toBe(1);
+      expect(again.err).toMatch(/holds files already\n {2}fix: choose another --output-dir, or add --overwrite/);
+      expect((await adjoint([...line, "--overwrite"])).code, name).toBe(0);
+    }
+    const file = join(temporary(), "a.gguf");
+    writeFileSync(file, "kept");
+    expect((await adjoint(["quantize", model, "--format", "q8_0", "--out", file])).err).toMatch(/a\.gguf is there already\n {2}fix: /);
+    expect(readFileSync(file, "utf8")).toBe("kept");
+    expect((await adjoint(["tune", "--output", file])).err).toMatch(/a\.gguf is there already\n {2}fix: choose another --output, or add --overwrite/);
+  });
 });

@@ -234,7 +234,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   relora_reset_ratio: { kind: "number", nullable: true, above: 0, below: 1, group: "adapter", help: "ReLoRA: share that random and magnitude forget" },
   relora_train_rest: { kind: "flag", group: "adapter", help: "ReLoRA: embeddings, norms and head train in full beside the factors" },
   output_dir: { kind: "text", nullable: true, group: "run", aliases: ["out", "output"], help: "folder of adapter, metrics, checkpoints and report" },
-  overwrite_output_dir: { kind: "flag", group: "run", aliases: ["overwrite"], help: "replace an earlier run in output_dir" },
+  overwrite_output_dir: { kind: "flag", group: "run", aliases: ["overwrite"], help: "replace what output_dir holds: an earlier run or model" },
   logging_steps: { kind: "integer", min: 0, group: "run", help: "where there is no terminal: a line each so many steps; 0: each 10 %" },
   eval_steps: { kind: "integer", min: 0, group: "run", help: "evaluate each so many steps; 0: before and after only" },
   save_steps: { kind: "integer", min: 0, group: "run", help: "a checkpoint each so many steps; 0: only when interrupted" },

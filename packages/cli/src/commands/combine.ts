@@ -5,11 +5,12 @@ import { baseOptions, defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/t
 import { node, writeDirectoryAtomic } from "@adjoint/io";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { baseKeys, openAdapter, openDevice, openModel } from "../open.ts";
+import { adapterFolder, baseKeys, modelPath, openAdapter, openDevice, openModel } from "../open.ts";
+import { checkOutput } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { count, type Terminal } from "../terminal.ts";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", ...baseKeys, "seed", "device", "threads", "wide"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "overwrite_output_dir", ...baseKeys, "seed", "device", "threads", "wide"];
 
 /** One weight for each adapter; 1 each where none is given. */
 function weightsOf(text: string | null, adapters: readonly string[]): readonly number[] {
@@ -34,6 +35,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (paths.length === 0) throw new ConfigError("combine: which adapters?", { key: "ADAPTER", value: null, fix: "name their folders: adjoint combine A B --output-dir C" });
   if (output === null) throw new ConfigError("combine: where shall the adapter go?", { key: "output_dir", value: null, fix: "give --output-dir DIR" });
   const weights = weightsOf(args.text("weights"), paths), options = optionsOf(args, recipe);
+  await checkOutput("combine", output, { inputs: [modelPath(recipe.model_name_or_path), ...(await Promise.all(paths.map(adapterFolder)))], overwrite: recipe.overwrite_output_dir });
   await openDevice(recipe);
   const say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); }, progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
   const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, base: baseOptions(recipe), say, progress }), parts = [];

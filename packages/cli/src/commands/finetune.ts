@@ -10,8 +10,9 @@ import { rankText } from "../adapter-text.ts";
 import type { Answer, Command } from "../command.ts";
 import { forgottenInFull } from "../beside.ts";
 import { type ExactMatch, exactMatch, matchRows } from "../exact-match.ts";
-import { baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
+import { adapterFolder, baseKeys, companionFiles, held, openAdapter, openData, openDevice, openMeasured, openModel, type OpenModel, titleOf } from "../open.ts";
 import { recipeKeys, recipeOf } from "../recipes.ts";
+import { refuseInputs } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { Screen } from "../screen.ts";
 import { bytes, count, duration, millions, paint, rate, type Terminal } from "../terminal.ts";
@@ -154,6 +155,8 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   if (recipe.save_dtype !== "float32" && recipe.use_peft && recipe.relora === null) throw new ConfigError("save_dtype is for fully trained models; adapters are written in float32, as PEFT does", { key: "save_dtype", value: recipe.save_dtype, fix: "remove it" });
   if (recipe.use_peft && recipe.init_adapter === null) loraOptions(recipe, null);      // what cannot be is said before a model is loaded
   const folder = recipe.output_dir ?? (kind === "pretrain" ? "out/pretrain" : "out/finetune"), quiet = args.flag("quiet");
+  // --overwrite removes the parts of an earlier run before this one writes them
+  for (const part of ["adapter", "model"]) await refuseInputs(kind, node().path.join(folder, part), [recipe.model_name_or_path, recipe.init_adapter === null ? null : await adapterFolder(recipe.init_adapter), recipe.tokenizer_name]);
   const screen = new Screen(terminal, quiet), progress = new Progress(quiet ? { ...terminal, err: () => undefined } : terminal, recipe.logging_steps);
   const device = await openDevice(recipe);
   const network = recipe.model_name_or_path === null ? "offline" : "";

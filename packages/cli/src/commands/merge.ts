@@ -7,12 +7,13 @@ import { ConfigError, convertArray, type DType, type HostArray, isFloat } from "
 import { baseOptions, defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
-import { baseKeys, companionFiles, openAdapter, openDevice, openModel } from "../open.ts";
+import { adapterFolder, baseKeys, companionFiles, modelPath, openAdapter, openDevice, openModel } from "../open.ts";
+import { checkOutput } from "../output.ts";
 import { Progress } from "../progress.ts";
 import type { Terminal } from "../terminal.ts";
 import { resolveModel } from "@adjoint/models";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", ...baseKeys, "device", "threads", "wide"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "overwrite_output_dir", ...baseKeys, "device", "threads", "wide"];
 
 const rounded = ({ data, shape }: { readonly data: Float32Array; readonly shape: readonly number[] }, dtype: DType): HostArray => ({ dtype, shape, data: dtype === "f32" ? data : convertArray(data, "f32", dtype) });
 
@@ -21,6 +22,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (adapter === null) throw new ConfigError("merge: the adapter is missing", { key: "adapter", value: null, fix: "give --adapter DIR" });
   if (output === null) throw new ConfigError("merge: where shall the model go?", { key: "output_dir", value: null, fix: "give --output-dir DIR" });
   if (again && decode) throw new ConfigError("merge: --requantize and --dequantize are both given", { key: "--requantize", fix: "choose one" });
+  await checkOutput("merge", output, { inputs: [modelPath(recipe.model_name_or_path), await adapterFolder(adapter)], overwrite: recipe.overwrite_output_dir });
   await openDevice(recipe);
   const say = (text: string): void => { if (!args.flag("quiet")) terminal.err(`${text}\n`); }, progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
   const { model, path } = await openModel(recipe.model_name_or_path, { tokenizer: false, base: baseOptions(recipe), say, progress });

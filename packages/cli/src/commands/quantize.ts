@@ -7,10 +7,11 @@ import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
 import { companionFiles, modelPath } from "../open.ts";
+import { checkOutput } from "../output.ts";
 import { Progress } from "../progress.ts";
 import { bytes, count, duration, type Terminal } from "../terminal.ts";
 
-const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir"];
+const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "overwrite_output_dir"];
 /** Formats that some file holds and that can be made. */
 const writable: readonly string[] = ["nf4", "fp4", "int8", "q8_0", "q4_0", "mxfp4"];
 
@@ -24,6 +25,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
     throw new ConfigError(`quantize: files of ${format} have ${format === "int8" ? "one scale a row" : "blocks of 32"} and plain scales`, { key: block === null ? "--double-quant" : "--block", value: block ?? true, fix: "remove the flag, or use nf4 or fp4" });
   }
   const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip === "none" ? [] : skip.split(",") }) };
+  await checkOutput("quantize", output, { inputs: [modelPath(source)], overwrite: recipe.overwrite_output_dir });
   const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
   const path = modelPath(source), { config, weights } = await loadWeights(path, {
     quantize, onWeight: ({ name, done, all }) => { progress.part(done, all, `quantizing ${name}`); },

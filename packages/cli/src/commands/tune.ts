@@ -5,6 +5,7 @@ import type { TuneProgress, WebGpuOptions } from "@adjoint/webgpu";
 import type { Arguments } from "../arguments.ts";
 import type { Answer, Command } from "../command.ts";
 import { adapterOption, findGpu } from "../devices.ts";
+import { checkOutput } from "../output.ts";
 import { bar } from "../progress.ts";
 import { duration, padStart, paint, type Terminal } from "../terminal.ts";
 import { tilesFile, writeTiles } from "../tiles-file.ts";
@@ -41,6 +42,8 @@ class Line {
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const { nameOf, adapters, tune } = await import("@adjoint/webgpu"), part = args.text("adapter"), seconds = args.number("seconds") ?? 180;
   if (!(seconds > 0)) throw new ConfigError("tune: --seconds must be positive", { key: "seconds", value: seconds, fix: "--seconds 180" });
+  const chosenFile = args.text("output");
+  if (chosenFile !== null) await checkOutput("tune", chosenFile, { overwrite: args.recipe.overwrite_output_dir === true, key: "output" });
   let options: WebGpuOptions;
   if (part === null) {
     const found = await findGpu();
@@ -54,7 +57,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   try {
     const table = await tune({ ...options, matmul: args.flag("f16") ? "f16" : "f32" }, { seconds, signal: stop.signal, onProgress: (p) => { if (!quiet) line.show(p); } });
     if (!quiet) line.end();
-    const file = args.text("output") ?? tilesFile(name), classes = Object.keys(table.entries).length;
+    const file = chosenFile ?? tilesFile(name), classes = Object.keys(table.entries).length;
     await writeTiles(file, table);
     return { text: `${file}: ${classes} classes of products for ${name}; runs with --device webgpu use it\n`, json: { file, ...table } };
   } finally { undo(); }
@@ -62,7 +65,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
 
 export const tuneCommand: Command = {
   grammar: {
-    name: "tune", positionals: [], keys: [], summary: "Measures which matmul kernels are fastest on this GPU and keeps the answer for later runs.",
+    name: "tune", positionals: [], keys: ["overwrite_output_dir"], summary: "Measures which matmul kernels are fastest on this GPU and keeps the answer for later runs.",
     text: "Without it, kernels are chosen by a model of the device. A kernel whose result is wrong is never chosen.",
     flags: {
       adapter: { kind: "text", value: "PART", help: "the adapter: a number or a part of its name as adjoint doctor prints them; by default the first GPU" },
