@@ -143,5 +143,7 @@ function checkOptions(model: CausalLM, prompt: readonly number[], o: { maxNewTok
   if (!(o.topK >= 1) || (o.topK !== Infinity && !Number.isInteger(o.topK))) throw bad("topK", o.topK, "a positive integer");
   if (!(o.topP > 0 && o.topP <= 1)) throw bad("topP", o.topP, "above 0 and at most 1");
   if (prompt.length === 0) throw new ConfigError("generate: the prompt has no tokens", { op: "generate", key: "prompt", fix: "start with at least one token, such as the beginning of text" });
+  const odd = prompt.findIndex((id) => !(Number.isInteger(id) && id >= 0 && id < model.config.vocabSize));
+  if (odd >= 0) throw new ConfigError(`generate: prompt[${odd}] is ${String(prompt[odd])}; token ids are whole numbers from 0 to ${model.config.vocabSize - 1}`, { op: "generate", key: `prompt[${odd}]`, value: prompt[odd], fix: "pass the ids that the model's tokenizer gives" });
   if (prompt.length > model.config.maxPositionEmbeddings) throw new ConfigError(`generate: the prompt has ${prompt.length} tokens, and the model was made for ${model.config.maxPositionEmbeddings} positions`, { op: "generate", key: "prompt", value: prompt.length, fix: "shorten it" });
 }

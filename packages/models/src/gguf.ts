@@ -68,8 +68,9 @@ export async function ggufConfig(file: GgufFile): Promise<ConfigJson> {
   if (embedding === undefined) throw new FormatError(`${file.label}: token_embd.weight is missing`, { file: file.label, key: "token_embd.weight", fix: "this file holds no language model" });
   const headDim = m.number("attention.key_length") ?? m.number("rope.dimension_count") ?? hidden / heads, theta = m.number("rope.freq_base") ?? 10000, id = (key: string): unknown => m.plain(`tokenizer.ggml.${key}_token_id`);
   const biased = (name: string): boolean => file.entries.has(`blk.0.${name}.bias`);
+  const window = m.architecture === "llama" ? m.number("attention.sliding_window") : null;   // a Mistral: llama.cpp has one architecture for both
   return {
-    model_type: m.architecture, vocab_size: embedding.shape[0], hidden_size: hidden, intermediate_size: m.need("feed_forward_length"), num_hidden_layers: m.need("block_count"), num_attention_heads: heads,
+    model_type: window === null ? m.architecture : "mistral", ...(window === null ? {} : { sliding_window: window }), vocab_size: embedding.shape[0], hidden_size: hidden, intermediate_size: m.need("feed_forward_length"), num_hidden_layers: m.need("block_count"), num_attention_heads: heads,
     num_key_value_heads: m.number("attention.head_count_kv") ?? heads, head_dim: headDim, max_position_embeddings: m.number("context_length") ?? 2048, rms_norm_eps: m.number("attention.layer_norm_rms_epsilon") ?? 1e-5,
     rope_theta: theta, tie_word_embeddings: !file.entries.has("output.weight"), hidden_act: "silu", ...(await scaling(m, headDim, theta)),
     ...(m.architecture === "llama" && biased("attn_q") ? { attention_bias: true } : {}), ...(biased("ffn_up") ? { mlp_bias: true } : {}),
@@ -173,7 +174,7 @@ export function ggufMetadata(config: ModelConfig, tokenizer: TrainedTokenizer | 
   const own: Record<string, GgufValue | string> = {
     block_count: u32(c.numHiddenLayers), context_length: u32(c.maxPositionEmbeddings), embedding_length: u32(c.hiddenSize), feed_forward_length: u32(c.intermediateSize), "attention.head_count": u32(c.numAttentionHeads),
     "attention.head_count_kv": u32(c.numKeyValueHeads), "attention.layer_norm_rms_epsilon": f32(c.rmsNormEps), "attention.key_length": u32(c.headDim), "attention.value_length": u32(c.headDim), "rope.dimension_count": u32(c.headDim),
-    "rope.freq_base": f32(c.ropeTheta), vocab_size: u32(c.vocabSize), ...(c.ropeScaling.type === "linear" ? { "rope.scaling.type": "linear", "rope.scaling.factor": f32(c.ropeScaling.factor) } : {}),
+    "rope.freq_base": f32(c.ropeTheta), vocab_size: u32(c.vocabSize), ...(c.slidingWindow === null ? {} : { "attention.sliding_window": u32(c.slidingWindow) }), ...(c.ropeScaling.type === "linear" ? { "rope.scaling.type": "linear", "rope.scaling.factor": f32(c.ropeScaling.factor) } : {}),
   };
   const ids = { bos: c.bosTokenId, eos: c.eosTokenIds[0] ?? null, padding: c.padTokenId };
   return {

@@ -29,6 +29,9 @@ export interface LlamaConfig extends SharedConfig {
   readonly attentionDropout: number;
 }
 
+/** transformers' values of max_position_embeddings for a config.json without it. */
+const positions: Readonly<Record<LlamaType, number>> = { llama: 2048, mistral: 131072, qwen2: 32768, qwen3: 32768, gemma: 8192 };
+
 /** @throws ConfigError */
 export function readLlama(r: Reader, type: LlamaType): LlamaConfig {
   const { json } = r, gemma = type === "gemma";
@@ -39,7 +42,7 @@ export function readLlama(r: Reader, type: LlamaType): LlamaConfig {
   r.only("partial_rotary_factor", [1], "partial rotary embedding");
   r.only("use_sliding_window", [false], "a sliding window on some layers");
   refuseLayerTypes(r);
-  const heads = r.size("num_attention_heads"), hiddenSize = r.size("hidden_size"), kvHeads = r.size("num_key_value_heads", type === "mistral" ? 8 : heads);
+  const heads = r.size("num_attention_heads"), hiddenSize = r.size("hidden_size"), kvHeads = r.size("num_key_value_heads", type === "mistral" && json["num_key_value_heads"] === undefined ? 8 : heads);
   const headDim = r.size("head_dim", type === "qwen3" ? 128 : gemma ? 256 : hiddenSize / heads);
   if (heads % kvHeads !== 0) throw r.bad("num_key_value_heads", `${heads} query heads cannot share them evenly`, "choose a divisor of num_attention_heads");
   if (headDim % 2 !== 0) throw r.bad("head_dim", "rotary embedding needs an even head size", "choose an even head_dim");
@@ -47,10 +50,10 @@ export function readLlama(r: Reader, type: LlamaType): LlamaConfig {
   if (type === "mistral" && attentionBias) throw r.bad("attention_bias", "mistral has none", "remove it, or use model_type llama");
   return {
     modelType: type, vocabSize: r.size("vocab_size"), hiddenSize, intermediateSize: r.size("intermediate_size"), numHiddenLayers: r.size("num_hidden_layers"),
-    numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, maxPositionEmbeddings: r.size("max_position_embeddings", gemma ? 8192 : 2048),
+    numAttentionHeads: heads, numKeyValueHeads: kvHeads, headDim, maxPositionEmbeddings: r.size("max_position_embeddings", positions[type]),
     rmsNormEps: r.number("rms_norm_eps", 1e-6), normUnitOffset: gemma, scaleEmbeddings: gemma, hiddenAct: gemma ? "gelu_pytorch_tanh" : "silu", ...readRope(r), tieWordEmbeddings: r.flag("tie_word_embeddings", gemma),
     qkvBias: attentionBias, outputBias: attentionBias && type !== "qwen2", mlpBias: type === "llama" && r.flag("mlp_bias", false), qkNorm: type === "qwen3",
-    slidingWindow: type === "mistral" && json["sliding_window"] !== null && json["sliding_window"] !== undefined ? r.size("sliding_window") : null,
+    slidingWindow: type === "mistral" && json["sliding_window"] !== null ? r.size("sliding_window", 4096) : null,
     attentionDropout: r.dropout("attention_dropout"), initializerRange: r.number("initializer_range", 0.02),
     bosTokenId, eosTokenIds: r.ids("eos_token_id"), padTokenId, json,
   };
@@ -61,10 +64,16 @@ function refuseLayerTypes(r: Reader): void {
   if (Array.isArray(types) && types.some((t) => t !== "full_attention" && !(t === "sliding_attention" && r.json["model_type"] === "mistral"))) throw r.bad("layer_types", "layers other than full_attention are not implemented", "use a model whose layers all have full attention");
 }
 
-/** Base and scaling of rotary embedding, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before). */
+/** Base and scaling of rotary embedding, from rope_parameters (transformers 5) or rope_theta and rope_scaling (before); where both are there transformers takes rope_scaling, and its base, alone. */
 function readRope(r: Reader): { ropeTheta: number; ropeScaling: RopeScaling } {
-  const key = isRecord(r.json["rope_parameters"]) ? "rope_parameters" : "rope_scaling", given = r.json[key];
-  const p = new Reader(isRecord(given) ? given : {}, r.file, `${key}.`), ropeTheta = p.number("rope_theta", r.number("rope_theta", 10000));
+  const [old, now] = ["rope_scaling", "rope_parameters"].map((key) => {
+    const value = r.json[key] ?? {};
+    if (!isRecord(value)) throw r.bad(key, "an object is needed", 'write { "rope_type": "linear", "factor": 4 }, or leave it out');
+    return { key, value };
+  });
+  const { key, value } = Object.keys(old.value).length > 0 ? old : now;
+  const p = new Reader(value, r.file, `${key}.`), ropeTheta = p.number("rope_theta", r.number("rope_theta", 10000));
+  for (const layers of ["full_attention", "sliding_attention"]) if (value[layers] !== undefined) throw p.bad(layers, "positions of their own for some layers are not implemented", "use a model whose layers all have the same");
   p.only("partial_rotary_factor", [1], "partial rotary embedding");
   const typeKey = p.json["rope_type"] === undefined ? "type" : "rope_type", type = p.json[typeKey] ?? "default";
   if (type === "default") return { ropeTheta, ropeScaling: { type } };

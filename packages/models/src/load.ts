@@ -6,8 +6,9 @@ import { dequantize, type FormatName, quantizeArray, quantizedOf, quantizedWeigh
 import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, place, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
-import { buildModel, canonicalName, moduleShapes, parameterShapes } from "./family.ts";
+import { buildModel, canonicalName, embeddingName, moduleShapes, parameterShapes } from "./family.ts";
 import { ggufConfig, ggufWeights } from "./gguf.ts";
+import { HEAD, settledHead, withHead } from "./head.ts";
 import { type ResolveModelOptions, resolveModel } from "./hub.ts";
 import type { ModuleShape } from "./layout.ts";
 import { type ModelFiles, type Origin, filesOrigin, folderOrigin, isModelFiles } from "./origin.ts";
@@ -97,8 +98,9 @@ async function read(source: string | URL | ModelFiles, options: LoadModelOptions
     }
   }
   const origin = isModelFiles(source) ? filesOrigin(source) : folderOrigin(await resolveModel(source, transfer));
-  const config = parseConfig(await readConfig(origin), origin.label("config.json")), file = renamed(tensorWeights(await origin.weights()), (name) => canonicalName(config, name));
+  const given = parseConfig(await readConfig(origin), origin.label("config.json")), file = renamed(tensorWeights(await origin.weights()), (name) => canonicalName(given, name));
   try {
+    const config = await settledHead(given, file);
     await readWeights(config, file, readOptions, keep);
     return { config, tokenizer: await tokenizerOf(origin, tokenizer) };
   } finally {
@@ -137,9 +139,11 @@ async function ggufTokenizerOf(file: GgufFile, { vocabSize }: ModelConfig, besid
 
 /** A model over arrays, or codes of linear weights, by parameter name, which it takes over. @throws FormatError listing what is missing, unexpected or misshapen */
 export function modelFrom(config: ModelConfig, arrays: ReadonlyMap<string, Weight>, tokenizer: Tokenizer | null = null): CausalLM {
-  const stores = new Map([...arrays].map(([given, w]) => { const name = canonicalName(config, given); return [name, tensorOf(name, w)] as const; }));
-  check(config, new Map([...stores].map(([name, { shape }]) => [name, shape])), "the given arrays", true);
-  return buildModel(config, (name) => stores.get(name)!, tokenizer);
+  const weights = new Map([...arrays].map(([name, w]) => [canonicalName(config, name), w])), embedding = weights.get(embeddingName(config)), head = weights.get(HEAD);
+  const own = config.tieWordEmbeddings && embedding && head ? withHead(config, embedding, head) : config;
+  check(own, new Map([...weights].map(([name, { shape }]) => [name, shape])), "the given arrays", true);
+  const stores = new Map([...weights].map(([name, w]) => [name, tensorOf(name, w)]));
+  return buildModel(own, (name) => stores.get(name)!, tokenizer);
 }
 
 /**
@@ -204,8 +208,8 @@ function settled(name: string, w: Weight, kind: string | undefined, skip: readon
 }
 const converted = ({ data, dtype, shape }: HostArray, to: DType): HostArray => ({ dtype: to, shape, data: convertArray(data, dtype, to) });
 
-/** Buffers that older versions of transformers saved and nobody needs; and the head of a tied model, which is the embedding. */
-const superfluous = (name: string, c: ModelConfig): boolean => /\.rotary_emb\.inv_freq$/.test(name) || (c.modelType === "gpt2" && /\.attn\.(bias|masked_bias)$/.test(name)) || (c.tieWordEmbeddings && name === "lm_head.weight");
+/** Buffers that older versions of transformers saved and nobody needs; and the head of a tied model, which equals the embedding (`withHead`). */
+const superfluous = (name: string, c: ModelConfig): boolean => /\.rotary_emb\.inv_freq$/.test(name) || (c.modelType === "gpt2" && /\.attn\.(bias|masked_bias)$/.test(name)) || (c.tieWordEmbeddings && name === HEAD);
 
 function check(config: ModelConfig, found: ReadonlyMap<string, readonly number[]>, file: string, strict: boolean): void {
   const wanted = parameterShapes(config), missing: string[] = [], bad: { name: string; want: readonly number[]; got: readonly number[] }[] = [];

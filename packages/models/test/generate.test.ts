@@ -58,6 +58,7 @@ describe("generate", () => {
     const model = initModel(config, 1);
     for (const [key, options] of Object.entries({ maxNewTokens: { maxNewTokens: 0 }, temperature: { temperature: -1 }, topK: { topK: 1.5 }, topP: { topP: 0 } })) await expect(generateIds(model, [1], options)).rejects.toThrow(key);
     await expect(generateIds(model, [])).rejects.toThrow("prompt");
+    for (const id of [1.5, NaN, -1, model.config.vocabSize]) await expect(generateIds(model, [1, id])).rejects.toThrow(`prompt[1] is ${id}`);
   });
 });
 

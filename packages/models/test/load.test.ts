@@ -60,6 +60,8 @@ describe("loading", () => {
     "a size that is text": [{ vocab_size: "61" }, "vocab_size"],
     "uneven groups": [{ num_key_value_heads: 3 }, "num_key_value_heads"],
     "an odd head": [{ head_dim: 5 }, "head_dim"],
+    "scaled positions as text": [{ rope_scaling: "linear" }, "rope_scaling is \"linear\": an object"],
+    "positions by layer": [{ rope_parameters: { full_attention: { rope_type: "linear", factor: 2 } } }, "rope_parameters.full_attention"],
     "dropout of one": [{ attention_dropout: 1 }, "attention_dropout"],
   };
   for (const [what, [change, key]] of Object.entries(refused)) it(`refuses ${what} by name`, async () => {
@@ -67,6 +69,29 @@ describe("loading", () => {
     expect(() => parseConfig(json, "here/config.json")).toThrow(ConfigError);
     expect(() => parseConfig(json, "here/config.json")).toThrow(key);
     expect(() => parseConfig(json, "here/config.json")).toThrow("here/config.json");
+  });
+  const sizes = { vocab_size: 3, hidden_size: 64, intermediate_size: 4, num_hidden_layers: 1, num_attention_heads: 8 };
+  it("takes rope_scaling, and not the base of rope_parameters, where both are there (transformers 5)", () => {
+    const rope = (more: Record<string, unknown>): unknown => { const c = parseConfig({ model_type: "llama", ...sizes, ...more }); return "ropeTheta" in c && [c.ropeTheta, c.ropeScaling]; };
+    const rope_parameters = { rope_type: "default", rope_theta: 5e5 };
+    expect(rope({ rope_parameters, rope_scaling: { type: "linear", factor: 4 } })).toEqual([10000, { type: "linear", factor: 4 }]);
+    for (const rope_scaling of [null, {}]) expect(rope({ rope_parameters, rope_scaling })).toEqual([5e5, { type: "default" }]);
+  });
+  it.each([["llama", 2048, null, 8], ["mistral", 131072, 4096, 8], ["qwen2", 32768, null, 8], ["qwen3", 32768, null, 8], ["gemma", 8192, null, 8]] as const)("%s has the defaults of transformers", (model_type, positions, slidingWindow, numKeyValueHeads) => {
+    expect(parseConfig({ model_type, ...sizes })).toMatchObject({ maxPositionEmbeddings: positions, slidingWindow, numKeyValueHeads });
+    expect(parseConfig({ model_type, ...sizes, sliding_window: null, num_attention_heads: 4, num_key_value_heads: null })).toMatchObject({ slidingWindow: null, numKeyValueHeads: 4 });
+  });
+  it("a head of its own is used although the config says tied, and saved with a config that says so", async () => {
+    const { rows, loss } = golden<{ rows: number[][]; loss: number }>("llama/tiny"), model = await loadModel(await changed("own-head", { tie_word_embeddings: true }));
+    expect((await model.loss(rowsOf(rows)).item()) / loss).toBeCloseTo(1, 6);
+    const dir = join(folder, "own-head-saved");
+    await saveModel(model, dir);
+    expect(JSON.parse(await readFile(join(dir, "config.json"), "utf8"))).toMatchObject({ tie_word_embeddings: false });
+    const weights = new Map(await Promise.all(Object.entries(model.weights()).map(async ([name, w]) => [name, await w.host()] as const))), tied = { ...model.config, tieWordEmbeddings: true };
+    expect(modelFrom(tied, weights).config.tieWordEmbeddings).toBe(false);
+    const equal = modelFrom(tied, new Map([...weights, ["lm_head.weight", weights.get("model.embed_tokens.weight")!]]));
+    expect(equal.config.tieWordEmbeddings).toBe(true);
+    expect(Object.keys(equal.weights())).not.toContain("lm_head.weight");
   });
   it("refuses arrays that do not make the model", () => {
     expect(() => modelFrom(parseConfig({ model_type: "llama", vocab_size: 3, hidden_size: 4, intermediate_size: 4, num_hidden_layers: 1, num_attention_heads: 2 }), new Map())).toThrow("missing");

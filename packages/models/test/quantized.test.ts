@@ -112,6 +112,15 @@ describe("GGUF files", () => {
     expect("ropeScaling" in again.config && again.config.ropeScaling).toEqual(scaled.ropeScaling);
     for (const [name, w] of Object.entries(model.weights())) expect((await again.weights()[name].host()).data, name).toEqual((await w.host()).data);
   });
+  it("keeps a Mistral's window", async () => {
+    const model = initModel({ model_type: "mistral", ...sizes, head_dim: 16, num_key_value_heads: 2, sliding_window: 3 }, 6), path = join(folder, "window.gguf");
+    await saveModel(model, path);
+    const again = await loadModel(path);
+    expect(again.config).toMatchObject({ modelType: "mistral", slidingWindow: 3 });
+    expect(await logits(again)).toEqual(await logits(model));
+    await saveModel(initModel({ model_type: "mistral", ...sizes, head_dim: 16, num_key_value_heads: 2, sliding_window: null }, 6), path);
+    expect((await loadModel(path)).config).toMatchObject({ modelType: "llama", slidingWindow: null });
+  });
   it("orders the rows of queries as llama.cpp does: [heads, 2, d/2] becomes [heads, d/2, 2]", async () => {
     const model = await loadModel(base), path = join(folder, "order.gguf");
     await saveModel(model, path);
