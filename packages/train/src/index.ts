@@ -12,6 +12,7 @@ export { type AdapterSource, loraOptions, tunedFor } from "./adapters.ts";
 export { adaloraRoutine } from "./adalora.ts";
 export { baseOptions, optimizerFor, reloraOptions, scheduleOf, stepsOf, traineeOf, trainingOptions, warmupOf } from "./setup.ts";
 export { checkpointOrigin, checkpoints, type CheckpointInfo, type CheckpointOptions, configHash, dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpoint } from "./checkpoint.ts";
-export { type Comparison, type Measured, run, RUN_FILE, type RunEvent, type RunOptions, type RunResult, type SampleText } from "./run.ts";
+export { type Comparison, type Measured, run, type RunEvent, type RunOptions, type RunResult } from "./run.ts";
+export { RUN_FILE } from "./run-folder.ts";
 export { REPORT_FILE, reportHtml, type ReportOptions, writeReport } from "./report.ts";
 export { type MemoryPrediction, type MemoryRequest, type MemoryTerm, type Method, logitsBytes, modulesOf, type PlannedDevice, predictMemory, quantizedBytes, type RankCost, rankRatio, staticTerms, type StaticTerms, stepBytes, type StepBytes, type StepShape, type TrainingRequest } from "./memory/index.ts";

@@ -42,6 +42,10 @@ export interface EvaluationMetrics {
 
 export const METRICS_FILE = "metrics.jsonl";
 export const EVALUATIONS_FILE = "evaluations.jsonl";
+export const SAMPLES_FILE = "samples.jsonl";
+
+/** A sample of the same prompt, before and after. */
+export interface SampleText { readonly step: number; readonly prompt: string; readonly text: string }
 
 /** Keys that every line of metrics.jsonl has, in this order. */
 export const stepMetricsKeys: readonly (keyof StepMetrics)[] = [
@@ -62,15 +66,18 @@ export const writeMetrics = (folder: string, m: StepMetrics): Promise<void> => a
 export const writeEvaluation = (folder: string, m: EvaluationMetrics): Promise<void> =>
   appendLine(node().path.join(folder, EVALUATIONS_FILE), JSON.stringify(Object.fromEntries(Object.entries(m).map(([k, v]) => [k, numberOrNull(v)]))));
 
-/** Lines of a JSONL file in a folder; none if there is no such file. A last line without its end (a power cut) is dropped. */
-async function readLines(folder: string, name: string): Promise<Readonly<Record<string, unknown>>[]> {
+/** Text of a file in a folder; empty if there is no such file. */
+async function textOf(folder: string, name: string): Promise<string> {
   const { fs, path } = node();
-  const file = path.join(folder, name);
-  let text: string;
-  try { text = await fs.readFile(file, "utf8"); } catch { return []; }
-  const whole = text.slice(0, text.lastIndexOf("\n") + 1);
+  try { return await fs.readFile(path.join(folder, name), "utf8"); } catch { return ""; }
+}
+
+/** Lines of a JSONL file's text. A last line without its end (a power cut) is dropped. */
+function linesOf(content: string, file: string): Readonly<Record<string, unknown>>[] {
+  const whole = content.slice(0, content.lastIndexOf("\n") + 1);
   return whole.split("\n").filter((line) => line !== "").map((line, i) => parseJsonObject(line, `${file}, line ${i + 1}`, "remove the line"));
 }
+const readLines = async (folder: string, name: string): Promise<Readonly<Record<string, unknown>>[]> => linesOf(await textOf(folder, name), node().path.join(folder, name));
 const text = (v: unknown): string => (typeof v === "string" ? v : "");
 const num = (v: unknown): number => (typeof v === "number" ? v : Number.NaN);
 
@@ -91,11 +98,21 @@ export async function readEvaluations(folder: string): Promise<EvaluationMetrics
   }));
 }
 
-/** Drops what was written after `step`, so that a resumed run has one line per step. */
+/** All samples of a run. */
+export async function readSamples(folder: string): Promise<SampleText[]> {
+  return (await readLines(folder, SAMPLES_FILE)).map((s) => ({ step: num(s["step"]), prompt: text(s["prompt"]), text: text(s["text"]) }));
+}
+
+/** The whole lines of a JSONL file up to a step, and whether that is all that the file holds: lines of later steps and a torn last one are left out. */
+export async function linesUpTo(folder: string, name: string, step: number): Promise<{ readonly kept: string; readonly whole: boolean }> {
+  const content = await textOf(folder, name), lines = linesOf(content, node().path.join(folder, name)), kept = lines.filter((m) => num(m["step"]) <= step);
+  return { kept: kept.map((m) => `${JSON.stringify(m)}\n`).join(""), whole: kept.length === lines.length && (content === "" || content.endsWith("\n")) };
+}
+
+/** Drops what was written after `step` and lines without an end, so that a resumed run has one line per step. */
 export async function trimMetrics(folder: string, step: number): Promise<void> {
-  for (const name of [METRICS_FILE, EVALUATIONS_FILE]) {
-    const lines = await readLines(folder, name);
-    const kept = lines.filter((m) => num(m["step"]) <= step);
-    if (kept.length < lines.length) await writeFileAtomic(node().path.join(folder, name), kept.map((m) => `${JSON.stringify(m)}\n`).join(""));
+  for (const name of [METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE]) {
+    const { kept, whole } = await linesUpTo(folder, name, step);
+    if (!whole) await writeFileAtomic(node().path.join(folder, name), kept);
   }
 }

@@ -1,5 +1,5 @@
 /** A whole run in a folder: evaluate, train, keep checkpoints and metrics, evaluate again, and write what repeats it. */
-import { appendLine, fileSystem, node, readText, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
+import { appendLine, node, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
 import { isPlateau } from "@adjoint/optim";
 import { ConfigError, getDevice } from "@adjoint/tensor";
 import type { DataSet } from "./data/dataset.ts";
@@ -7,8 +7,9 @@ import { dataHash, latestCheckpoint, loadCheckpoint, readCheckpoint, saveCheckpo
 import { type Estimate, Estimator } from "./estimate.ts";
 import { evaluate, type Evaluation } from "./evaluate.ts";
 import { Training } from "./loop.ts";
-import { EVALUATIONS_FILE, METRICS_FILE, readEvaluations, readMetrics, type StepMetrics, trimMetrics, writeEvaluation, writeMetrics } from "./metrics.ts";
+import { readEvaluations, readMetrics, readSamples, SAMPLES_FILE, type SampleText, type StepMetrics, trimMetrics, writeEvaluation, writeMetrics } from "./metrics.ts";
 import { compactRecipe, type Recipe } from "./recipe.ts";
+import { continueIn, prepareFolder, removeStale, RUN_FILE } from "./run-folder.ts";
 import { trainingOptions } from "./setup.ts";
 import type { Trainee } from "./trainee.ts";
 
@@ -20,9 +21,6 @@ export interface Measured {
   readonly role: "new" | "old";
   readonly data: DataSet;
 }
-
-/** A sample of the same prompt, before and after. */
-export interface SampleText { readonly step: number; readonly prompt: string; readonly text: string }
 
 export interface RunOptions {
   readonly command: "finetune" | "pretrain";
@@ -65,28 +63,6 @@ export interface RunResult {
   readonly checkpoint: string | null;
   readonly folder: string;
   readonly seconds: number;
-}
-
-export const RUN_FILE = "run.json";
-const SAMPLES_FILE = "samples.jsonl";
-
-/** Refuses a folder that holds another run, unless told to replace it. */
-async function prepareFolder({ folder, recipe }: RunOptions): Promise<void> {
-  const names = await fileSystem().list(folder), { join } = node().path;
-  if (names === null) return;
-  if (names === "file") throw new ConfigError(`${folder} is a file`, { file: folder, key: "output_dir", value: folder, fix: "name a folder" });
-  const run = names.filter((n) => [METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE, RUN_FILE, "adapter", "model", "report.html"].includes(n) || /^\.?checkpoint-\d+(\.previous)?$/.test(n));
-  if (run.length === 0) return;
-  if (!recipe.overwrite_output_dir) {
-    throw new ConfigError(`${folder} holds an earlier run (${run.slice(0, 3).join(", ")})`, { file: folder, key: "output_dir", value: folder, fix: "go on with --resume latest, choose another --output-dir, or add --overwrite" });
-  }
-  for (const name of run) await fileSystem().remove(join(folder, name));
-}
-
-async function readSamples(folder: string): Promise<SampleText[]> {
-  let text: string;
-  try { text = await readText(node().path.join(folder, SAMPLES_FILE)); } catch { return []; }
-  return text.split("\n").filter((line) => line !== "").map((line) => JSON.parse(line) as SampleText);
 }
 
 /**
@@ -151,18 +127,20 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
     }, null, 2)}\n`);
   };
 
+  await removeStale(folder);
   const resume = recipe.resume_from_checkpoint;
   if (resume !== null) {
     const info = await readCheckpoint(resume === "latest" || resume === "true" ? await latestCheckpoint(folder) : resume);
     for (const text of await loadCheckpoint(training, recipe, info)) yield { type: "note", text };
     saved = info.folder;
+    await continueIn(folder, recipe, info.folder, info.step);
     await trimMetrics(folder, info.step);
     history.push(...(await readMetrics(folder)));
     samples.push(...(await readSamples(folder)).filter((s) => s.step === 0));
     for (const e of await readEvaluations(folder)) if (e.step === 0) results.set(e.data, { before: { loss: e.loss, tokens: e.tokens, bitsPerByte: e.bits_per_byte }, after: null });
     yield { type: "note", text: `going on after step ${info.step} of ${steps} (${info.folder})` };
   } else {
-    await prepareFolder(options);
+    await prepareFolder(folder, recipe);
   }
   try {
     await describe("running", null);
