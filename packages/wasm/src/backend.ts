@@ -112,9 +112,12 @@ export class WasmBackend implements Backend {
       }
       part[r.layout.uniformBase] = block;
     });
+    const { threads, soloBelow } = this.#target, runs = threads > 1 ? runsOf(plan, recipes) : recipes.map((_, i) => i), work = recipes.map(() => 0);
+    recipes.forEach((r, i) => {
+      work[runs[i]] += workOf(plan.kernels[i], r);
+      if (r.turn !== undefined) words[starts[i] + r.turn] = (i - runs[i]) % threads;
+    });
     this.#memory.i32.set(words, block / 4);
-    const { threads, soloBelow } = this.#target, runs = threads > 1 ? runsOf(plan) : recipes.map((_, i) => i), work = recipes.map(() => 0);
-    recipes.forEach((r, i) => { work[runs[i]] += workOf(plan.kernels[i], r); });
     const calls = recipes.flatMap((r, i) => entries[i].phases.map((run, phase): Call => ({
       run, kernel: entries[i].id, phase, args: block + starts[i] * 4, parallel: threads > 1 && work[runs[i]] >= soloBelow, flows: runs[i + 1] === runs[i], label: plan.kernels[i].label,
       counter: r.counter === undefined ? undefined : block + (starts[i] + r.counter) * 4,

@@ -23,6 +23,8 @@ export interface Recipe {
   emit(name: string, first: number): Func[];
   readonly phases: number;
   fill(words: Int32Array): Patch[];
+  /** word for how far thread numbers are turned, so that kernels of few rows in one run are not all the last thread's */
+  readonly turn?: number;
   /** word from which threads draw units of work; 0 before a call */
   readonly counter?: number;
   /** bytes of shared workspace */

@@ -67,15 +67,16 @@ export function rowsRecipe(k: RowsKernel, target: Target): Recipe {
   const deep = mid > 0, long = !deep && target.threads > 1 && rows < 4 * target.threads && chunks >= 4 * target.threads;
   const p = plan(k, !long && !deep);
   const affines = k.affines.map((_, i) => (space.strides[views.length + i][rank - 1] === 0 ? 0 as const : 2 as const));
-  const signature: Signature = { rank, views: operandsOf(views, space.strides, k.label), affines, uniforms: k.uniforms.length, extras: ["rows", "work", "scratch", "chunks", "row"] };
+  const signature: Signature = { rank, views: operandsOf(views, space.strides, k.label), affines, uniforms: k.uniforms.length, extras: ["rows", "work", "scratch", "chunks", "row", "turn"] };
   const layout = new Layout(signature);
   const scratch = long ? 0 : ((deep ? k.stats.length : p.spills.length) * (n * 4 + 64) + 63) & ~63;
   return {
     key: `rows${long ? "L" : deep ? `D${outer}` : ""}|${signatureKey(signature)}|${k.loads.length}|${k.stats.map((s) => s.op).join()}|${k.stores.map((s) => (s.perRow ? 1 : 0)).join("")}|${keyOf([...k.stats.map((s) => s.value), ...k.stores.map((s) => s.value)])}`,
     layout, phases: long ? p.passes.length + 1 : 1, work: product(space.shape),
+    ...(long ? {} : { turn: layout.extra("turn") }),
     workspace: long ? rows * chunks * k.stats.length * 16 : scratch * target.threads,
     fill: (words) => [
-      ...layout.fill(words, space, views, k.affines, k.uniforms, { rows, scratch, chunks, row: n }),
+      ...layout.fill(words, space, views, k.affines, k.uniforms, { rows, scratch, chunks, row: n, turn: 0 }),
       { word: layout.extra("work"), buffer: WORKSPACE, bytes: 0 },
     ],
     emit: (name) => (long ? emitLong(k, signature, outer, p, name) : deep ? [emitDeep(k, signature, outer, p, name)] : [emitShort(k, signature, outer, p, name)]),
@@ -124,13 +125,19 @@ function emitPerRow(c: Context): void {
   frame.printer.unbind(made);
 }
 
+/** The rows of this thread: r up to r1. */
+function emitShare(frame: Frame, rows: Local, r: Local, r1: Local): void {
+  const f = frame.f, t = f.i32();
+  f.get(1); frame.word(frame.layout.extra("turn")); f.i(op.add).get(2).i(op.remU).set(t);
+  f.get(rows).get(t).i(op.mul).get(2).i(op.divU).set(r);
+  f.get(rows).get(t).const(1).i(op.add).i(op.mul).get(2).i(op.divU).set(r1);
+}
 /** Each thread takes whole rows. */
 function emitShort(k: RowsKernel, signature: Signature, outer: number, p: Plan, name: string): Func {
   const c = context(k, signature, p, `${name}.0`), { frame } = c, f = frame.f, layout = frame.layout;
   const rows = frame.wordLocal(layout.extra("rows")), n = frame.wordLocal(layout.size(signature.rank - 1));
   const r = f.i32(), r1 = f.i32(), zero = f.i32(), from = f.i32(), to = f.i32(), left = f.i32(), slot = f.i32();
-  f.get(rows).get(1).i(op.mul).get(2).i(op.divU).set(r);
-  f.get(rows).get(1).const(1).i(op.add).i(op.mul).get(2).i(op.divU).set(r1);
+  emitShare(frame, rows, r, r1);
   f.get(r).get(r1).i(op.geU).if(() => f.i(op.ret));
   const kept = new Map<number, Local>();
   frame.word(layout.extra("work"));
@@ -178,8 +185,7 @@ function emitDeep(k: RowsKernel, signature: Signature, outer: number, p: Plan, n
   const rows = frame.wordLocal(layout.extra("rows")), n = frame.wordLocal(layout.size(signature.rank - 1)), row = frame.wordLocal(layout.extra("row"));
   const r = f.i32(), r1 = f.i32(), zero = f.i32(), from = f.i32(), to = f.i32(), j = f.i32(), lines = f.i32(), slot = f.i32();
   const starts = frame.cursors.map(() => f.i32()), midAxes = axesTo(signature.rank - 1).slice(outer);
-  f.get(rows).get(1).i(op.mul).get(2).i(op.divU).set(r);
-  f.get(rows).get(1).const(1).i(op.add).i(op.mul).get(2).i(op.divU).set(r1);
+  emitShare(frame, rows, r, r1);
   f.get(row).get(n).i(op.divU).set(lines);
   const begin = k.stats.map(() => f.i32()), pointer = k.stats.map(() => f.i32()), part = k.stats.map(() => f.v128());
   frame.word(layout.extra("work"));

@@ -3,7 +3,8 @@ import { type BufferSpec, DeviceError, type Kernel, leaf, type PlanSpec, type Vi
 import fc from "fast-check";
 import { afterAll, expect, test } from "vitest";
 import { wasm, type WasmBackend, wasmSync } from "../src/index.ts";
-import { runsOf } from "../src/company.ts";
+import { runsOf as runsOfRecipes } from "../src/company.ts";
+import { recipeOf } from "../src/compile.ts";
 import { type Case, check, planOf, runOn, same, toHost } from "./harness.ts";
 import { drawCase, laws, show } from "./laws.ts";
 
@@ -19,6 +20,8 @@ test.each(laws.map((l) => [l.name, l] as const))("same bits with 1, 2 and 3 thre
   }), { numRuns: 25 });
 });
 
+const target = { threads: 2, soloBelow: 0, tile: { mr: 4, nr: 8, unroll: 2, fma: false } } as const;
+const runsOf = (plan: PlanSpec): readonly number[] => runsOfRecipes(plan, plan.kernels.map((k) => recipeOf(k, target)));
 const view = (buffer: number, strides: number[]): View => ({ buffer, dtype: "f32", offset: 0, strides });
 const x = leaf("load", 0, "float"), acc = leaf("acc", 0, "float");
 const grid = (n: number): number[] => Array.from({ length: n }, (_, i) => ((i * 7919) % 257 - 128) / 16);
@@ -130,7 +133,22 @@ test("a run of kernels ends where one needs what another wrote, or writes what a
   expect(of(100, 0)).toEqual([0, 1]);                            // 0 is read, then written
   expect(of(500, 600, 700)).toEqual([0, 0, 0]);                  // one reads the same as the others
   expect(of(500, 911)).toEqual([0, 1]);                          // 9 lies on 5 and 6
-  expect(runsOf({ ...random([], 16), kernels: [...random([0], 16).kernels, { kind: "rows", rowAxes: 1, shape: [1, 16], loads: [view(3, [16, 1])], stats: [{ op: "sum", value: x }], stores: [], ...base }, ...random([111], 16).kernels] })).toEqual([0, 1, 2]);
+  const between = (kernel: Kernel): readonly number[] => runsOf({ ...random([], 16), kernels: [...random([0], 16).kernels, kernel, ...random([111], 16).kernels] });
+  expect(between({ kind: "cols", outerAxes: 0, reducedAxes: 1, shape: [4, 4], loads: [view(3, [4, 1])], op: "sum", value: x, stores: [{ view: view(4, [0, 1]), value: leaf("stat", 0, "float") }], ...base })).toEqual([0, 1, 2]);
+  expect(between({ kind: "rows", rowAxes: 1, shape: [1, 16], loads: [view(3, [16, 1])], stats: [{ op: "sum", value: x }], stores: [], ...base })).toEqual([0, 0, 0]);
+  expect(between({ kind: "rows", rowAxes: 1, shape: [4, 4], loads: [view(3, [4, 1])], stats: [{ op: "max", value: x }, { op: "sum", value: x.sub(leaf("stat", 0, "float")).exp() }], stores: [{ view: view(4, [4, 1]), value: x.sub(leaf("stat", 0, "float")).exp(), perRow: false }], ...base })).toEqual([0, 1, 2]);        // keeps its exponentials in work space
+});
+
+test("rows of one number each, which write parts of one tensor, are one run that the threads share, and give the same bits", () => {
+  const count = 11, n = 700, total = leaf("stat", 0, "float");
+  const part = (i: number, more: number): Kernel => ({ kind: "rows", rowAxes: 1, shape: [1, n], loads: [view(i, [n, 1])], stats: [{ op: "sum64", value: x.mul(x) }], stores: [{ view: { ...view(count, [0, 0]), offset: i }, value: total.add(more), perRow: true }], ...base });
+  const joined: Kernel = { kind: "rows", rowAxes: 1, shape: [1, count], loads: [view(count, [count, 1])], stats: [{ op: "sum64", value: x }], stores: [{ view: view(0, [0, 0]), value: total, perRow: true }], ...base };
+  const buffers: BufferSpec[] = [...Array.from({ length: count }, (_, i): BufferSpec => ({ kind: "store", dtype: "f32", length: n, offset: 0, position: i })), { kind: "slot", dtype: "f32", length: count, offset: 0, position: 0 }];
+  const plan = (kernels: Kernel[]): PlanSpec => ({ kernels, buffers, uniforms: [], arenaBytes: 64, inputs: 0, outputs: 0 }), whole = plan([...Array.from({ length: count }, (_, i) => part(i, i)), joined]);
+  expect(runsOf(whole)).toEqual([...Array.from({ length: count }, () => 0), count]);
+  expect(runsOf(plan([part(0, 0), part(1, 0), part(0, 1)]))).toEqual([0, 0, 2]);        // the same place twice
+  const want = after(one, whole);
+  for (let i = 0; i < 5; i++) { expect(after(two, whole)).toEqual(want); expect(after(three, whole)).toEqual(want); }
 });
 
 test("steady state moves no counter", () => {
