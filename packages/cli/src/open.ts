@@ -8,7 +8,7 @@ import { type DeviceChoice, chooseDevice } from "./devices.ts";
 import type { WebGpuOptions } from "@adjoint/webgpu";
 import * as tiny from "@adjoint/tiny";
 import type { Progress } from "./progress.ts";
-import { type DataSet, type DataSource, firstBytes, idsData, measured, numbers, type Recipe, type Row, readRows, textData, type TextData, type TextDataOptions } from "@adjoint/train";
+import { type DataSet, type DataSource, firstBytes, idsData, measured, numbers, packingStrategies, type Recipe, type Row, readRows, textData, type TextData, type TextDataOptions } from "@adjoint/train";
 
 /** Makes the recipe's device the default one. Returns how it is called on the screen. */
 export async function openDevice(choice: DeviceChoice, options: WebGpuOptions = {}): Promise<string> {
@@ -185,10 +185,12 @@ async function filesOf(path: string): Promise<string[]> {
   return files;
 }
 
+/** What a recipe says of text; what it leaves open (packing of texts, none of other rows) `textData` decides by the data. */
 export function textOptions(recipe: Recipe): TextDataOptions {
+  const strategy = packingStrategies.find((name) => name === (recipe.packing_strategy ?? (recipe.packing === true ? "bfd" : null)));
   return {
     maxLength: recipe.max_length, assistantOnlyLoss: recipe.assistant_only_loss,
-    ...(recipe.packing ? { packing: true, packingStrategy: recipe.packing_strategy === "wrapped" ? ("wrapped" as const) : ("bfd" as const) } : {}),
+    ...(recipe.packing === null ? {} : { packing: recipe.packing }), ...(strategy === undefined ? {} : { packingStrategy: strategy }),
     ...(recipe.completion_only_loss === null ? {} : { completionOnlyLoss: recipe.completion_only_loss }),
   };
 }
@@ -200,6 +202,8 @@ export interface OpenData { readonly data: DataSet; readonly title: string; read
 export async function openData(recipe: Recipe, model: CausalLM, path: string): Promise<OpenData> {
   if (recipe.ids !== null) {
     if (recipe.dataset_name.length > 0) throw new ConfigError("both ids and dataset_name are given", { key: "ids", value: recipe.ids, fix: "give one of the two" });
+    const packs = recipe.packing === true ? "packing" : recipe.packing_strategy === null ? null : "packing_strategy";
+    if (packs !== null) throw new ConfigError(`${packs} is about text, and rows of ids are taken as they are`, { key: packs, value: recipe[packs], fix: "remove it, or pack the rows in the file" });
     const vocabSize = model.config.vocabSize, title = node().path.basename(recipe.ids);
     const heldOut = recipe.eval_ids === null ? null : await idsData(recipe.eval_ids, { vocabSize });
     return { data: await idsData(recipe.ids, { vocabSize }), title, heldOut, warnings: [], truncated: 0, rows: [] };
@@ -219,7 +223,7 @@ export async function openMeasured(names: readonly string[], recipe: Recipe, tok
   const rows: readonly Row[] = "train" in given ? given.test : given;
   const plain = rows.filter((row) => "text" in row);
   if (plain.length === rows.length) return measured(plain, tokenizer, { maxLength: recipe.max_length, name: title });
-  return textData(rows, tokenizer, { ...textOptions(recipe), packing: false });
+  return textData(rows, tokenizer, textOptions({ ...recipe, packing_strategy: null, packing: false }));
 }
 
 /** What a name is called in tables. */

@@ -158,6 +158,16 @@ describe("merge, inspect, explain, data", () => {
     expect(again.flops).toBeGreaterThan(kept.flops);
     expect(again.arena).toBeLessThan(kept.arena);
   });
+  test("packing says what was given: rows of texts and of prompts, with and without", async () => {
+    const folder = temporary(), texts = join(folder, "texts.jsonl"), prompts = join(folder, "prompts.jsonl");
+    writeFileSync(texts, '{"text": "one"}\n{"text": "two"}\n{"text": "three"}\n');
+    writeFileSync(prompts, '{"prompt": "one ->", "completion": " 1"}\n{"prompt": "two ->", "completion": " 2"}\n{"prompt": "three ->", "completion": " 3"}\n');
+    const rows = async (file: string, ...words: string[]): Promise<unknown> => (JSON.parse((await adjoint(["data", file, "--json", ...words])).out) as { samples: number }).samples;
+    expect([await rows(texts), await rows(texts, "--no-packing"), await rows(texts, "--packing"), await rows(texts, "--packing-strategy", "bfd", "--max-length", "6")]).toEqual([1, 3, 1, await rows(texts, "--packing", "--max-length", "6")]);
+    expect([await rows(prompts), await rows(prompts, "--no-packing"), await rows(prompts, "--packing"), await rows(prompts, "--packing-strategy", "wrapped")]).toEqual([3, 3, 1, 1]);
+    expect((await adjoint(["data", texts, "--no-packing", "--packing-strategy", "wrapped"])).err).toMatch(/packing_strategy is wrapped, but packing is off\n {2}fix: /);
+    expect((await adjoint(["finetune", "--model", model, "--ids", ids, "--packing", ...exact])).err).toMatch(/packing is about text.*\n {2}fix: remove it/);
+  });
   test("data shows rows and tokens", async () => {
     const file = join(temporary(), "rows.jsonl");
     writeFileSync(file, '{"prompt": "two plus two ->", "completion": " 4"}\n{"prompt": "one plus two ->", "completion": " 3"}\n');

@@ -2,7 +2,7 @@
 import type { Tuned } from "@adjoint/lora";
 import type { CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
-import { compile, type Tensor } from "@adjoint/tensor";
+import { compile, ConfigError, type Tensor } from "@adjoint/tensor";
 import { collate } from "./data/sample.ts";
 import type { DataSet } from "./data/dataset.ts";
 import { type Batch, toTensors } from "./data/tensors.ts";
@@ -26,6 +26,8 @@ export interface EvaluateOptions {
   readonly signal?: AbortSignal;
   /** called after each batch with rows done and all rows */
   readonly onProgress?: (done: number, all: number) => void;
+  /** what the model is called in errors (default "the model") */
+  readonly model?: string;
 }
 
 type Step = (batch: Batch) => { total: Tensor; count: Tensor };
@@ -48,10 +50,11 @@ function stepOf(model: Scorer | Tuned<CausalLM>): Step {
 /**
  * Mean next-token loss over all predicted tokens of `data`, and bits per byte where the data knows its bytes.
  * Rows of like length share a batch, so that little is padding; each row counts once.
+ * @throws ConfigError naming data and model where the loss is not finite
  * @example const { loss, bitsPerByte } = await evaluate(tuned, data.heldOut);
  */
-export async function evaluate(model: Scorer | Tuned<CausalLM>, data: DataSet, { batchSize = 8, signal, onProgress }: EvaluateOptions = {}): Promise<Evaluation> {
-  const step = stepOf(model);
+export async function evaluate(subject: Scorer | Tuned<CausalLM>, data: DataSet, { batchSize = 8, signal, onProgress, model = "the model" }: EvaluateOptions = {}): Promise<Evaluation> {
+  const step = stepOf(subject);
   const rows = data.samples.map((_, i) => i).sort((a, b) => data.samples[b].ids.length - data.samples[a].ids.length || a - b);
   let total = 0, tokens = 0;
   for (let at = 0; at < rows.length; at += batchSize) {
@@ -64,5 +67,8 @@ export async function evaluate(model: Scorer | Tuned<CausalLM>, data: DataSet, {
     onProgress?.(Math.min(at + batchSize, rows.length), rows.length);
   }
   const loss = total / tokens;
+  if (!Number.isFinite(loss)) {
+    throw new ConfigError(`${data.name}: the loss of ${model} is ${loss} over ${tokens} tokens`, { op: "evaluate", key: "loss", value: String(loss), fix: "the weights or the adapter hold numbers that are not finite, or too large: a run diverged (use an earlier checkpoint and a smaller learning_rate), or the file is damaged" });
+  }
   return { loss, tokens, bitsPerByte: data.bytes === undefined ? null : total / (data.bytes * Math.LN2) };
 }

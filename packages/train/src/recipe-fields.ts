@@ -22,8 +22,8 @@ export interface Recipe {
   readonly eval_ids: string | null;
   readonly validation_split_percentage: number;
   readonly max_length: number;
-  readonly packing: boolean;
-  readonly packing_strategy: string;
+  readonly packing: boolean | null;
+  readonly packing_strategy: string | null;
   readonly completion_only_loss: boolean | null;
   readonly assistant_only_loss: boolean;
   readonly shuffle: boolean;
@@ -161,8 +161,8 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   eval_ids: { kind: "text", nullable: true, group: "data", help: "held-out rows of token ids" },
   validation_split_percentage: { kind: "number", min: 0, below: 100, group: "data", help: "share of the rows held out when no held-out data is named, in percent" },
   max_length: { kind: "integer", min: 2, group: "data", aliases: ["max_seq_length"], help: "tokens of a row; longer rows are cut" },
-  packing: { kind: "flag", group: "data", help: "several samples in one row, each seeing itself only" },
-  packing_strategy: { kind: "text", choices: ["bfd", "wrapped"], group: "data", help: "how rows are filled: best fit decreasing, or cut from one stream" },
+  packing: { kind: "flag", nullable: true, group: "data", help: "several samples in one row; null: texts are (wrapped), the rest is not" },
+  packing_strategy: { kind: "text", nullable: true, choices: ["bfd", "wrapped"], group: "data", help: "how rows are filled: bfd, best fit, each sample seeing itself only; wrapped, cut from one stream; null: bfd with packing" },
   completion_only_loss: { kind: "flag", nullable: true, group: "data", help: "loss on completions alone; null: yes for prompt and completion data" },
   assistant_only_loss: { kind: "flag", group: "data", help: "loss on the assistant's turns alone (the chat template must mark them)" },
   shuffle: { kind: "flag", group: "data", aliases: ["shuffle_dataset"], help: "a new order of rows each epoch, from the seed" },
@@ -253,7 +253,7 @@ export const defaultRecipe: Recipe = {
   model_name_or_path: null, model_revision: null, config_name: null, tokenizer_name: null, init_adapter: null,
   load_in_4bit: false, load_in_8bit: false, bnb_4bit_quant_type: "nf4", bnb_4bit_use_double_quant: false, quant_block_size: null, llm_int8_skip_modules: ["lm_head"], upcast_modules: "none",
   dataset_name: [], eval_dataset_name: [], old_dataset_name: [], ids: null, eval_ids: null, validation_split_percentage: 10,
-  max_length: 256, packing: false, packing_strategy: "bfd", completion_only_loss: null, assistant_only_loss: false, shuffle: true,
+  max_length: 256, packing: null, packing_strategy: null, completion_only_loss: null, assistant_only_loss: false, shuffle: true,
   max_steps: -1, num_train_epochs: 1, per_device_train_batch_size: 8, per_device_eval_batch_size: 8, gradient_accumulation_steps: 1, gradient_checkpointing: false,
   learning_rate: 2e-4, lr_scheduler_type: "cosine", lr_scheduler_kwargs: {}, warmup_steps: 0, warmup_ratio: 0, optim: "adamw_torch", optim_args: {}, weight_decay: 0,
   learning_rate_pattern: {}, weight_decay_pattern: {}, loraplus_lr_ratio: null, loraplus_lr_embedding: 1e-6,

@@ -110,6 +110,22 @@ describe("textData", () => {
     expect(Math.abs(test.length / text.length - 0.25)).toBeLessThan(0.05);
   });
 
+  test("one text: both parts hold text, no character is cut, and the end is about the share", async () => {
+    await fc.assert(fc.asyncProperty(fc.array(fc.constantFrom("a", "b", "\u{1F433}", "\u6D77", " ", "\n"), { minLength: 8, maxLength: 40 }), fc.constantFrom(0.1, 0.25, 0.5, 0.9), async (parts, share) => {
+      const text = parts.join("");
+      const { samples, heldOut } = await textData([{ text }], tokenizer, { maxLength: 64, heldOut: share });
+      const train = tokenizer.decode(samples.flatMap(({ ids }) => ids)).replace("<|endoftext|>", ""), test = tokenizer.decode(heldOut?.samples.flatMap(({ labels }) => labels.filter((label) => label !== IGNORED)) ?? []);
+      expect(train + test).toBe(text);
+      expect(Math.min(train.length, test.length)).toBeGreaterThan(0);
+    }));
+    for (const text of ["a".repeat(20) + " ", "\u{1F433}".repeat(5), "\u{1F433}\u{1F433}"]) for (const share of [0.1, 0.3, 0.9]) {
+      const { samples, heldOut } = await textData([{ text }], tokenizer, { maxLength: 64, heldOut: share });
+      expect(tokenizer.decode(samples.flatMap(({ ids }) => ids))).not.toContain("\uFFFD");
+      expect(heldOut?.bytes).toBeGreaterThan(0);
+    }
+    for (const text of ["a", "\u{1F433}"]) await expect(textData([{ text }], tokenizer, { heldOut: 0.5 })).rejects.toThrow(/one of the two parts would be empty/);
+  });
+
   test("of many rows, rows k, 2k, 3k, ... are held out; a source's own split is kept", async () => {
     const rows: Row[] = Array.from({ length: 25 }, (_, i) => ({ prompt: `${i}`, completion: " the sea" }));
     const data = await textData(write("rows.jsonl", rows.map((row) => JSON.stringify(row)).join("\n")), tokenizer, { heldOut: 0.1 });
@@ -136,6 +152,9 @@ describe("textData", () => {
     expect(await of({})).toBe(6);
     expect(await of({ packing: true })).toBeLessThan(6);
     expect(await of({ packingStrategy: "wrapped" })).toBeLessThan(6);
+    // what is held out is not packed, however the rest is
+    const kept = await textData(rows, tokenizer, { maxLength: 16, packing: true, packingStrategy: "bfd", heldOut: 0.34 });
+    expect([kept.heldOut?.samples.length, kept.heldOut?.samples.some((sample) => sample.pieces !== undefined)]).toEqual([2, false]);
     await expect(of({ packing: false, packingStrategy: "bfd" })).rejects.toThrow(ConfigError);
     await expect(of({ maxLength: 1 })).rejects.toThrow(/max_length is 1/);
   });

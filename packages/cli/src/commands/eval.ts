@@ -21,7 +21,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   // a window is as long as the model has positions for, unless it is said how long
   const fitted = args.recipe.max_length === undefined ? { ...recipe, max_length: Math.min(recipe.max_length, model.config.maxPositionEmbeddings) } : recipe;
   const data = ids === null ? await openMeasured(names, fitted, tokenizerOf(model, path)) : (await openData(recipe, model, path)).data;
-  const { loss, tokens, bitsPerByte } = await evaluate(subject, data, { batchSize: recipe.per_device_eval_batch_size, onProgress: (done, all) => { if (!args.flag("quiet")) progress.message(`measuring ${done}/${all} rows`); } });
+  const { loss, tokens, bitsPerByte } = await evaluate(subject, data, { model: adapter === null ? path : `${path} with ${adapter}`, batchSize: recipe.per_device_eval_batch_size, onProgress: (done, all) => { if (!args.flag("quiet")) progress.message(`measuring ${done}/${all} rows`); } });
   progress.clear();
   const title = ids ?? titleOf(names);
   const bits = bitsPerByte === null ? "" : `, ${bitsPerByte.toFixed(4)} bits per byte`;

@@ -71,7 +71,7 @@ function held(rows: readonly Row[], tokenizer: Tokenizer, options: TextDataOptio
   if (rows.length === 0) return undefined;
   const texts = rows.filter((row) => "text" in row);
   if (texts.length === rows.length) return measured(texts, tokenizer, { maxLength, name: `${name}, held out` });
-  const { samples } = prepare(rows, tokenizer, { ...options, packing: false }, maxLength, name);
+  const { packingStrategy: _, ...plain } = options, { samples } = prepare(rows, tokenizer, { ...plain, packing: false }, maxLength, name);
   return new DataSet(samples, { padTokenId: tokenizer.padTokenId ?? 0, name: `${name}, held out` });
 }
 
@@ -93,6 +93,12 @@ export function prepare(rows: readonly Row[], tokenizer: Tokenizer, options: Tex
   return { samples: short, warnings, truncated: long };
 }
 
+/** A place to cut a text that is not inside of a character: the place itself, or the end of the character there, or its start where the text ends. */
+function whole(text: string, at: number): number {
+  const inside = at > 0 && /[\uD800-\uDBFF]/.test(text[at - 1]) && /[\uDC00-\uDFFF]/.test(text[at] ?? "");
+  return !inside ? at : at + 1 < text.length ? at + 1 : at - 1;
+}
+
 /** Rows k, 2k, 3k, ... are held out, k = round(1 / share); of a single text its end, from a line or word boundary on. */
 function divide(rows: readonly Row[], share: number): SplitRows {
   if (share === 0) return { train: rows, test: [] };
@@ -100,10 +106,10 @@ function divide(rows: readonly Row[], share: number): SplitRows {
   const [only] = rows;
   if (rows.length === 1 && only !== undefined && "text" in only) {
     const { text } = only;
-    const from = Math.floor(text.length * (1 - share));
-    const line = text.indexOf("\n", from) + 1;
-    const word = text.indexOf(" ", from) + 1;
-    const at = line > 0 && line < from + (text.length - from) / 4 ? line : word > 0 ? word : from;
+    const end = text.length, from = Math.max(1, Math.floor(end * (1 - share)));
+    const line = text.indexOf("\n", from) + 1, word = text.indexOf(" ", from) + 1;
+    const at = line > 0 && line < from + (end - from) / 4 ? line : word > 0 && word < end ? word : whole(text, from);
+    if (at < 1 || at >= end) throw new ConfigError(`heldOut is ${share}, but the text has only ${end} characters: one of the two parts would be empty`, { key: "heldOut", value: share, fix: "give more text, or hold out nothing (validation_split_percentage: 0)" });
     return { train: [{ ...only, text: text.slice(0, at) }], test: [{ ...only, text: text.slice(at) }] };
   }
   const k = Math.max(2, Math.round(1 / share));
