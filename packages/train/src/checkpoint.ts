@@ -2,6 +2,8 @@
 import { type Content, fileSystem, isRecord, node, openSafetensors, parseJsonObject, readText, recoverDirectory, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
 import { isPlateau } from "@adjoint/optim";
 import { ConfigError, FormatError, getDevice, type HostArray } from "@adjoint/tensor";
+import { checkAdapter } from "./adapter-check.ts";
+import { baseDigest, checkBase } from "./base-digest.ts";
 import type { DataSet } from "./data/dataset.ts";
 import type { Training } from "./loop.ts";
 import type { StepMetrics } from "./metrics.ts";
@@ -87,6 +89,7 @@ async function checkpointFiles(training: Training, { recipe, history = [] }: Che
     format_version: CHECKPOINT_FORMAT, epoch: step / stepsPerEpoch, global_step: step, max_steps: options.steps, num_train_epochs: options.steps / stepsPerEpoch,
     train_batch_size: batchSize, logging_steps: 1, eval_steps: recipe.eval_steps, save_steps: recipe.save_steps, num_input_tokens_seen: training.tokensSeen, total_flos: 0,
     best_metric: null, best_model_checkpoint: null, kind: training.trainee.kind, config_hash: configHash(recipe), recipe: compactRecipe(recipe), device: getDevice().name, engine: engineOf(),
+    base: await baseDigest(training.trainee),
     log_history: history.map((m) => ({ step: m.step, epoch: m.epoch, loss: m.loss, grad_norm: m.grad_norm, learning_rate: m.learning_rate })),
   };
   return {
@@ -158,7 +161,7 @@ export async function readCheckpoint(folder: string): Promise<CheckpointInfo> {
 
 /**
  * Puts a training where the checkpoint was: parameters, optimizer, step. The next steps are bit-equal to those of a run that was never cut.
- * Returns notes: what may round differently. @throws ConfigError if the recipe or the data are not those of the checkpoint; FormatError for damaged files
+ * Returns notes: what may round differently. @throws ConfigError if the recipe, the data, the base or the adapter's options are not those of the checkpoint; FormatError for damaged files
  */
 export async function loadCheckpoint(training: Training, recipe: Recipe, info: CheckpointInfo): Promise<readonly string[]> {
   const { folder, step, state } = info;
@@ -170,7 +173,7 @@ export async function loadCheckpoint(training: Training, recipe: Recipe, info: C
   const was = training.step;
   training.step = step;      // what trains there, and by which optimizer, follows from it
   try {
-    await takeUp(training, info);
+    await takeUp(training, recipe, info);
   } catch (error) {
     training.step = was;
     throw error;
@@ -182,12 +185,15 @@ export async function loadCheckpoint(training: Training, recipe: Recipe, info: C
 }
 
 /** The numbers of a checkpoint into a training that stands at its step; nothing changes unless all of it fits. */
-async function takeUp(training: Training, { folder, step, state }: CheckpointInfo): Promise<void> {
+async function takeUp(training: Training, recipe: Recipe, { folder, step, state, recipe: before }: CheckpointInfo): Promise<void> {
   const { join } = node().path;
   if (state["kind"] !== training.trainee.kind) throw new ConfigError(`${folder}: holds a run of kind ${String(state["kind"])}`, { file: folder, key: "use_peft", value: training.trainee.kind, fix: "set use_peft as it was" });
   if (state["max_steps"] !== training.options.steps) throw new ConfigError(`${folder}: the run was to take ${String(state["max_steps"])} steps, now ${training.options.steps}`, { file: folder, key: "max_steps", value: training.options.steps, fix: "keep max_steps, epochs and data as they were: the learning rate's course depends on them" });
   const data = await readJson(folder, DATA);
   if (data["sha256"] !== dataHash(training.options.data)) throw new ConfigError(`${folder}: the training data has changed since the checkpoint was made`, { file: folder, key: "dataset_name", value: training.options.data.name, fix: "resume with the same data, tokenizer and max_length" });
+  const { adapterConfig } = training.trainee;
+  if (adapterConfig !== undefined) await checkAdapter(adapterConfig(), folder, before, recipe);
+  await checkBase(training.trainee, folder, state["base"]);
   const routines = training.trainee.routines ?? [], methods = await readMethods(routines, folder), arrays = await readArrays(join(folder, OPTIMIZER));
   const { learningRate } = training.options, scheduler = isPlateau(learningRate) ? (await readJson(folder, SCHEDULER))["state"] : null;
   await training.trainee.load(folder);

@@ -1,6 +1,6 @@
 /** ReLoRA in a run: merges at fixed steps, moments that are forgotten with them, and a base that goes into checkpoints because it changes (arXiv 2307.05695). */
 import { type Content, node, openSafetensors, type SafetensorsFile, safetensorsParts } from "@adjoint/io";
-import { isTarget, mergeAndReinit, parametersOf, refreshConstants, type Tuned } from "@adjoint/lora";
+import { isTarget, mergeAndReinit, parametersOf, refreshConstants, type Tuned, writeLoraConfig } from "@adjoint/lora";
 import { type CausalLM, hostWeights } from "@adjoint/models";
 import { resetState, type ResetOptions } from "@adjoint/optim";
 import { bitsandbytesTensors, bitsandbytesWeights, dequantize, type Quantized, quantizedOf, readBitsandbytes } from "@adjoint/quant";
@@ -137,6 +137,8 @@ export function reloraTrainee(tuned: Tuned<CausalLM>, options: ReloraOptions): T
     routines: [relora(tuned, options)],
     ...(warm === 0 ? {} : { warmStart: { steps: warm, trainee: fullTrainee(base) } }),
     ...throughAdapter(tuned),
+    frozen: Object.fromEntries(Object.entries(weights).filter(([name]) => !(name in numbers) && !(name in codes))),
+    adapterConfig: () => writeLoraConfig(tuned.fileConfig()),
     files: async (dtype = "f32") => {
       const arrays = new Map<string, HostArray>(), sums = tuned.mergedWeights();
       for (const [name, w] of await hostWeights(weights)) {

@@ -1,6 +1,6 @@
 /** What a loop trains, as a value: the adapter beside a frozen base, or all weights of a model. */
 import { type Content, modelFiles, node, openModelFolder, openSafetensors, type SafetensorsFile } from "@adjoint/io";
-import { factorKey, type SaveOptions, type Tuned } from "@adjoint/lora";
+import { factorKey, needsNumbers, type SaveOptions, type Tuned, writeLoraConfig } from "@adjoint/lora";
 import { architectures, type CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
 import { ConfigError, convertArray, FormatError, type HostArray, sameShape, type Store, type Tensor } from "@adjoint/tensor";
@@ -21,6 +21,10 @@ export interface Trainee {
   readonly scaling: ((path: string) => number) | null;
   /** a term of the loss beside the data's (AdaLoRA's orthogonality), recorded once a step; null or left out: none */
   readonly penalty?: () => Tensor | null;
+  /** weights of the model that stay as they came, so that a checkpoint need not hold them; left out: none */
+  readonly frozen?: Readonly<Record<string, Tensor>>;
+  /** text of adapter_config.json as `checkpoint` writes it */
+  adapterConfig?(): string;
   /** what happens around the steps */
   readonly routines?: readonly Routine[];
   /** what trains instead in the first steps of a run (ReLoRA's warm start: all weights) */
@@ -85,6 +89,12 @@ function scalingOf(tuned: Tuned<CausalLM>): (path: string) => number {
   return (path) => scales.get(path) ?? 1;
 }
 
+/** The base's weights but those that train and those that an initialisation computes anew. */
+function frozenOf(tuned: Tuned<CausalLM>): Readonly<Record<string, Tensor>> {
+  const own = new Set<Tensor>(tuned.tensors().values()), made = needsNumbers(tuned.loraConfig.initLoraWeights) ? tuned.targets.targets.map(({ path }) => path) : [];
+  return Object.fromEntries(Object.entries(tuned.base.weights()).filter(([name, w]) => !own.has(w) && !made.some((path) => name === path || name.startsWith(`${path}.`))));
+}
+
 /** What a model with an adapter computes, for any trainee of it. */
 export const throughAdapter = (tuned: Tuned<CausalLM>): Pick<Trainee, "lossSum" | "logits" | "scaling" | "penalty"> => ({
   lossSum: (batch, context = {}) => tuned.base.lossSum(batch, tuned.context(context)),
@@ -103,6 +113,8 @@ export function adapterTrainee(tuned: Tuned<CausalLM>, routines: readonly Routin
     trainable,
     routines,
     ...throughAdapter(tuned),
+    frozen: frozenOf(tuned),
+    adapterConfig: () => writeLoraConfig(tuned.fileConfig()),
     files: () => tuned.files(save),
     checkpoint: () => tuned.files({ convert: false }),
     load: async (folder) => { (await readStores(trainable, await inFolder(folder, "adapter_model.safetensors")))(); },
