@@ -8,6 +8,8 @@ export type { WriteDirectoryOptions } from "./directories.ts";
 export { isRecord, parseJson, parseJsonObject } from "./json.ts";
 export { blobSource, bytesSource, fileSource, readText, sourceOf } from "./source.ts";
 export type { ByteSource } from "./source.ts";
+export { decodeText } from "./text.ts";
+export { checkFinite } from "./finite.ts";
 export { openSafetensors, parseSafetensors, safetensorsParts, saveSafetensors, serializeSafetensors } from "./safetensors.ts";
 export type { NamedArrays, ParsedSafetensors, SafetensorsFile } from "./safetensors.ts";
 export type { TensorEntry } from "./safetensors-header.ts";

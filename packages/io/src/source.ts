@@ -1,6 +1,7 @@
 /** Where bytes are read from: a file by position, a Blob, or memory. */
 import { ConfigError, FormatError } from "@adjoint/tensor";
 import { errorCode, FileError, node } from "./file-system.ts";
+import { decodeText } from "./text.ts";
 
 /** Bytes that are read by position; `label` names them in errors. */
 export interface ByteSource {
@@ -71,10 +72,10 @@ export function pathOf(path: string | URL): string {
   throw new ConfigError(`${path.href}: not a file`, { file: path.href, fix: "fetch it yourself and pass the bytes or the Blob" });
 }
 
-/** Whole file as text. */
+/** Whole file as text, without a byte order mark. @throws FileError if it cannot be read; FormatError naming file and byte if it is not UTF-8 */
 export async function readText(path: string | URL): Promise<string> {
   const file = pathOf(path);
-  return node().fs.readFile(file, "utf8").catch((error: unknown) => { throw readError(file, error); });
+  return decodeText(await node().fs.readFile(file).catch((error: unknown) => { throw readError(file, error); }), file);
 }
 
 const shorter = (label: string, have: number, need: number): FormatError =>

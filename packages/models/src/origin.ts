@@ -1,5 +1,5 @@
 /** Where a model's files are read from: a folder of this machine, or, in a page, addresses and Blobs by file name. */
-import { blobSource, bytesSource, FileError, node, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
+import { blobSource, bytesSource, decodeText, FileError, node, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
 import { FormatError } from "@adjoint/tensor";
 
 /** A model's files by name: config.json, model.safetensors (or its shards), tokenizer.json, ...; an address is fetched when it is needed. */
@@ -36,7 +36,7 @@ export function filesOrigin(files: ModelFiles): Origin {
   return {
     label,
     has: async (name) => Object.hasOwn(files, name),
-    text: async (name) => { const b = await blob(name); return b instanceof Uint8Array ? new TextDecoder().decode(b) : b.text(); },
+    text: async (name) => { const b = await blob(name); return decodeText(b instanceof Uint8Array ? b : new Uint8Array(await b.arrayBuffer()), label(name)); },
     async weights() {
       const names = Object.keys(files).filter((name) => name.endsWith(".safetensors")).sort();
       if (names.length === 0) throw new FileError("model.safetensors: is not among the model's files", { file: "model.safetensors", value: Object.keys(files), fix: "add it, or all of its shards, to the files" });

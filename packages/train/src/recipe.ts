@@ -1,7 +1,7 @@
 /** Recipes: YAML files and flags, read against one table of keys; what is wrong is named by file, key, value and fix. */
-import { isRecord, node } from "@adjoint/io";
+import { isRecord, readText } from "@adjoint/io";
 import { nearest } from "@adjoint/lora";
-import { ConfigError } from "@adjoint/tensor";
+import { ConfigError, FormatError } from "@adjoint/tensor";
 import { parseDocument } from "yaml";
 import { defaultRecipe, type Field, fields, inertKeys, type Recipe } from "./recipe-fields.ts";
 
@@ -118,8 +118,9 @@ export function parseRecipe(text: string, origin: string): RecipeLayer {
 export async function readRecipe(path: string): Promise<RecipeLayer> {
   let text: string;
   try {
-    text = await node().fs.readFile(path, "utf8");
+    text = await readText(path);
   } catch (cause) {
+    if (cause instanceof FormatError) throw cause;   // not UTF-8
     throw new ConfigError(`${path}: there is no such recipe`, { file: path, cause, fix: "give the path of a YAML file" });
   }
   return parseRecipe(text, path);

@@ -1,5 +1,5 @@
 /** A tokenizer as the files of a Hugging Face folder, and out of them. */
-import { parseJsonObject } from "@adjoint/io";
+import { decodeText, parseJsonObject } from "@adjoint/io";
 import { checkTokenizer } from "./format.ts";
 import type { TrainedTokenizer } from "./train.ts";
 
@@ -10,7 +10,7 @@ export const tokenizerFiles = ({ tokenizerJson, config }: TrainedTokenizer): Rec
 
 /** The tokenizer among files by name; null without a tokenizer.json. @throws FormatError naming the file */
 export function tokenizerAmong(files: Readonly<Record<string, string | Uint8Array>>): TrainedTokenizer | null {
-  const text = (name: string): string | null => { const file = files[name]; return file === undefined ? null : typeof file === "string" ? file : new TextDecoder().decode(file); };
+  const text = (name: string): string | null => { const file = files[name]; return file === undefined ? null : typeof file === "string" ? file : decodeText(file, name); };
   const json = text("tokenizer.json"), config = text("tokenizer_config.json"), template = text("chat_template.jinja");
   if (json === null) return null;
   return { tokenizerJson: checkTokenizer(parseJsonObject(json, "tokenizer.json"), "tokenizer.json"), config: { ...(config === null ? {} : parseJsonObject(config, "tokenizer_config.json")), ...(template === null ? {} : { chat_template: template }) } };
