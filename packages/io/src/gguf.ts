@@ -116,13 +116,16 @@ function parseHeader(cursor: GgufCursor, size: number, label: string): Header {
   for (let i = 0; i < tensors; i++) infos.push(tensorInfo(cursor, size, alignment, label));
   const start = Math.ceil(cursor.at / alignment) * alignment;
   const entries = new Map<string, GgufEntry>();
+  let next = 0;
   for (const [name, { type, shape, at, byteLength }] of infos) {
     if (entries.has(name)) throw cursor.bad(name, `tensor "${name}" is there twice`, name);
     const end = start + at + byteLength;
     if (end > size) throw new FormatError(`${label}: tensor "${name}" ends at byte ${end} but the file has ${size}`, { file: label, key: name, value: size, fix: "the file is cut: get it again" });
+    // each begins where the one before it ends, padded, as llama.cpp asks for
+    if (at !== next) throw new FormatError(`${label}: tensor "${name}" begins at byte ${at} of the data and ${at < next ? "overlaps the one before it" : "leaves a gap before it"}: ${next} was expected`, { file: label, key: name, value: at, fix: "the file is damaged, or its tensors are out of order: get it again" });
+    next = padded(at + byteLength, alignment);
     entries.set(name, { type, shape, byteLength, offset: start + at });
   }
-  checkApart(entries, label);
   return { version, alignment, metadata, entries };
 }
 
@@ -145,14 +148,6 @@ function alignmentOf(metadata: ReadonlyMap<string, GgufValue>, label: string): n
   if (given === undefined) return ALIGNMENT;
   if (given.type === "u32" && typeof given.value === "number" && given.value > 0 && given.value % 8 === 0) return given.value;
   throw new FormatError(`${label}: general.alignment is ${String(given.value)}`, { file: label, key: "general.alignment", value: given.value, fix: "it is a u32, a multiple of 8" });
-}
-
-function checkApart(entries: ReadonlyMap<string, GgufEntry>, label: string): void {
-  let end = 0;
-  for (const [name, entry] of [...entries].sort(([, a], [, b]) => a.offset - b.offset || a.byteLength - b.byteLength)) {
-    if (entry.offset < end) throw new FormatError(`${label}: tensor "${name}" overlaps the one before it`, { file: label, key: name, value: entry.offset, fix: "the file is damaged: get it again" });
-    end = entry.offset + entry.byteLength;
-  }
 }
 
 /** A plain type of GGUF as safetensors calls it. */

@@ -114,6 +114,7 @@ describe("damage", () => {
     ["a row that is no block", { type: 2, axes: [33n] }, 'tensor "w" has rows of 33 elements, Q4_0 has blocks of 32'],
     ["an odd offset", { at: 4n }, 'tensor "w" begins at byte 4'],
     ["an offset beyond the end", { at: 64n }, 'tensor "w" ends at byte'],
+    ["a gap before a tensor", { at: 32n, axes: [0n] }, 'tensor "w" begins at byte 32 of the data and leaves a gap before it: 0 was expected'],
     ["too many axes", { axes: [1n, 1n, 1n, 1n, 1n] }, 'tensor "w" has 5 axes'],
     ["a shape beyond the end", { axes: [400n] }, 'tensor "w" ends at byte'],
     ["an impossible shape", { axes: [2n ** 63n] }, 'an axis of tensor "w"'],

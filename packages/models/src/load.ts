@@ -1,6 +1,6 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
 import { defaultDevice } from "./device.ts";
-import { type GgufFile, node, openGguf, parseJsonObject } from "@adjoint/io";
+import { checkFinite, type GgufFile, node, openGguf, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
 import { dequantize, type FormatName, quantizeArray, quantizedOf, quantizedWeight } from "@adjoint/quant";
 import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, place, sameShape, show } from "@adjoint/tensor";
@@ -57,7 +57,7 @@ const upcasts: readonly unknown[] = ["none", "norms", "all"];
  *
  * Half-precision weights stay so in memory unless `dtype` says otherwise; products widen them. With `quantize` memory never holds more
  * than the quantized model and one tensor. Weights that bitsandbytes or GGUF files hold as codes stay codes; products decode them.
- * @throws ConfigError for a model or option that is not implemented; FormatError naming file, tensor, expected and found shape; FileError for what is not there
+ * @throws ConfigError for a model or option that is not implemented; FormatError naming file, tensor, expected and found shape, or a number that is not finite; FileError for what is not there
  * @example const model = await loadModel("HuggingFaceTB/SmolLM2-135M", { quantize: { format: "nf4", doubleQuant: true } });
  */
 export async function loadModel(source: string | URL | ModelFiles, options: LoadModelOptions = {}): Promise<CausalLM> {
@@ -180,7 +180,7 @@ async function readWeights(config: ModelConfig, file: WeightFile, { dtype, stric
   for (const name of skip) if (![...wanted.keys(), "lm_head.weight"].some((weight) => isModule(weight, name))) throw new ConfigError(`loadModel: skip names ${name}, and the model has no such layer`, { op: "loadModel", key: "skip", value: name, fix: "use the last part of a path, such as lm_head" });
   let done = 0;
   for (const [name, want] of wanted) {
-    const w = await file.read(name);
+    const read = await file.read(name), w = isCodes(read) ? read : checkFinite(read, { file: file.label, key: name });
     if (!sameShape(w.shape, want)) throw new FormatError(`${file.label}: tensor "${name}": expected ${show(want)} by config.json, found ${show(w.shape)}`, { op: "loadModel", file: file.label, key: name, shapes: [want, w.shape], fix: "take config.json and weights of one model" });
     keep(name, settled(name, w, kinds.get(name), skip, { dtype, how, upcast, file: file.label }));
     onWeight?.({ name, done: ++done, all: wanted.size });

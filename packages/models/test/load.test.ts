@@ -93,6 +93,13 @@ describe("loading", () => {
     expect(equal.config.tieWordEmbeddings).toBe(true);
     expect(Object.keys(equal.weights())).not.toContain("lm_head.weight");
   });
+  it("refuses numbers that are not finite, and names file, tensor and element", async () => {
+    const dir = await changed("not-finite", {}), at = join(dir, "model.safetensors"), file = await openModelFolder(dir), { offset, byteLength } = file.entries.get("model.layers.1.mlp.up_proj.weight")!, bytes = await readFile(at);
+    await file.close();
+    bytes.writeFloatLE(-Infinity, offset + byteLength - 4);
+    await writeFile(at, bytes);
+    await expect(loadModel(dir)).rejects.toThrow(/not-finite.*model\.safetensors: tensor "model\.layers\.1\.mlp\.up_proj\.weight": element 639 is -Infinity/);
+  });
   it("refuses arrays that do not make the model", () => {
     expect(() => modelFrom(parseConfig({ model_type: "llama", vocab_size: 3, hidden_size: 4, intermediate_size: 4, num_hidden_layers: 1, num_attention_heads: 2 }), new Map())).toThrow("missing");
   });

@@ -53,6 +53,8 @@ async function readFour(source: TensorSource, name: string, stateKey: string, na
   if (!(absmax.data instanceof Uint8Array)) throw bad(`absmax is ${absmax.dtype} but quant_state says that scales are nested`, `${name}.absmax`, absmax.dtype, "the file is damaged: get it again");
   const table = await floats(source, `${name}.nested_quant_map`, named), values = await floats(source, `${name}.nested_absmax`, named);
   if (table.length !== 256) throw bad(`its nested_quant_map has ${table.length} entries`, `${name}.nested_quant_map`, table.length, "it has 256: get the file again");
+  const odd = table.findIndex((value) => !Number.isFinite(value));
+  if (odd >= 0) throw bad(`entry ${odd} of its nested_quant_map is ${table[odd]}`, `${name}.nested_quant_map`, table[odd], "the file is damaged: get it again");
   return { format, shape: state.shape, block: state.block, codes, scales: { values, nested: { codes: absmax.data, table, ...state.nested } }, dtype: state.dtype };
 }
 

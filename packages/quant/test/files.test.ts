@@ -6,7 +6,7 @@ import type { SafetensorsFile } from "@adjoint/io";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { bitsandbytesTensors, bitsandbytesWeights, bytesOfQuantized, checkQuantized, dequantize, formatOf, fromGguf, isGgufBlockType, quantize, quantizeArray, quantizeStream, readBitsandbytes, toGguf } from "../src/index.ts";
+import { bitsandbytesTensors, bitsandbytesWeights, bytesOfQuantized, checkQuantized, decodeGguf, dequantize, formatOf, fromGguf, isGgufBlockType, quantize, quantizeArray, quantizeStream, readBitsandbytes, toGguf } from "../src/index.ts";
 import type { Quantized } from "../src/index.ts";
 import { pythonFloat } from "../src/quant-state.ts";
 
@@ -110,6 +110,12 @@ describe("bad input names tensor and file", () => {
     expect(() => fromGguf("Q8_0", new Uint8Array(33), [32], { name: "w", file: "a.gguf" })).toThrow('a.gguf: tensor "w": has 33 bytes, Q8_0 [32] needs 34');
     expect(() => fromGguf("Q8_0", new Uint8Array(34).fill(0xff), [32], { name: "w" })).toThrow("scale 0 is NaN");
     expect(() => fromGguf("MXFP4", new Uint8Array(17).fill(255), [32])).toThrow("scale 0 is NaN");
+    for (const [type, bytes, elements, at] of [["Q4_1", 20, 32, 2], ["Q5_0", 22, 32, 0], ["Q5_1", 24, 32, 0], ["Q5_K", 176, 256, 2], ["Q6_K", 210, 256, 208]] as const) {
+      const blocks = new Uint8Array(2 * bytes);
+      expect(decodeGguf(type, blocks, [2 * elements]).every((x) => x === 0)).toBe(true);
+      blocks.set([0x00, 0xfc], bytes + at);
+      expect(() => decodeGguf(type, blocks, [2 * elements], { name: "w", file: "a.gguf" })).toThrow('a.gguf: tensor "w": a scale of block 1 is -Infinity');
+    }
     expect(() => checkQuantized({ ...quantize(new Float32Array(64), [64], { format: "nf4" }), shape: [128] }, { name: "w" })).toThrow("needs 64");
   });
 });
