@@ -74,6 +74,12 @@ describe("adapter directories of PEFT", () => {
     expect(await message(await make("cut", ["adapter_config.json", "adapter_model.safetensors"]))).toContain("adapter_model.safetensors");
   });
 
+  it("refuses numbers that are not finite", async () => {
+    const { config, tensors } = await readAdapterDirectory(fixture("peft/lora/adapter")), at = join(scratch, "not-finite"), [[name, first]] = tensors, data = first.data.slice();
+    data[data.length - 1] = NaN;
+    await writeAdapterDirectory(at, config, new Map([...tensors, [name, { ...first, data }]]));
+    await expect(readAdapterDirectory(at)).rejects.toThrow(`adapter_model.safetensors: tensor "${name}": element ${data.length - 1} is NaN`);
+  });
   it("refuses an adapter whose expression cannot run in linear time", () => {
     const { config } = readLoraConfig('{"peft_type": "LORA", "target_modules": ".*(?<!lm)_head"}');
     expect(() => describeTargets(config, llamaModules)).toThrow(ConfigError);

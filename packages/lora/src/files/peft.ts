@@ -1,6 +1,6 @@
 /** Adapter tensors against a model: exact comparison of names and shapes, and the directories that PEFT reads and writes. */
 import { convertArray, FormatError, type HostArray, isFloat } from "@adjoint/tensor";
-import { fileSystem, openSafetensors, readText, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
+import { checkFinite, fileSystem, openSafetensors, readText, safetensorsParts, writeDirectoryAtomic } from "@adjoint/io";
 import type { Role } from "../adapter.ts";
 import { type Attachment, keyOf } from "../attachments.ts";
 import { keepsOrigin } from "../initial/names.ts";
@@ -143,7 +143,7 @@ const ORIGIN = "adapter_origin.safetensors";
 /** metadata of the third file: the digest of the second, which it belongs to */
 const OF = "adapter_digest";
 
-/** Reads `adapter_config.json` and `adapter_model.safetensors`; FormatError if either is not there, with what to do for pickles and subfolders. */
+/** Reads `adapter_config.json` and `adapter_model.safetensors`; FormatError if either is not there, with what to do for pickles and subfolders, or for a number that is not finite. */
 export async function readAdapterDirectory(directory: string): Promise<AdapterDirectory> {
   const names = await fileSystem().list(directory);
   const fail = (message: string, value: unknown, fix: string): never => {
@@ -178,7 +178,7 @@ async function contentsOf(file: string): Promise<{ readonly tensors: ReadonlyMap
   const open = await openSafetensors(file);
   try {
     const tensors = new Map<string, HostArray>();
-    for (const name of open.entries.keys()) tensors.set(name, await open.read(name));
+    for (const name of open.entries.keys()) tensors.set(name, checkFinite(await open.read(name), { file, key: name }));
     return { tensors, metadata: open.metadata };
   } finally {
     await open.close();
