@@ -46,6 +46,8 @@ export class Training {
   readonly #micro: Counter = counter(0, "micro");
   readonly #trainee: Trainee;
   #steps: Steps;
+  /** a step without predicted tokens was told */
+  #blank = false;
 
   constructor(trainee: Trainee, options: TrainingOptions) {
     const { steps, accumulation = 1 } = options, warm = trainee.warmStart?.steps ?? 0;
@@ -91,7 +93,8 @@ export class Training {
     const group = data.group(this.step, { size, accumulation, seed, shuffle });
     this.#micro.value = this.step * accumulation;
     const { curvature } = this.options, { trainee, optimizer, sums, ...steps } = this.#now();
-    if (steps.curvature && curvature && this.step % (curvature.every ?? CURVATURE_EVERY) === 0) steps.curvature(toTensors(group[0]));
+    const tokens = group.reduce((n, b) => n + b.predicted, 0), rate = learningRate(this.step);
+    if (steps.curvature && curvature && group[0].predicted > 0 && this.step % (curvature.every ?? CURVATURE_EVERY) === 0) steps.curvature(toTensors(group[0]));
     let done: Tensor;
     if (sums) {
       try {
@@ -112,16 +115,19 @@ export class Training {
     }
     const [loss, norm, skipped] = Array.from(await done.data(), Number);
     await pace();             // a compiled step on a CPU has its numbers at once, and reading them gives nobody a turn
-    const tokens = group.reduce((n, b) => n + b.predicted, 0), rate = learningRate(this.step);
     this.step++;
     this.tokensSeen += tokens;
+    if (tokens === 0 && !this.#blank) {
+      this.#blank = true;
+      this.notes.push(`step ${this.step}: no token of its rows is predicted, so it has no loss and changes nothing; nor does any other such step`);
+    }
     for (const routine of trainee.routines ?? []) {
       const note = await routine.between({ step: this.step, steps: this.options.steps, optimizer });
       if (note !== null) this.notes.push(note);
     }
     if (this.step === this.#trainee.warmStart?.steps) this.notes.push(`step ${this.step}: all weights have trained; from now on what the adapter trains`);
     return {
-      step: this.step, epoch: this.step / this.stepsPerEpoch, loss, grad_norm: norm, learning_rate: rate,
+      step: this.step, epoch: this.step / this.stepsPerEpoch, loss: tokens === 0 ? Number.NaN : loss, grad_norm: tokens === 0 ? Number.NaN : norm, learning_rate: rate,
       tokens_per_second: tokens / Math.max(1e-6, (performance.now() - begun) / 1000), tokens, tokens_seen: this.tokensSeen,
       skipped: skipped !== 0, memory: memoryBytes(), time: new Date().toISOString(),
     };

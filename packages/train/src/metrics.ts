@@ -7,7 +7,7 @@ export interface StepMetrics {
   readonly step: number;
   /** passes over the data after this step, in fractions */
   readonly epoch: number;
-  /** mean next-token loss in nats over the step's predicted tokens, before the update */
+  /** mean next-token loss in nats over the step's predicted tokens, before the update; NaN where there are none */
   readonly loss: number;
   /** global L2 norm of all gradients, before clipping */
   readonly grad_norm: number;
@@ -19,7 +19,7 @@ export interface StepMetrics {
   readonly tokens: number;
   /** predicted tokens of the run so far */
   readonly tokens_seen: number;
-  /** the gradients were not finite, so parameters and moments stayed as they were */
+  /** the gradients were not finite, or no token was predicted (`tokens` = 0), so parameters and moments stayed as they were */
   readonly skipped: boolean;
   /** resident memory of the process in bytes */
   readonly memory: number;

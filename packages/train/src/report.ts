@@ -80,7 +80,7 @@ export async function reportHtml({ title, recipe, result, about }: ReportOptions
   const finite = (x: number): number | null => (Number.isFinite(x) ? x : null);
   const metrics = result.metrics.map((m) => ({ step: m.step, loss: finite(m.loss), grad_norm: finite(m.grad_norm), learning_rate: m.learning_rate, tokens_per_second: finite(m.tokens_per_second) }));
   const last = result.metrics[result.metrics.length - 1];
-  const skipped = result.metrics.filter((m) => m.skipped).length;
+  const skipped = result.metrics.filter((m) => m.skipped && m.tokens > 0).length;
   const samples = result.samples.map((s) => `<h3>${s.step === 0 ? "before" : `after step ${s.step}`}</h3><pre><b>${escape(s.prompt)}</b>${escape(s.text)}</pre>`).join("");
   return `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>${escape(title)}</title>

@@ -57,12 +57,27 @@ export interface RunResult {
   readonly comparisons: readonly Comparison[];
   readonly samples: readonly SampleText[];
   readonly metrics: readonly StepMetrics[];
+  /** steps that changed nothing: gradients that were not finite, or no token to predict */
+  readonly skipped: number;
   /** folder of the adapter, or of the model for full training; null when interrupted */
   readonly output: string | null;
   /** where an interrupted run can go on */
   readonly checkpoint: string | null;
   readonly folder: string;
   readonly seconds: number;
+}
+
+/** Steps after which a run in which none has changed anything ends. */
+const PATIENCE = 10;
+const isUnsound = (m: StepMetrics): boolean => m.skipped && m.tokens > 0;
+const notFinite = (m: StepMetrics): string => (Number.isFinite(m.loss) ? "gradients were" : "loss was");
+/** Whether no step has changed anything, and enough of them have tried: PATIENCE, or all. */
+const isHopeless = (history: readonly StepMetrics[], steps: number): boolean =>
+  history.every((m) => m.skipped) && (history.length === steps || history.filter(isUnsound).length >= PATIENCE);
+function hopeless(history: readonly StepMetrics[], recipe: Recipe): ConfigError {
+  const last = history.findLast(isUnsound), all = `every one of the first ${history.length} steps was skipped, so nothing was trained`;
+  if (last === undefined) return new ConfigError(`${all}: none of their rows has a token to predict`, { key: "dataset_name", value: recipe.dataset_name, fix: "give more steps, or rows with text to predict" });
+  return new ConfigError(`${all}: their ${notFinite(last)} not finite`, { key: "model_name_or_path", value: recipe.model_name_or_path, fix: "measure the base alone (adjoint eval): its weights may hold NaN or infinity, or overflow at half precision" });
 }
 
 /**
@@ -114,7 +129,7 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
     return saved;
   };
   const finish = (status: RunResult["status"], output: string | null): RunResult => ({
-    status, steps: training.step, samples, metrics: history, output, checkpoint: saved, folder, seconds: since(begun),
+    status, steps: training.step, samples, metrics: history, skipped: history.filter((m) => m.skipped).length, output, checkpoint: saved, folder, seconds: since(begun),
     comparisons: measured.flatMap(({ name, role }) => { const r = results.get(name); return r?.after ? [{ name, role, before: r.before, after: r.after }] : []; }),
   });
   const describe = async (status: string, output: string | null): Promise<void> => {
@@ -122,7 +137,7 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
     await writeFileAtomic(node().path.join(folder, RUN_FILE), `${JSON.stringify({
       format: "adjoint-run", format_version: 1, command: options.command, status, recipe: compactRecipe(recipe), ...options.about, device: getDevice().name,
       data: { name: data.name, rows: data.samples.length, tokens: data.tokens, predicted: data.predicted, sha256: dataHash(data) },
-      steps: o.steps, steps_done: training.step, seconds: Math.round(finish("done", output).seconds * 10) / 10, ...(estimate === null ? {} : { estimated_seconds: Math.round(estimate.seconds) }), output,
+      steps: o.steps, steps_done: training.step, skipped_steps: finish("done", output).skipped, seconds: Math.round(finish("done", output).seconds * 10) / 10, ...(estimate === null ? {} : { estimated_seconds: Math.round(estimate.seconds) }), output,
       results: finish("done", output).comparisons.map((c) => ({ name: c.name, role: c.role, before: c.before, after: c.after })),
     }, null, 2)}\n`);
   };
@@ -156,6 +171,11 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       await writeMetrics(folder, metrics);
       yield { type: "step", metrics, steps };
       for (const text of training.notes.splice(0)) yield { type: "note", text };
+      if (isUnsound(metrics) && history.filter(isUnsound).length === 1) yield { type: "note", text: `step ${metrics.step} was skipped: its ${notFinite(metrics)} not finite` };
+      if (isHopeless(history, steps)) {
+        await describe("failed", null);
+        throw hopeless(history, recipe);
+      }
       const { step } = metrics, last = step === steps;
       const told = estimator.step(metrics, { steps, elapsed: since(begun), tokensLeft: (steps - step) * tokensOfStep, otherSeconds });
       if (told !== null) yield { type: "estimate", estimate: (estimate = told) };
@@ -163,7 +183,8 @@ export async function* run(options: RunOptions): AsyncGenerator<RunEvent, RunRes
       if (recipe.eval_steps > 0 && step % recipe.eval_steps === 0 && !last) yield* measure();
     }
     if (signal?.aborted !== true) {
-      const output = await saveOutput(options);
+      const output = await saveOutput(options), unsound = history.filter(isUnsound).length;
+      if (unsound > 1) yield { type: "note", text: `${unsound} of ${steps} steps were skipped, because gradients were not finite${isUnsound(history[history.length - 1]) ? "; so was the last: a lower learning rate may help" : ""}` };
       yield* measure();
       await take();
       await describe("done", output);

@@ -4,6 +4,7 @@ import type { Context } from "@adjoint/nn";
 import { Accumulator, type BoundOptimizer, type Optimizer } from "@adjoint/optim";
 import { compile, ConfigError, concat, type Counter, div, live, type Store, type Tensor } from "@adjoint/tensor";
 import { sampleCurvature } from "./curvature.ts";
+import { predictedTokens } from "./data/sample.ts";
 import type { Batch } from "./data/tensors.ts";
 import type { TrainingOptions } from "./loop.ts";
 import type { Gradients } from "./routine.ts";
@@ -18,6 +19,12 @@ function clipped(g: Gradients, norm: Tensor, maxNorm: number): Gradients {
   if (maxNorm <= 0) return g;
   const c = div(maxNorm, norm.add(1e-6)).minimum(1);
   return Object.fromEntries(Object.entries(g).map(([path, x]) => [path, x === null ? null : x.mul(c.cast(x.dtype))]));
+}
+
+/** The same gradients, but NaN in the smallest of them where no token was predicted: nothing was learned then, and an optimizer leaves everything as it is when it sees a NaN. */
+function orNothing(g: Gradients, count: Tensor): Gradients {
+  const [path, least] = Object.entries(g).reduce<readonly [string, Tensor | null]>((least, [path, x]) => (x !== null && (least[1] === null || x.size < least[1].size) ? [path, x] : least), ["", null]);
+  return least === null ? g : { ...g, [path]: count.reshape([]).gt(0).where(least, Number.NaN) };
 }
 
 /** The sum of two gradients of the same parameters. */
@@ -40,7 +47,7 @@ export class Steps {
 
   /** `micro` counts micro-batches: the step word of the dropout masks. */
   constructor(trainee: Trainee, optimizer: Optimizer, options: TrainingOptions, micro: Counter) {
-    const { steps, accumulation = 1, gradientCheckpointing = false, seed = 42, curvature, maxGradNorm = 0 } = options;
+    const { steps, accumulation = 1, gradientCheckpointing = false, seed = 42, curvature, maxGradNorm = 0 } = options, blanks = options.data.samples.some((sample) => predictedTokens(sample) === 0);
     this.trainee = trainee;
     this.optimizer = optimizer.for(trainee.trainable);
     for (const routine of trainee.routines ?? []) routine.begin?.(steps);
@@ -57,7 +64,7 @@ export class Steps {
     };
     /** The step of the optimizer, then what looks at its gradients. A method's own term of the loss has its gradient once a step. */
     const update = (loss: Tensor, gradient: Gradients, count: Tensor): Tensor => {
-      const { gradNorm, skipped } = this.optimizer.step(gradient);
+      const { gradNorm, skipped } = this.optimizer.step(blanks ? orNothing(gradient, count) : gradient);
       const watching = (trainee.routines ?? []).filter((routine) => routine.observe !== undefined), seen = watching.length === 0 ? gradient : clipped(gradient, gradNorm, maxGradNorm);
       for (const routine of watching) routine.observe?.(seen, skipped);
       return report(loss, gradNorm, skipped, count);

@@ -10,7 +10,7 @@ const step = (n: number): StepMetrics => ({
   step: n, epoch: n / 4, loss: n === 3 ? Number.NaN : 4 / n, grad_norm: 1, learning_rate: 1e-3, tokens_per_second: 100, tokens: 10, tokens_seen: 10 * n, skipped: n === 3, memory: 1, time: "2026-01-01T00:00:00.000Z",
 });
 const result: RunResult = {
-  status: "done", steps: 4, metrics: [1, 2, 3, 4].map(step), output: "out/adapter", checkpoint: null, folder: "out", seconds: 12.5,
+  status: "done", steps: 4, metrics: [1, 2, 3, 4].map(step), output: "out/adapter", checkpoint: null, skipped: 1, folder: "out", seconds: 12.5,
   comparisons: [{ name: "a novel", role: "new", before: { loss: 4, tokens: 9, bitsPerByte: 2 }, after: { loss: 3, tokens: 9, bitsPerByte: 1.5 } }],
   samples: [{ step: 0, prompt: "Call", text: " </script><b>x" }, { step: 4, prompt: "Call", text: " me" }],
 };
