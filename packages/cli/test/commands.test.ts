@@ -115,6 +115,31 @@ describe("finetune --ids", () => {
     for (const name of readdirSync(join(a, "adapter"))) expect(readFileSync(join(b, "adapter", name)).equals(readFileSync(join(a, "adapter", name))), name).toBe(true);
   });
 
+  test("--resume takes what the command line leaves out from the run's own record", async () => {
+    const a = join(temporary(), "a"), b = join(temporary(), "b");
+    const words = (folder: string): string[] => ["finetune", "--model", model, "--ids", ids, "--max-steps", "3", "--lora-r", "2", "--save-steps", "2", "--logging-steps", "1", "--output-dir", folder, ...exact];
+    expect((await adjoint(words(a))).code).toBe(0);
+    expect((await adjoint(words(b), { onError: (text, interrupt) => { if (text.startsWith("step 2/3")) interrupt(); } })).code).toBe(130);
+    const { code, err } = await adjoint(["finetune", "--output-dir", b, "--resume", "latest"]);
+    expect(code, err).toBe(0);
+    expect(err).toMatch(/what the command line leaves out is as in .*run\.json/);
+    for (const name of readdirSync(join(a, "adapter"))) expect(readFileSync(join(b, "adapter", name)).equals(readFileSync(join(a, "adapter", name))), name).toBe(true);
+    expect((await adjoint(["finetune", "--output-dir", b, "--resume", join(b, "checkpoint-2"), "--learning-rate", "1"])).err).toMatch(/learning_rate = 0\.0002, now it is 1\n/);
+    // the record of a run that went on repeats it from the start
+    expect((await adjoint(["finetune", join(b, "run.json"), "--output-dir", join(temporary(), "c"), "--quiet"])).err).toBe("");
+  });
+
+  test("rows are as long as the model has positions for, unless it is said how long", async () => {
+    const folder = join(temporary(), "gpt2"), out = join(temporary(), "run"), text = join(temporary(), "text.txt");
+    await saveModel(initModel({ model_type: "gpt2", vocab_size: 2048, n_embd: 8, n_layer: 1, n_head: 2, n_positions: 24 }, 1), folder);
+    writeFileSync(text, "It is not down in any map; true places never are. ".repeat(8));
+    const words = ["finetune", "--data", text, "--model", folder, "--tokenizer-name", fileURLToPath(tinyModel), "--lora-r", "1", "--max-steps", "1", "--output-dir", out, ...exact];
+    const { code, err } = await adjoint(words);
+    expect(code, err).toBe(0);
+    expect(JSON.parse(readFileSync(join(out, "run.json"), "utf8"))).toMatchObject({ recipe: { max_length: 24 } });
+    expect((await adjoint([...words, "--overwrite", "--max-length", "25"])).err).toMatch(/use rows of at most 24 tokens/);
+  });
+
   test("recipes in YAML, flags before them", async () => {
     const folder = temporary(), file = join(folder, "recipe.yaml");
     writeFileSync(file, `model_name_or_path: ${JSON.stringify(model)}\nids: ${JSON.stringify(ids)}\nmax_steps: 9\nlora_r: 2\nlog_level: info\ndevice: reference\noutput_dir: ${JSON.stringify(join(folder, "out"))}\n`);

@@ -74,6 +74,18 @@ describe("the arena of a step", () => {
     const { total, count } = trainee.lossSum(toTensors(collate(Array.from({ length: batch }, () => ({ ids, labels: ids })), 0, 0)), checkpointing ? { train: false, checkpoint } : { train: false }), loss = total.div(count.maximum(1));
     return planOf([loss, ...Object.values(gradients(loss, trainee.trainable)).filter((g) => g !== null)]).spec.arenaBytes;
   }
+  test("of a long row, and of many rows, follows from shorter ones within 10 %", () => {
+    const config = sizes(1);
+    for (const [rows, tokens] of [[1, 4096], [2, 2500], [64, 80]]) for (const checkpointing of [false, true]) {
+      const of = (most?: number): number => stepBytes(config, { batch: rows, seq: tokens, checkpointing, adapter, dtype: "bf16" }, undefined, most).arena;
+      expect(Math.abs(of(1024) - of()) / of(), `${rows} x ${tokens}`).toBeLessThan(0.1);
+    }
+    for (const [size, message] of [[{ seq: 1e12 }, /seq is 1000000000000.*many tokens/], [{ batch: 1e12 }, /batch is 1000000000000/]] as const) expect(() => predictMemory(config, { method: "lora", batch: 1, seq: 8, ...size })).toThrow(message);
+    const positions = parseConfig({ model_type: "gpt2", vocab_size: 64, n_embd: 8, n_layer: 1, n_head: 2, n_positions: 24 });
+    expect(() => predictMemory(positions, { method: "lora", batch: 1, seq: 25 })).toThrow(/seq is 25, and the model has 24 positions/);
+    expect(() => staticTerms(config, { method: "qlora", skip: ["nosuch"] })).toThrow(/skip names nosuch/);
+    expect(staticTerms(config, { method: "qlora", skip: ["q_proj", "lm_head"] }).quantized).toBeLessThan(staticTerms(config, { method: "qlora" }).quantized);
+  });
   test("is that of the plan with weights, bit for bit, for few layers", () => {
     for (const isFull of [false, true]) for (const checkpointing of [false, true]) {
       const config = sizes(2), { arena } = stepBytes(config, { batch, seq, checkpointing, adapter: isFull ? null : adapter, dtype: isFull ? "f32" : "bf16" });

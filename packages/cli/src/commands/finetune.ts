@@ -143,8 +143,8 @@ function describe(screen: Screen, recipe: Recipe, { base, tuned, trainee }: Subj
 }
 
 async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<Answer> {
-  const { recipe: given, notes } = await recipeOf(args, kind === "finetune" ? finetuneDefaults : pretrainDefaults);
-  const recipe: Recipe = kind === "pretrain" ? { ...given, use_peft: given.relora !== null, relora_train_rest: given.relora !== null } : given;
+  const { recipe: given, fitsLength, notes } = await recipeOf(args, kind === "finetune" ? finetuneDefaults : pretrainDefaults);
+  let recipe: Recipe = kind === "pretrain" ? { ...given, use_peft: given.relora !== null, relora_train_rest: given.relora !== null } : given;
   if (kind === "pretrain" && given.relora === null) {
     const key = reloraKeys.find((k) => JSON.stringify(given[k]) !== JSON.stringify(defaultRecipe[k]));
     if (key !== undefined) throw new ConfigError(`pretrain: ${key} goes with relora`, { key, value: given[key], fix: "set relora to the steps between merges, or remove it" });
@@ -163,6 +163,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   screen.header(`adjoint ${version}   Node ${process.versions.node}   ${device}${network === "" ? "" : `   ${network}`}`);
   for (const n of notes) screen.note(n);
   const say = (text: string): void => { screen.note(text); }, opened = await baseOf(kind, recipe, say, progress);
+  if (fitsLength) recipe = { ...recipe, max_length: Math.min(recipe.max_length, opened.model.config.maxPositionEmbeddings) };
   const data = await openData(recipe, opened.model, opened.path), subject = await subjectOf(kind, recipe, opened, data.data, folder, say, progress);
   describe(screen, recipe, subject, data);
   const measured = await measuredOf(recipe, subject, data);

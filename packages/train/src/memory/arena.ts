@@ -33,12 +33,13 @@ const FEW = 3, MORE = 5;
 /**
  * Bytes of one step. Models of at most five layers are planned whole, and so are adapters that differ from layer to layer; for larger ones
  *   arena(L) = live(3) + (L - 3) (live(5) - live(3)) / 2 + (arena(5) - live(5)),
- * and at least the gradients of all that trains, which the norm needs at once.
+ * and at least the gradients of all that trains, which the norm needs at once. Steps of more than `most` tokens (default 16,384) follow from smaller ones:
+ * every value of a step has 1, b, s, b s, s s or b s s times a constant of numbers, so that its bytes are linear in the rows b and quadratic in the tokens s of a row.
  */
-export function stepBytes(config: ModelConfig, step: StepShape, device: PlannedDevice = getDevice()): StepBytes {
+export function stepBytes(config: ModelConfig, step: StepShape, device: PlannedDevice = getDevice(), most: number = MOST): StepBytes {
   const L = config.numHiddenLayers;
-  if (L <= MORE || (step.adapter !== null && !isUniform(hollowAdapter(hollowModel(config, step.dtype), step.adapter), L))) return planned(config, step, device);
-  const few = planned({ ...config, numHiddenLayers: FEW }, step, device), more = planned({ ...config, numHiddenLayers: MORE }, step, device);
+  if (L <= MORE || (step.adapter !== null && !isUniform(hollowAdapter(hollowModel(config, step.dtype), step.adapter), L))) return sized(config, step, device, most);
+  const few = sized({ ...config, numHiddenLayers: FEW }, step, device, most), more = sized({ ...config, numHiddenLayers: MORE }, step, device, most);
   const live = few.live + ((L - FEW) * (more.live - few.live)) / (MORE - FEW), all = 4 * trainables({ ...config, numHiddenLayers: L }, step);
   return { live: Math.max(live, all), arena: Math.max(live, all) + more.arena - more.live };
 }
@@ -57,6 +58,21 @@ function planner(of: PlannedDevice): Backend {
     alloc: refuse, free: () => undefined, write: refuse, read: refuse, run: refuse, prepare: (plan) => ({ plan }), release: () => undefined,
   };
 }
+
+/** Tokens of the largest step that is planned itself: the loss comes in chunks, so that a plan's length, and the time it takes, grow with them. */
+const MOST = 2 ** 14;
+
+/** A step of any size; beyond `most` tokens by its polynomial through smaller ones, in which the same moment is the fullest. */
+function sized(config: ModelConfig, step: StepShape, device: PlannedDevice, most: number): StepBytes {
+  const { batch, seq } = step;
+  if (batch * seq <= most) return planned(config, step, device);
+  const at = batch > 2 ? [Math.max(1, Math.floor(most / seq / 2)), Math.max(2, Math.floor(most / seq))] : [4, 2, 1].map((part) => Math.ceil(most / batch / part));
+  const parts = at.map((n) => sized(config, { ...step, ...(batch > 2 ? { batch: n } : { seq: n }) }, device, most)), x = batch > 2 ? batch : seq;
+  return { arena: through(at, parts.map((p) => p.arena), x), live: through(at, parts.map((p) => p.live), x) };
+}
+
+/** At x, the polynomial through the points (xs, ys) (Lagrange), in whole bytes. */
+const through = (xs: readonly number[], ys: readonly number[], x: number): number => Math.round(ys.reduce((sum, y, i) => sum + xs.reduce((p, other, j) => (i === j ? p : (p * (x - other)) / (xs[i] - other)), y), 0));
 
 /** Records loss and gradients of a model whose stores hold no numbers, and plans them. */
 function planned(config: ModelConfig, step: StepShape, device: PlannedDevice): StepBytes {

@@ -33,6 +33,9 @@ export interface MemoryPrediction {
   readonly ranks: readonly { readonly rank: number; readonly parameters: number; readonly time: number }[];
 }
 
+/** Tokens of a row, and rows of a batch, beyond which a request is taken for a mistake. */
+const LONGEST = 2 ** 24;
+
 /** What one thread packs of a product's operands (or decodes of codes) at a time: at most 1,024 columns of 256 numbers, in f32. */
 function tile(config: ModelConfig, tokens: number): number {
   const widest = Math.max(config.vocabSize, config.intermediateSize, config.hiddenSize, tokens);
@@ -61,6 +64,9 @@ export function predictMemory(config: ModelConfig, request: TrainingRequest, dev
   for (const [key, given] of [["dora", dora], ["adapter", request.adapter !== undefined]] as const) if (given && method === "full") throw new ConfigError(`memory: ${key} goes with an adapter, and all weights train`, { key, value: true, fix: "use method lora or qlora, or remove it" });
   for (const key of ["rank", "dora", "targets"] as const) if (request.adapter !== undefined && request[key] !== undefined) throw new ConfigError(`memory: ${key} beside adapter, which says it all`, { key, value: request[key], fix: "remove one of the two" });
   for (const [key, n] of Object.entries({ batch, seq })) if (!(Number.isInteger(n) && n > 0)) throw new ConfigError(`memory: ${key} is ${n}`, { key, value: n, fix: "use a whole number above 0" });
+  const most = config.modelType === "gpt2" ? config.maxPositionEmbeddings : LONGEST;
+  if (seq > most) throw new ConfigError(`memory: seq is ${seq}, and ${most === LONGEST ? "no plan is made for that many tokens a row" : `the model has ${most} positions`}`, { key: "seq", value: seq, fix: `use rows of at most ${most} tokens` });
+  if (batch > LONGEST) throw new ConfigError(`memory: batch is ${batch}`, { key: "batch", value: batch, fix: `use at most ${LONGEST} rows` });
   const dtype = request.dtype ?? (method === "full" ? "f32" : "bf16"), s = staticTerms(config, request), tokens = batch * seq;
   const { arena } = stepBytes(config, { batch, seq, checkpointing, adapter: method === "full" ? null : adapterOf(request), dtype: method === "full" ? "f32" : dtype }, device);
   const sums = accumulation ? s.gradients : 0, logits = Math.min(logitsBytes(config, { batch, seq }), arena), gradients = Math.min(s.gradients, arena - logits), n = (x: number): string => x.toLocaleString("en-US");

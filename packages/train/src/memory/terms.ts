@@ -118,6 +118,8 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   const conv = modules.find((m) => m.kind === "conv1d");
   if (method === "qlora" && conv) throw new ConfigError(`memory: ${conv.path} is a Conv1D layer, and those are not held as codes`, { key: "method", value: method, fix: "use lora" });
   const linears = new Set(modules.filter((m) => m.kind === "linear").map((m) => `${m.path}.weight`)), isCode = (name: string): boolean => method === "qlora" && linears.has(name) && !skip.some((s) => isSkipped(name, s));
+  const unknown = method !== "qlora" ? undefined : skip.find((name) => ![...shapes.keys(), "lm_head.weight"].some((parameter) => isSkipped(parameter, name)));
+  if (unknown !== undefined) throw new ConfigError(`memory: skip names ${unknown}, and the model has no such layer`, { key: "skip", value: unknown, fix: `${nearest(unknown, [...new Set(modules.map((m) => m.path.slice(m.path.lastIndexOf(".") + 1)))], 1).map((name) => `did you mean ${name}? Or `).join("")}use the last part of a path, such as lm_head` });
   let parameters = 0, quantized = 0, codes = 0;
   for (const [name, shape] of shapes) {
     parameters += sizeOf(shape);
