@@ -20,17 +20,26 @@ let bits: { before?: number; after?: number } = {};
 // ---- the text
 
 function choose(name: string, content: string): void {
+  at("error").hidden = true;
   text = { name, text: content.replace(/^\uFEFF/, "") };
   at("chosen").textContent = name;
   at("about").textContent = `${number(new Blob([content]).size)} bytes, about ${number(content.split(/\s+/).length)} words`;
   drop.classList.add("full");
   start.disabled = worker !== null;
 }
-const read = (chosen: File | undefined): void => { if (chosen !== undefined) void chosen.text().then((content) => { choose(chosen.name, content); }); };
-file.addEventListener("change", () => { read(file.files?.[0]); });
+async function read(chosen: File | undefined): Promise<void> {
+  if (chosen === undefined) return;
+  try {
+    choose(chosen.name, new TextDecoder("utf-8", { fatal: true }).decode(await chosen.arrayBuffer()));
+  } catch {
+    at("error").textContent = `${chosen.name} is not a text in UTF-8. Save it as plain text in UTF-8 and choose it again.`;
+    at("error").hidden = false;
+  }
+}
+file.addEventListener("change", () => { void read(file.files?.[0]); });
 for (const kind of ["dragenter", "dragover"] as const) drop.addEventListener(kind, (event) => { event.preventDefault(); drop.classList.add("over"); });
 for (const kind of ["dragleave", "drop"] as const) drop.addEventListener(kind, () => { drop.classList.remove("over"); });
-drop.addEventListener("drop", (event) => { event.preventDefault(); read(event.dataTransfer?.files[0]); });
+drop.addEventListener("drop", (event) => { event.preventDefault(); void read(event.dataTransfer?.files[0]); });
 drop.addEventListener("keydown", (event) => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); file.click(); } });
 at("example").addEventListener("click", () => {
   void fetch("moby-dick.txt").then((response) => response.text()).then((content) => { choose("moby-dick.txt", content); });
