@@ -163,7 +163,7 @@ async function start(kind: Kind, args: Arguments, terminal: Terminal): Promise<A
   screen.header(`adjoint ${version}   Node ${process.versions.node}   ${device}${network === "" ? "" : `   ${network}`}`);
   for (const n of notes) screen.note(n);
   const say = (text: string): void => { screen.note(text); }, opened = await baseOf(kind, recipe, say, progress);
-  if (fitsLength) recipe = { ...recipe, max_length: Math.min(recipe.max_length, opened.model.config.maxPositionEmbeddings) };
+  if (fitsLength && recipe.ids === null) recipe = { ...recipe, max_length: Math.min(recipe.max_length, opened.model.config.maxPositionEmbeddings) };
   const data = await openData(recipe, opened.model, opened.path), subject = await subjectOf(kind, recipe, opened, data.data, folder, say, progress);
   describe(screen, recipe, subject, data);
   const measured = await measuredOf(recipe, subject, data);
