@@ -272,6 +272,7 @@ function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, trainee
   if (result.comparisons.length === 0 && result.metrics.length > 0) {
     out.line("loss", `${result.metrics[0].loss.toFixed(4)} at the first step, ${result.metrics[result.metrics.length - 1].loss.toFixed(4)} at the last`);
   }
+  if (result.skipped > 0) out.line("skipped", `${result.skipped} of ${result.steps} steps changed nothing (no finite gradient, or no token to predict)`);
   const output = result.output ?? "", whole = trainee.output === "model", python = whole ? `AutoModelForCausalLM.from_pretrained("${output}")` : `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("${base.path}"), "${output}")`;
   out.line(whole ? "model" : "adapter", `${output}   ${whole ? (recipe.relora === null ? "Hugging Face folder" : "Hugging Face folder; all merges and the last factors are in its weights") : "PEFT files"}   ${duration(result.seconds)}, ${count(memoryBytes() / 1e6)} MB`);
   out.line("report", `${report}   curves, samples, recipe, machine`);
@@ -279,7 +280,7 @@ function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, trainee
   return {
     text: `${lines.join("\n")}\n`,
     json: {
-      status: "done", command: kind, steps: result.steps, seconds: result.seconds, output_dir: result.folder, [whole ? "model" : "adapter"]: output, report, python,
+      status: "done", command: kind, steps: result.steps, skipped_steps: result.skipped, seconds: result.seconds, output_dir: result.folder, [whole ? "model" : "adapter"]: output, report, python,
       train_loss: { first: result.metrics[0]?.loss ?? null, last: result.metrics[result.metrics.length - 1]?.loss ?? null },
       evaluations: result.comparisons.map((c) => ({ name: c.name, role: c.role, before: json(c.before), after: json(c.after) })),
       ...(match.after === null ? {} : { exact_match: { before: match.before?.right ?? null, after: match.after.right, rows: match.after.rows.length } }),
