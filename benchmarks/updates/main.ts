@@ -6,7 +6,7 @@
  * 32 bytes a number. A copy of n numbers moves 8 n bytes; it gets as many numbers as make the same bytes. Rounds are interleaved, medians shown.
  */
 import { parseArgs } from "node:util";
-import { type Optimizer, adamw, lion, sgd } from "@adjoint/optim";
+import { type Optimizer, adamw, adamw8bit, lion, sgd } from "@adjoint/optim";
 import { type Store, type Tensor, assign, compile, setDevice, zeroStore } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
 
@@ -21,6 +21,7 @@ const sets: Readonly<Record<string, Readonly<Record<string, readonly number[]>>>
 /** Bytes a number that a step must move: the gradient twice, what it reads and what it writes. */
 const optimizers: readonly { readonly name: string; readonly make: () => Optimizer; readonly bytes: number }[] = [
   { name: "adamw", make: () => adamw({ learningRate: 1e-3 }), bytes: 8 + 12 + 12 },
+  { name: "adamw 8-bit", make: () => adamw8bit({ learningRate: 1e-3 }), bytes: 8 + 8 + 4 },
   { name: "lion", make: () => lion({ learningRate: 1e-4 }), bytes: 8 + 8 + 8 },
   { name: "sgd, momentum", make: () => sgd({ learningRate: 1e-3, momentum: 0.9 }), bytes: 8 + 8 + 8 },
 ];
