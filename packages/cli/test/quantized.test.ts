@@ -93,7 +93,7 @@ describe("quantized bases", () => {
     expect(await merged("again", ...base, "--requantize")).toMatch(/requantized: rounding is \d+\.\d+ % of the weights and [\d.]+ times what the adapter adds/);
     expect(Math.abs(await lossOf("--model", join(folder, "again")) / tuned - 1)).toBeLessThan(0.1);
     await merged("whole", "--model", full);
-    expect(await lossOf("--model", join(folder, "whole")) / await lossOf("--model", full, ...adapter)).toBeCloseTo(1, 6);
+    expect(Math.abs(await lossOf("--model", join(folder, "whole")) / await lossOf("--model", full, ...adapter) - 1)).toBeLessThan(2e-7);        // products are fused on newer engines
     expect(JSON.parse(readFileSync(join(folder, "whole", "config.json"), "utf8"))).not.toHaveProperty("quantization_config");
   });
   test("refuses keys that contradict each other", async () => {
