@@ -1,23 +1,6 @@
 /** Where a command may write: never onto, into or around what it reads, and over what exists only when that is asked for. */
-import { node } from "@adjoint/io";
+import { isWithin, node, realPath } from "@adjoint/io";
 import { ConfigError } from "@adjoint/tensor";
-
-/** The real path of what may not exist yet: links are followed as far as there is something. */
-async function realPath(given: string): Promise<string> {
-  const { fs, path } = node(), rest: string[] = [];
-  for (let at = path.resolve(given); ; at = path.dirname(at)) {
-    const found = await fs.realpath(at).catch(() => null);
-    if (found !== null) return path.join(found, ...rest);
-    if (path.dirname(at) === at) return path.resolve(given);
-    rest.unshift(path.basename(at));
-  }
-}
-
-/** Whether one real path is the other, or lies in it. */
-function isWithin(inner: string, outer: string): boolean {
-  const { path } = node(), way = path.relative(outer, inner);
-  return way === "" || (way !== ".." && !way.startsWith(`..${path.sep}`) && !path.isAbsolute(way));
-}
 
 /** @throws ConfigError where `output` is one of the inputs, lies in one, or holds one; inputs that are not on this disk (hub ids) pass */
 export async function refuseInputs(command: string, output: string, inputs: readonly (string | null)[], key = "output_dir"): Promise<void> {

@@ -1,5 +1,6 @@
 /** @adjoint/io: files of tensors, read lazily and written atomically. */
 export { FileError, disk, fileSystem, node, withFileSystem } from "./file-system.ts";
+export { isWithin, realPath } from "./paths.ts";
 export type { FileSystem, NodeModules, OutputFile } from "./file-system.ts";
 export { appendLine, incompletePath, writeFileAtomic, writeFileResumable } from "./files.ts";
 export type { Bytes, Content, WriteOptions } from "./files.ts";

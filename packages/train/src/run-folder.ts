@@ -1,5 +1,5 @@
 /** The folder of a run: what of it may be replaced, what must stay, and what a killed process left there. */
-import { fileSystem, node, writeFileAtomic } from "@adjoint/io";
+import { fileSystem, isWithin, node, realPath, writeFileAtomic } from "@adjoint/io";
 import { ConfigError } from "@adjoint/tensor";
 import { EVALUATIONS_FILE, linesUpTo, METRICS_FILE, readMetrics, SAMPLES_FILE } from "./metrics.ts";
 import type { Recipe } from "./recipe.ts";
@@ -13,7 +13,6 @@ const isOfRun = (name: string): boolean => files.includes(name) || outputs.inclu
 /** Keys whose values are paths that a run reads. */
 const inputs = ["model_name_or_path", "init_adapter", "tokenizer_name", "config_name", "dataset_name", "eval_dataset_name", "old_dataset_name", "ids", "eval_ids", "resume_from_checkpoint"] as const satisfies readonly (keyof Recipe)[];
 
-const real = (path: string): Promise<string> => node().fs.realpath(path).catch(() => node().path.resolve(path));
 const isThere = (path: string): Promise<boolean> => node().fs.access(path).then(() => true, () => false);
 /** The names in a folder; none where there is none. */
 async function namesIn(folder: string): Promise<readonly string[]> {
@@ -24,12 +23,12 @@ async function namesIn(folder: string): Promise<readonly string[]> {
 
 /** Refuses to remove names of a folder when something that the run reads is one of them or lies inside. */
 async function refuseInputs(folder: string, names: readonly string[], recipe: Recipe): Promise<void> {
-  const { join, relative, resolve, isAbsolute, sep } = node().path, folders = [resolve(folder), await real(folder)];
+  const { join } = node().path, places = await Promise.all(names.map((name) => realPath(join(folder, name))));
   for (const key of inputs) {
     for (const value of [recipe[key] ?? []].flat()) {
       // a run's folder stands for the adapter in it
-      const path = key === "init_adapter" && !(await isThere(join(value, "adapter_config.json"))) ? join(value, "adapter") : value, forms = [resolve(path), await real(path)];
-      const name = names.find((n) => folders.some((f) => forms.some((p) => { const way = relative(join(f, n), p); return way !== ".." && !way.startsWith(`..${sep}`) && !isAbsolute(way); })));
+      const path = key === "init_adapter" && !(await isThere(join(value, "adapter_config.json"))) ? join(value, "adapter") : value, from = await realPath(path);
+      const name = names.find((_, i) => isWithin(from, places[i]));
       if (name !== undefined) throw new ConfigError(`${folder}: replacing the run would remove ${name}, and ${key} = ${value} lies in it`, { file: join(folder, name), key, value, fix: "choose another --output-dir" });
     }
   }
@@ -56,8 +55,8 @@ const isEmpty = async (folder: string): Promise<boolean> => (await readMetrics(f
 
 /** A folder for a checkpoint that goes on: its own, or another one, which gets the lines up to its step from the folder that holds it. */
 export async function continueIn(folder: string, recipe: Recipe, checkpoint: string, step: number): Promise<void> {
-  const { dirname, join } = node().path, home = dirname(await real(checkpoint));
-  if (home === await real(folder)) return;
+  const { dirname, join } = node().path, home = dirname(await realPath(checkpoint));
+  if (home === await realPath(folder)) return;
   await prepareFolder(folder, recipe);
   for (const name of [METRICS_FILE, EVALUATIONS_FILE, SAMPLES_FILE]) {
     const { kept } = await linesUpTo(home, name, step);
