@@ -14,7 +14,7 @@ export type GradientsOf<T> = MapLeaves<T, Tensor, Tensor | null>;
 export interface StepReport {
   /** ‖g‖₂ over all leaves, before clipping; shape [] */
   readonly gradNorm: Tensor;
-  /** true where a gradient was not finite: no parameter and no state has changed; shape [], bool */
+  /** true where a gradient was not finite: no parameter and no state has changed (who reads it says so with `uncount`); shape [], bool */
   readonly skipped: Tensor;
 }
 
@@ -83,6 +83,10 @@ export class BoundOptimizer<T> {
   readonly #policy: Policy;
   /** leaves of the tree that are not trained here: plain tensors, second places of a store */
   readonly #others: Leaves;
+  /** leaves of the step that was recorded last */
+  #moved: readonly string[] = [];
+  /** the step that `uncount` was told of last */
+  #uncounted = 0;
 
   constructor(tree: T, name: string, transform: Transform, rules: Rules | null, hyper: Hyper, policy: Policy) {
     this.name = name; this.#transform = transform; this.#rules = rules; this.#hyper = hyper; this.#policy = policy;
@@ -111,7 +115,7 @@ export class BoundOptimizer<T> {
 
   /**
    * Records one step: p ← p - u for every leaf with a gradient; a leaf whose gradient is null keeps parameter and state.
-   * If any gradient is NaN or infinite nothing changes but the counters, which count steps tried (the host does not wait to hear of a skip). Inside `compile` all of it is part of the plan.
+   * If any gradient is NaN or infinite nothing changes but the counters, for the host does not wait to hear of it (`uncount`). Inside `compile` all of it is part of the plan.
    * Errors: ConfigError for gradients of another tree or none at all; ShapeError and DTypeError naming the leaf.
    */
   step(gradients: GradientsOf<T>): StepReport {
@@ -120,7 +124,19 @@ export class BoundOptimizer<T> {
     assign(stores, values);
     this.counter.tick();
     for (const path of moved) this.updates[path].tick();
+    this.#moved = moved;
     return { gradNorm: total.sqrt().named("gradNorm"), skipped: sound.not().named("skipped") };   // the user's own: a flush brings them along
+  }
+
+  /**
+   * Takes the last step's updates back from the leaves' counts, for whoever has read that it was `skipped`: then t in 1 - βᵗ counts what has changed something, as under torch's
+   * GradScaler, which leaves out a whole step. `counter`, and with it a schedule, goes on. Call it before the next step; a second time it does nothing.
+   * @example if (await optimizer.step(g).skipped.item()) optimizer.uncount();
+   */
+  uncount(): void {
+    if (this.counter.value === this.#uncounted) return;
+    this.#uncounted = this.counter.value;
+    for (const path of this.#moved) if (this.updates[path].value > 0) this.updates[path].value--;
   }
 
   /**
@@ -210,7 +226,7 @@ export class BoundOptimizer<T> {
   state(): Promise<Record<string, HostArray>> { return saveState(this); }
 
   /** Takes a snapshot up again. Strict. Errors: FormatError naming missing and unexpected tensors, shapes and dtypes; then nothing has changed. */
-  load(state: Readonly<Record<string, HostArray>>): void { loadState(this, state); }
+  load(state: Readonly<Record<string, HostArray>>): void { loadState(this, state); this.#uncounted = 0; }
 
   /** The snapshot in the layout of torch's `optimizer.state_dict()`, with the parameters' names beside their numbers; torch and bitsandbytes load it as it is. */
   stateDict(): Promise<TorchState> { return torchState(this, this.#layout); }
@@ -220,7 +236,7 @@ export class BoundOptimizer<T> {
    * several; rates and other options stay this optimizer's own. `step` says how many steps have been taken where the state does not (torch's SGD).
    * Errors: FormatError for another set of parameters, other states or shapes, or a rate that depends on a step which nobody has counted; then nothing has changed.
    */
-  loadStateDict(state: TorchState, options: LoadOptions = {}): void { loadTorchState(this, state, this.#layout, options); }
+  loadStateDict(state: TorchState, options: LoadOptions = {}): void { loadTorchState(this, state, this.#layout, options); this.#uncounted = 0; }
 
   get #layout(): Layout {
     const { derived, constants, fromStart } = this.#transform;

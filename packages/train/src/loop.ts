@@ -115,6 +115,7 @@ export class Training {
     }
     const [loss, norm, skipped] = Array.from(await done.data(), Number);
     await pace();             // a compiled step on a CPU has its numbers at once, and reading them gives nobody a turn
+    if (skipped !== 0) optimizer.uncount();
     this.step++;
     this.tokensSeen += tokens;
     if (tokens === 0 && !this.#blank) {

@@ -49,6 +49,17 @@ describe("a step without predicted tokens", () => {
     });
   }
 
+  test("does not count: what comes after it is as if it had never been, Adam's corrections too", async () => {
+    const after = async (rows: readonly Sample[], accumulated: number): Promise<unknown> => {
+      const recipe = mergeRecipe(base, { max_steps: rows.length / accumulated, lr_scheduler_type: "constant", gradient_accumulation_steps: accumulated }), trainee = await traineeFor(recipe), t = new Training(trainee, trainingOptions(recipe, new DataSet(rows)));
+      while (t.step < t.options.steps) await t.next();
+      expect(t.optimizer.counter.value).toBe(t.step);
+      return bits([...(await Promise.all(Object.entries(trainee.trainable).map(async ([key, s]) => [key, await s.host()] as const))), ...Object.entries(await t.optimizer.state()).filter(([key]) => key !== "step")]);
+    };
+    expect(await after([blank, text, blank, text], 1)).toEqual(await after([text, text], 1));
+    expect(await after([blank, blank, text, text], 2)).toEqual(await after([text, text], 2));
+  });
+
   test("the guard changes no bit of the others", async () => {
     const recipe = mergeRecipe(base, { max_steps: 2 }), after = async (rows: readonly Sample[]): Promise<unknown> => {
       const trainee = await traineeFor(recipe), t = new Training(trainee, trainingOptions(recipe, new DataSet(rows)));
