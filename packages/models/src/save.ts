@@ -1,16 +1,17 @@
 /** Writes a model as a Hugging Face folder, its codes as bitsandbytes does, or as a GGUF file. */
 import { ggufParts, type ShardOptions, modelFiles, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
-import { bitsandbytesConfig, bitsandbytesTensors, quantizedOf } from "@adjoint/quant";
-import { ConfigError, type HostArray, type Tensor } from "@adjoint/tensor";
+import { bitsandbytesConfig, bitsandbytesTensors, ggufTypeOfQuantized, quantizedOf } from "@adjoint/quant";
+import { ConfigError, type HostArray, knownOptions, type OptionNames, type Tensor } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { architectures, type ConfigJson } from "./config.ts";
 import { embeddingName } from "./family.ts";
 import { ggufMetadata, ggufRope, ggufTensor } from "./gguf.ts";
+import { HEAD } from "./head.ts";
 import { tokenizerAmong } from "./tokenizer/files.ts";
 import type { TrainedTokenizer } from "./tokenizer/train.ts";
 import { isCodes, type Weight } from "./weights.ts";
 
-/** safetensors: what `from_pretrained` reads, codes as bitsandbytes writes them (nf4, fp4, int8 in rows); gguf: what llama.cpp reads (q8_0, q4_0, q4_k, mxfp4). */
+/** safetensors: what `from_pretrained` reads, codes as bitsandbytes writes them (nf4, fp4, int8 in rows); gguf: what llama.cpp reads (q8_0, q4_0, mxfp4, and whatever a GGUF file held). */
 export type ModelFormat = "safetensors" | "gguf";
 
 export interface SaveModelOptions extends ShardOptions {
@@ -23,6 +24,8 @@ export interface SaveModelOptions extends ShardOptions {
 const torch = { f64: "float64", f32: "float32", f16: "float16", bf16: "bfloat16" } as const;
 const GGUF_FILE = "model.gguf";
 
+const saveNames: OptionNames<Required<SaveModelOptions>> = { files: true, format: true, maxShardBytes: true, metadata: true };
+
 /**
  * Writes config.json and model.safetensors (in shards above `maxShardBytes`); `AutoModelForCausalLM.from_pretrained(dir)` reads them.
  * Weights held as codes are written as codes, bit for bit. In format "gguf" the folder holds model.gguf, which llama.cpp reads, with the tokenizer of
@@ -32,6 +35,7 @@ const GGUF_FILE = "model.gguf";
  * @throws FileError naming the file; ConfigError if the folder holds other files, or for codes that the format cannot hold
  */
 export async function saveModel(model: CausalLM, path: string, options: SaveModelOptions = {}): Promise<void> {
+  knownOptions("saveModel", options, saveNames);
   const { files = {}, format, ...shards } = options, weights = await hostWeights(model.weights()), alone = /\.gguf$/i.test(path);
   if (alone && (format === "safetensors" || Object.keys(files).length > 0)) throw new ConfigError(`${path} is one GGUF file: it holds no ${format === "safetensors" ? "safetensors" : Object.keys(files)[0]}`, { op: "saveModel", file: path, key: format === "safetensors" ? "format" : "files", fix: 'name a folder; { format: "gguf" } puts model.gguf into it' });
   const tokenizer = tokenizerAmong(files) ?? model.tokenizer?.source ?? null;
@@ -57,7 +61,7 @@ const ggufOf = (model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, We
 
 /** Where codes of GGUF's own formats go. */
 function formatFor(weights: ReadonlyMap<string, Weight>): ModelFormat {
-  return [...weights.values()].some((w) => isCodes(w) && ["q8_0", "q4_0", "q4_k", "mxfp4"].includes(w.format.name)) ? "gguf" : "safetensors";
+  return [...weights.values()].some((w) => isCodes(w) && ggufTypeOfQuantized(w) !== null) ? "gguf" : "safetensors";
 }
 
 /** Every weight as it lies in memory, from the device. */
@@ -81,5 +85,5 @@ function quantizationOf(weights: ReadonlyMap<string, Weight>, embedding: string,
   const other = codes.find(({ w }) => w.format.name !== format);
   if (other !== undefined) throw new ConfigError(`${first.name} is ${format} and ${other.name} is ${other.w.format.name}: a folder holds one kind of codes`, { op: "saveModel", key: other.name, value: other.w.format.name, fix: "quantize all layers alike" });
   const plain = new Set([...weights].filter(([name, w]) => !isCodes(w) && w.shape.length === 2 && name !== embedding).map(([name]) => name.replace(/\.weight$/, "")));
-  return bitsandbytesConfig({ format, doubleQuant: first.w.scales.nested !== undefined, computeDtype, skip: ["lm_head", ...[...plain].filter((path) => path !== "lm_head")] });
+  return bitsandbytesConfig({ format, doubleQuant: first.w.scales.nested !== undefined, computeDtype, skip: [...(codes.some(({ name }) => name === HEAD) ? [] : ["lm_head"]), ...[...plain].filter((path) => path !== "lm_head")] });
 }

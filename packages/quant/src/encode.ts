@@ -149,5 +149,6 @@ function once<T>(make: () => T): () => T {
 /** By format; null: can be read but not made. */
 export const encoders: Readonly<Record<FormatName, Encoder | null>> = {
   nf4: byTable("nf4"), fp4: byTable("fp4"), int4: even(7, 8), int8: even(127, 0), dynamic8: byTable("dynamic8"), udynamic8: byTable("udynamic8"),
-  q8_0: q8, q4_0: q4, q4_k: null, mxfp4,
+  q8_0: q8, q4_0: q4, mxfp4,
+  q2_k: null, q3_k: null, q4_k: null, q5_k: null, q6_k: null, q4_1: null, q5_0: null, q5_1: null, iq4_nl: null, iq4_xs: null,
 };

@@ -3,7 +3,8 @@ import { ConfigError } from "@adjoint/tensor";
 import * as tables from "./tables.ts";
 
 /** The formats' names. */
-export type FormatName = "nf4" | "fp4" | "int4" | "int8" | "dynamic8" | "udynamic8" | "q8_0" | "q4_0" | "q4_k" | "mxfp4";
+export type FormatName = "nf4" | "fp4" | "int4" | "int8" | "dynamic8" | "udynamic8" | "q8_0" | "q4_0" | "mxfp4"
+  | "q2_k" | "q3_k" | "q4_k" | "q5_k" | "q6_k" | "q4_1" | "q5_0" | "q5_1" | "iq4_nl" | "iq4_xs";
 
 /** One format: `value(e) = table[code(e)] * scale(e / block)`. */
 export interface Format {
@@ -24,6 +25,8 @@ export interface Format {
 
 const bitsandbytes = [32, 64, 128, 256, 512, 1024, 2048, 4096] as const;
 const gguf = [32] as const;
+/** A format of GGUF files that is read and not made; codes of five and six bits have a byte each in memory. */
+const read = (name: FormatName, bits: 4 | 8, block: 16 | 32, table: Float32Array): Format => ({ name, bits, block, blocks: [block], table, scale: "f16", encodes: false });
 
 /** Every format, by name. */
 export const formats: Readonly<Record<FormatName, Format>> = {
@@ -35,8 +38,9 @@ export const formats: Readonly<Record<FormatName, Format>> = {
   udynamic8: { name: "udynamic8", bits: 8, block: 256, blocks: null, table: tables.dynamicMap(false), scale: "f32", encodes: true },
   q8_0: { name: "q8_0", bits: 8, block: 32, blocks: gguf, table: tables.q8, scale: "f16", encodes: true },
   q4_0: { name: "q4_0", bits: 4, block: 32, blocks: gguf, table: tables.q4, scale: "f16", encodes: true },
-  q4_k: { name: "q4_k", bits: 4, block: 32, blocks: gguf, table: tables.q4k, scale: "f16", encodes: false },
   mxfp4: { name: "mxfp4", bits: 4, block: 32, blocks: gguf, table: tables.e2m1, scale: "e8m0", encodes: true },
+  q2_k: read("q2_k", 4, 16, tables.q4k), q3_k: read("q3_k", 4, 16, tables.q3k), q4_k: read("q4_k", 4, 32, tables.q4k), q5_k: read("q5_k", 8, 32, tables.identity), q6_k: read("q6_k", 8, 16, tables.six),
+  q4_1: read("q4_1", 4, 32, tables.q4k), q5_0: read("q5_0", 8, 32, tables.q5), q5_1: read("q5_1", 8, 32, tables.identity), iq4_nl: read("iq4_nl", 4, 32, tables.iq4), iq4_xs: read("iq4_xs", 4, 32, tables.iq4),
 };
 
 /** Whether a word is a format's name. */

@@ -1,36 +1,35 @@
-/** Blocks of GGUF files to quantized tensors and back, bit for bit: Q8_0, Q4_0, Q4_K, MXFP4 (layouts: ggml's ggml-common.h). */
+/** Blocks of GGUF files to quantized tensors and back, bit for bit (where the bits lie: gguf-layouts.ts). */
 import { ConfigError, FormatError, fromF16, toF16 } from "@adjoint/tensor";
-import { codeAt } from "./dequantize.ts";
+import { dequantize } from "./dequantize.ts";
 import { formats } from "./format.ts";
 import type { FormatName } from "./format.ts";
+import { bitsOf, ggufLayouts } from "./gguf-layouts.ts";
+import type { Bits, GgufBlockType, GgufLayout } from "./gguf-layouts.ts";
 import { called, checkQuantized, sizeOf } from "./quantized.ts";
 import type { Named, Quantized, Scales } from "./quantized.ts";
 import { identity } from "./tables.ts";
 
-/** GGUF's element types that stay quantized here. */
-export type GgufBlockType = "Q8_0" | "Q4_0" | "Q4_K" | "MXFP4";
+export type { GgufBlockType } from "./gguf-layouts.ts";
 
-interface Layout {
-  readonly format: FormatName;
-  /** elements and bytes of a block in the file */
-  readonly elements: number;
-  readonly bytes: number;
-}
+/** GGUF's quantized types that are read here. */
+export const decodedGgufTypes: readonly string[] = Object.keys(ggufLayouts);
 
-const layouts: Readonly<Record<GgufBlockType, Layout>> = {
-  Q8_0: { format: "q8_0", elements: 32, bytes: 34 },
-  Q4_0: { format: "q4_0", elements: 32, bytes: 18 },
-  Q4_K: { format: "q4_k", elements: 256, bytes: 144 },
-  MXFP4: { format: "mxfp4", elements: 32, bytes: 17 },
-};
+/** Whether tensors of this GGUF type can be read as codes (fromGguf). */
+export const isGgufBlockType = (type: string): type is GgufBlockType => Object.hasOwn(ggufLayouts, type);
 
-/** Whether tensors of this GGUF type stay quantized (fromGguf); others are decoded (decodeGguf). */
-export const isGgufBlockType = (type: string): type is GgufBlockType => Object.hasOwn(layouts, type);
-
+const typeOf: ReadonlyMap<FormatName, GgufBlockType> = new Map(decodedGgufTypes.filter(isGgufBlockType).map((type) => [ggufLayouts[type].format, type] as const));
 /** The GGUF type in which a quantized tensor is written without loss; null: its format is not one of GGUF's. */
-export function ggufTypeOfQuantized({ format }: Quantized): GgufBlockType | null {
-  for (const type of Object.keys(layouts)) if (isGgufBlockType(type) && layouts[type].format === format.name) return type;
-  return null;
+export const ggufTypeOfQuantized = ({ format }: Pick<Quantized, "format">): GgufBlockType | null => typeOf.get(format.name) ?? null;
+
+/** How the numbers of a block are read and written. */
+interface Codec { readonly code: Bits; readonly scale: Bits | null; readonly min: Bits | null; /** sub-blocks */ readonly parts: number }
+const codecs = new Map<GgufBlockType, Codec>();
+function codecOf(type: GgufBlockType): Codec {
+  const known = codecs.get(type);
+  if (known !== undefined) return known;
+  const { format, elements, code, scale, min } = ggufLayouts[type], parts = elements / formats[format].block, made = { parts, code: bitsOf(code, elements), scale: scale === undefined ? null : bitsOf(scale, parts), min: min === undefined ? null : bitsOf(min, parts) };
+  codecs.set(type, made);
+  return made;
 }
 
 /**
@@ -41,61 +40,53 @@ export function ggufTypeOfQuantized({ format }: Quantized): GgufBlockType | null
  * @throws FormatError naming tensor and file: wrong number of bytes, a scale that is not finite
  */
 export function fromGguf(type: GgufBlockType, bytes: Uint8Array, shape: readonly number[], named: Named = {}): Quantized {
-  const { format, elements, bytes: size } = layouts[type], n = sizeOf(shape), blocks = n / elements;
+  const { format: name, elements, bytes: size, d, dmin, adds, table = identity } = ggufLayouts[type], format = formats[name], n = sizeOf(shape), blocks = n / elements;
   if (!Number.isInteger(blocks) || bytes.byteLength !== blocks * size) {
     throw new FormatError(`${called(named)}: has ${bytes.byteLength} bytes, ${type} [${shape.join(", ")}] needs ${(n * size) / elements}`, { key: named.name, file: named.file, value: bytes.byteLength, fix: "shape and data contradict each other: get the file again" });
   }
-  const q = type === "Q4_K" ? fromQ4K(bytes, shape, blocks) : fromPlain(type, bytes, shape, blocks);
-  return checkQuantized({ ...q, format: formats[format], shape, block: 32, dtype: "f32" }, named);
-}
-
-type Parts = Pick<Quantized, "codes" | "scales" | "mins">;
-
-function fromPlain(type: Exclude<GgufBlockType, "Q4_K">, bytes: Uint8Array, shape: readonly number[], blocks: number): Parts {
-  const { bytes: size } = layouts[type], values = new Float32Array(blocks), codes = new Uint8Array(type === "Q8_0" ? blocks * 32 : blocks * 16);
-  const head = type === "MXFP4" ? 1 : 2;
+  const { code, scale, min, parts } = codecOf(type), values = new Float32Array(blocks), least = new Float32Array(dmin === undefined ? 0 : blocks), codes = new Uint8Array((n * format.bits) / 8);
+  const scales = new Uint8Array(scale === null ? 0 : blocks * parts), mins = new Uint8Array(min === null ? 0 : blocks * parts), wide = new Uint8Array(elements), inPairs = format.bits === 4;
   for (let b = 0, at = 0; b < blocks; b++, at += size) {
-    values[b] = type === "MXFP4" ? fromE8m0(bytes[at]) : fromF16(bytes[at] | (bytes[at + 1] << 8));
-    if (type === "Q8_0") codes.set(bytes.subarray(at + head, at + size), b * 32);
-    else interleave(bytes, at + head, codes, b * 16);
+    values[b] = d === "e8m0" ? fromE8m0(bytes[at]) : half(bytes, at + d);
+    if (dmin !== undefined) least[b] = adds ? -half(bytes, at + dmin) : half(bytes, at + dmin);
+    scale?.read(bytes, at, scales, b * parts);
+    min?.read(bytes, at, mins, b * parts);
+    if (type === "Q8_0") codes.set(bytes.subarray(at + 2, at + size), b * elements);
+    else if (!inPairs) code.read(bytes, at, codes, b * elements);
+    else if (format.block === 32) pairUp(type, bytes, at, codes, (b * elements) / 2);
+    else {
+      code.read(bytes, at, wide, 0);
+      for (let k = 0, to = (b * elements) / 2; k < elements; k += 2) codes[to++] = (wide[k] << 4) | wide[k + 1];
+    }
   }
-  return { codes, scales: { values } };
+  const nested = (own: Float32Array, six: Uint8Array, stands: Float32Array): Scales => (six.length === 0 ? { values: own } : { values: own, nested: { codes: six, table: stands, block: parts, offset: 0 } });
+  return checkQuantized({ format, shape, block: format.block, codes, scales: nested(values, scales, table), ...(dmin === undefined ? {} : { mins: nested(least, mins, identity) }), dtype: "f32" }, named);
 }
 
-/** Sixteen bytes with elements j and j + 16 in their halves become sixteen with elements 2k and 2k + 1. */
-function interleave(from: Uint8Array, at: number, to: Uint8Array, start: number): void {
-  for (let k = 0; k < 8; k++) {
-    const even = from[at + 2 * k], odd = from[at + 2 * k + 1];
-    to[start + k] = ((even & 15) << 4) | (odd & 15);
-    to[start + 8 + k] = (even & 0xf0) | (odd >> 4);
+/** Sixteen bytes with elements j and j + 16 in their halves (or, of Q4_K, 32 with j and j + 32) become pairs of neighbours: faster than bit by bit. */
+function pairUp(type: GgufBlockType, from: Uint8Array, at: number, to: Uint8Array, start: number): void {
+  const { elements, bytes } = ggufLayouts[type], run = type === "Q4_K" ? 16 : 8;
+  for (let byte = at + bytes - elements / 2, end = at + bytes; byte < end; byte += 2 * run, start += 2 * run) {
+    for (let k = 0; k < run; k++) {
+      const even = from[byte + 2 * k], odd = from[byte + 2 * k + 1];
+      to[start + k] = ((even & 15) << 4) | (odd & 15);
+      to[start + run + k] = (even & 0xf0) | (odd >> 4);
+    }
   }
 }
 
+const half = (bytes: Uint8Array, at: number): number => fromF16(bytes[at] | (bytes[at + 1] << 8));
 /** 2^(byte - 127); 255 stands for NaN (OCP Microscaling Formats 1.0, section 5.4.1). */
 const fromE8m0 = (byte: number): number => (byte === 255 ? NaN : 2 ** (byte - 127));
 
-/** Where the 6 bits of scale k and min k lie in the 12 bytes after d and dmin: four whole ones, four cut into 4 and 2 bits. */
-export function scaleAndMin(bytes: Uint8Array, at: number, k: number): readonly [number, number] {
-  if (k < 4) return [bytes[at + k] & 63, bytes[at + k + 4] & 63];
-  return [(bytes[at + k + 4] & 15) | ((bytes[at + k - 4] >> 6) << 4), (bytes[at + k + 4] >> 4) | ((bytes[at + k] >> 6) << 4)];
-}
-
-function fromQ4K(bytes: Uint8Array, shape: readonly number[], blocks: number): Parts {
-  const d = new Float32Array(blocks), dmin = new Float32Array(blocks), scale = new Uint8Array(blocks * 8), min = new Uint8Array(blocks * 8), codes = new Uint8Array(blocks * 128);
-  for (let b = 0, at = 0; b < blocks; b++, at += 144) {
-    d[b] = fromF16(bytes[at] | (bytes[at + 1] << 8));
-    dmin[b] = fromF16(bytes[at + 2] | (bytes[at + 3] << 8));
-    for (let k = 0; k < 8; k++) [scale[b * 8 + k], min[b * 8 + k]] = scaleAndMin(bytes, at + 4, k);
-    for (let group = 0; group < 4; group++) { // 32 bytes: the low halves are 32 elements, the high halves the next 32
-      for (let k = 0; k < 16; k++) {
-        const even = bytes[at + 16 + group * 32 + 2 * k], odd = bytes[at + 16 + group * 32 + 2 * k + 1];
-        codes[b * 128 + group * 32 + k] = ((even & 15) << 4) | (odd & 15);
-        codes[b * 128 + group * 32 + 16 + k] = (even & 0xf0) | (odd >> 4);
-      }
-    }
-  }
-  const nested = (values: Float32Array, six: Uint8Array): Scales => ({ values, nested: { codes: six, table: identity, block: 8, offset: 0 } });
-  return { codes, scales: nested(d, scale), mins: nested(dmin, min) };
+/**
+ * Values of a quantized tensor of a GGUF file, row-major, in the f32 arithmetic of gguf-py.
+ *
+ * @throws FormatError naming tensor, file and type if the type is not known here, the number of bytes contradicts the shape, or a scale is not finite
+ */
+export function decodeGguf(type: string, bytes: Uint8Array, shape: readonly number[], named: Named = {}): Float32Array {
+  if (isGgufBlockType(type)) return dequantize(fromGguf(type, bytes, shape, named));
+  throw new FormatError(`${called(named)}: GGUF type ${type} cannot be decoded`, { key: named.name, file: named.file, value: type, fix: `known are ${decodedGgufTypes.join(", ")}: get the model in one of them` });
 }
 
 /**
@@ -105,45 +96,33 @@ function fromQ4K(bytes: Uint8Array, shape: readonly number[], blocks: number): P
  */
 export function toGguf(q: Quantized, named: Named = {}): { readonly type: GgufBlockType; readonly bytes: Uint8Array } {
   const type = ggufTypeOfQuantized(q);
-  if (type === null) throw new ConfigError(`${called(named)}: ${q.format.name} is no GGUF type`, { op: "toGguf", key: named.name, value: q.format.name, fix: `quantize to q8_0, q4_0 or mxfp4 (GGUF holds ${Object.keys(layouts).join(", ")})` });
-  const { elements, bytes: size } = layouts[type], row = q.shape.at(-1) ?? 1;
-  if (row % elements !== 0) throw new ConfigError(`${called(named)}: rows of ${row} elements, ${type} has blocks of ${elements}`, { op: "toGguf", key: named.name, value: q.shape, fix: "store this tensor as F16" });
+  if (type === null) throw new ConfigError(`${called(named)}: ${q.format.name} is no GGUF type`, { op: "toGguf", key: named.name, value: q.format.name, fix: "quantize to q8_0, q4_0 or mxfp4" });
+  const layout = ggufLayouts[type], { elements, bytes: size, d, dmin, adds } = layout, row = q.shape.at(-1) ?? 1;
+  if (row % elements !== 0) throw new ConfigError(`${called(named)}: rows of ${row} elements, ${type} has blocks of ${elements}`, { op: "toGguf", key: named.name, value: q.shape, fix: "leave this layer as it is (skip), or use nf4 in a safetensors folder" });
   checkQuantized(q, named);
-  const blocks = sizeOf(q.shape) / elements, bytes = new Uint8Array(blocks * size);
+  const { code, scale, min, parts } = codecOf(type), blocks = sizeOf(q.shape) / elements, bytes = new Uint8Array(blocks * size), wide = new Uint8Array(elements), { scales, least } = partsOf(q, layout, named);
   for (let b = 0, at = 0; b < blocks; b++, at += size) {
-    if (type === "Q4_K") blockToQ4K(q, b, bytes, at);
-    else blockToPlain(type, q, b, bytes, at);
+    if (d === "e8m0") bytes[at] = Math.log2(q.scales.values[b]) + 127;
+    else putHalf(bytes, at + d, q.scales.values[b]);
+    if (dmin !== undefined && least !== null) putHalf(bytes, at + dmin, adds ? -least.values[b] : least.values[b]);
+    if (scale !== null && scales !== undefined) scale.write(scales, b * parts, bytes, at);
+    if (min !== null && least?.nested !== undefined) min.write(least.nested.codes, b * parts, bytes, at);
+    if (q.format.bits === 4) for (let k = 0, from = (b * elements) / 2; k < elements; from++) { wide[k++] = q.codes[from] >> 4; wide[k++] = q.codes[from] & 15; }
+    code.write(q.format.bits === 4 ? wide : q.codes, q.format.bits === 4 ? 0 : b * elements, bytes, at);
   }
   return { type, bytes };
 }
 
-function blockToPlain(type: Exclude<GgufBlockType, "Q4_K">, q: Quantized, b: number, bytes: Uint8Array, at: number): void {
-  const scale = q.scales.values[b];
-  if (type === "MXFP4") bytes[at] = Math.log2(scale) + 127;
-  else putF16(bytes, at, scale);
-  if (type === "Q8_0") bytes.set(q.codes.subarray(b * 32, b * 32 + 32), at + 2);
-  else for (let j = 0; j < 16; j++) bytes[at + (type === "MXFP4" ? 1 : 2) + j] = codeAt(q, b * 32 + j) | (codeAt(q, b * 32 + 16 + j) << 4);
+/** The scales' own codes and the minima, where the type has such. */
+function partsOf({ format, scales, mins }: Quantized, { scale, dmin, min }: GgufLayout, named: Named): { readonly scales: Uint8Array | undefined; readonly least: Scales | null } {
+  const bad = (what: string): ConfigError => new ConfigError(`${called(named)}: ${format.name} without ${what}`, { op: "toGguf", key: named.name, value: format.name, fix: "only tensors that were read from a GGUF file are written in this type" });
+  if (scale !== undefined && scales.nested === undefined) throw bad("scales of its sub-blocks");
+  if (dmin !== undefined && (mins === undefined || (min !== undefined && mins.nested === undefined))) throw bad("minima");
+  return { scales: scales.nested?.codes, least: mins ?? null };
 }
 
-function blockToQ4K(q: Quantized, b: number, bytes: Uint8Array, at: number): void {
-  const scale = q.scales.nested?.codes, min = q.mins?.nested?.codes;
-  if (scale === undefined || min === undefined || q.mins === undefined) throw new ConfigError("q4_k without nested scales and mins", { op: "toGguf", fix: "only tensors that were read from a GGUF file are written as Q4_K" });
-  putF16(bytes, at, q.scales.values[b]);
-  putF16(bytes, at + 2, q.mins.values[b]);
-  for (let k = 0; k < 4; k++) {
-    const [s, m, upper, above] = [scale[b * 8 + k], min[b * 8 + k], scale[b * 8 + k + 4], min[b * 8 + k + 4]];
-    bytes[at + 4 + k] = s | ((upper >> 4) << 6);
-    bytes[at + 8 + k] = m | ((above >> 4) << 6);
-    bytes[at + 12 + k] = (upper & 15) | ((above & 15) << 4);
-  }
-  for (let i = 0; i < 128; i++) {
-    const e = b * 256 + (i >> 5) * 64 + (i & 31);
-    bytes[at + 16 + i] = codeAt(q, e) | (codeAt(q, e + 32) << 4);
-  }
-}
-
-function putF16(bytes: Uint8Array, at: number, value: number): void {
-  const half = toF16(value);
-  bytes[at] = half & 255;
-  bytes[at + 1] = half >> 8;
+function putHalf(bytes: Uint8Array, at: number, value: number): void {
+  const bits = toF16(value);
+  bytes[at] = bits & 255;
+  bytes[at + 1] = bits >> 8;
 }

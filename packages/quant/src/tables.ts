@@ -28,19 +28,31 @@ const signed = (byte: number): number => (byte << 24) >> 24;
 /** 255 even steps, a code is the byte of an int8: `int8(code) / 127`; -128 is never written. */
 export const int8: Float32Array = table(256, (code) => signed(code) / 127);
 
-/** GGUF's Q8_0: `int8(code)`. */
+/** GGUF's Q8_0, and the scales of Q6_K: `int8(code)`. */
 export const q8: Float32Array = table(256, signed);
 
 /** GGUF's Q4_0: `code - 8`. */
 export const q4: Float32Array = table(16, (code) => code - 8);
 
-/** GGUF's Q4_K: `code`. */
+/** GGUF's Q4_K, Q4_1 and Q2_K: `code`. */
 export const q4k: Float32Array = table(16, (code) => code);
+
+/** GGUF's Q3_K: `code - 4`, three bits. */
+export const q3k: Float32Array = table(16, (code) => code - 4);
+
+/** GGUF's Q5_0: `code - 16`, five bits in a byte. */
+export const q5: Float32Array = table(256, (code) => code - 16);
+
+/** GGUF's Q6_K, and the scales of Q3_K and IQ4_XS: `code - 32`, six bits in a byte. */
+export const six: Float32Array = table(256, (code) => code - 32);
+
+/** GGUF's IQ4_NL and IQ4_XS: sixteen uneven steps, finer around 0 (ggml's `kvalues_iq4nl`). */
+export const iq4: Float32Array = Float32Array.of(-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113);
 
 /** MXFP4's elements, E2M1 (OCP Microscaling Formats 1.0, section 5.3.3): `0, 1/2, 1, 3/2, 2, 3, 4, 6`, then the same with the sign bit. */
 export const e2m1: Float32Array = table(16, (code) => signOf(code) * [0, 0.5, 1, 1.5, 2, 3, 4, 6][code & 7]);
 
-/** Six bits, as they are (the scales of Q4_K), padded to 256 codes. */
+/** Bits as they are: the codes of Q5_1 and Q5_K, the scales of Q2_K, Q4_K and Q5_K. */
 export const identity: Float32Array = table(256, (code) => code);
 
 /**

@@ -1,13 +1,13 @@
 /** Checkpoints of bitsandbytes both ways, whole GGUF files, quantizing while a file streams, and bad input of every kind. */
 import { ConfigError, FormatError, fromBf16, fromF16, toBf16, toF16 } from "@adjoint/tensor";
 import type { HostArray } from "@adjoint/tensor";
-import { bytesSource, openGguf, openSafetensors, serializeSafetensors } from "@adjoint/io";
+import { bytesSource, ggufTypes, openGguf, openSafetensors, serializeSafetensors } from "@adjoint/io";
 import type { SafetensorsFile } from "@adjoint/io";
 import { fixture, golden, goldenTensors } from "@adjoint/testing/fixtures";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { bitsandbytesTensors, bitsandbytesWeights, bytesOfQuantized, checkQuantized, decodeGguf, dequantize, formatOf, fromGguf, isGgufBlockType, quantize, quantizeArray, quantizeStream, readBitsandbytes, toGguf } from "../src/index.ts";
-import type { Quantized } from "../src/index.ts";
+import { bitsandbytesTensors, bitsandbytesWeights, bytesOfQuantized, checkQuantized, decodedGgufTypes, decodeGguf, dequantize, formatOf, fromGguf, isGgufBlockType, quantize, quantizeArray, quantizeStream, readBitsandbytes, toGguf } from "../src/index.ts";
+import type { GgufBlockType, Quantized } from "../src/index.ts";
 import { pythonFloat } from "../src/quant-state.ts";
 
 const all = goldenTensors("quant"), rows = golden<{ serialised: { name: string; format: "nf4" | "fp4"; nested: boolean }[] }>("quant").serialised;
@@ -110,12 +110,15 @@ describe("bad input names tensor and file", () => {
     expect(() => fromGguf("Q8_0", new Uint8Array(33), [32], { name: "w", file: "a.gguf" })).toThrow('a.gguf: tensor "w": has 33 bytes, Q8_0 [32] needs 34');
     expect(() => fromGguf("Q8_0", new Uint8Array(34).fill(0xff), [32], { name: "w" })).toThrow("scale 0 is NaN");
     expect(() => fromGguf("MXFP4", new Uint8Array(17).fill(255), [32])).toThrow("scale 0 is NaN");
-    for (const [type, bytes, elements, at] of [["Q4_1", 20, 32, 2], ["Q5_0", 22, 32, 0], ["Q5_1", 24, 32, 0], ["Q5_K", 176, 256, 2], ["Q6_K", 210, 256, 208]] as const) {
+    for (const [type, bytes, elements, at] of [["Q4_1", 20, 32, 2], ["Q5_0", 22, 32, 0], ["Q5_1", 24, 32, 0], ["Q2_K", 84, 256, 82], ["Q3_K", 110, 256, 108], ["Q5_K", 176, 256, 2], ["Q6_K", 210, 256, 208], ["IQ4_XS", 136, 256, 0]] as const) {
       const blocks = new Uint8Array(2 * bytes);
       expect(decodeGguf(type, blocks, [2 * elements]).every((x) => x === 0)).toBe(true);
       blocks.set([0x00, 0xfc], bytes + at);
-      expect(() => decodeGguf(type, blocks, [2 * elements], { name: "w", file: "a.gguf" })).toThrow('a.gguf: tensor "w": a scale of block 1 is -Infinity');
+      expect(() => decodeGguf(type, blocks, [2 * elements], { name: "w", file: "a.gguf" })).toThrow(/^a\.gguf: tensor "w": (scale|min) 1 is -?Infinity/);
+      expect(() => decodeGguf(type, blocks.subarray(1), [2 * elements], { name: "w", file: "a.gguf" })).toThrow(`a.gguf: tensor "w": has ${2 * bytes - 1} bytes, ${type} [${2 * elements}] needs ${2 * bytes}`);
     }
+    expect(() => decodeGguf("IQ2_XS", new Uint8Array(74), [256], { name: "w", file: "a.gguf" })).toThrow('a.gguf: tensor "w": GGUF type IQ2_XS cannot be decoded');
+    expect(() => toGguf({ ...fromGguf("Q6_K", new Uint8Array(210), [256]), scales: { values: new Float32Array(16) } }, { name: "w" })).toThrow('tensor "w": q6_k without scales of its sub-blocks');
     expect(() => checkQuantized({ ...quantize(new Float32Array(64), [64], { format: "nf4" }), shape: [128] }, { name: "w" })).toThrow("needs 64");
   });
 });
@@ -132,13 +135,14 @@ describe("GGUF files", () => {
     await file.close();
   });
 
-  it("any bytes with finite scales come back", () => {
-    fc.assert(fc.property(fc.constantFrom("Q8_0", "Q4_0", "Q4_K", "MXFP4"), fc.infiniteStream(fc.nat(255)), (type, stream) => {
-      const [elements, size, head] = ({ Q8_0: [32, 34, 2], Q4_0: [32, 18, 2], Q4_K: [256, 144, 4], MXFP4: [32, 17, 1] } as const)[type];
-      const bytes = Uint8Array.from({ length: 3 * size }, () => stream.next().value ?? 0);
-      for (let b = 0; b < 3; b++) for (let i = 0; i < head; i++) bytes[b * size + i] = type === "MXFP4" ? bytes[b * size] % 255 : i % 2 === 1 ? bytes[b * size + i] & 0xbb : bytes[b * size + i]; // an exponent bit is 0
+  it("any bytes with finite scales come back, in every type", () => {
+    const heads: Readonly<Record<GgufBlockType, readonly number[]>> = { Q8_0: [0], Q4_0: [0], MXFP4: [], Q4_1: [0, 2], Q5_0: [0], Q5_1: [0, 2], Q2_K: [80, 82], Q3_K: [108], Q4_K: [0, 2], Q5_K: [0, 2], Q6_K: [208], IQ4_NL: [0], IQ4_XS: [0] };
+    fc.assert(fc.property(fc.constantFrom(...decodedGgufTypes.filter(isGgufBlockType)), fc.infiniteStream(fc.nat(255)), (type, stream) => {
+      const { block: elements, bytes: size } = ggufTypes[type], bytes = Uint8Array.from({ length: 3 * size }, () => stream.next().value ?? 0);
+      for (let b = 0; b < 3; b++) for (const at of heads[type]) bytes[b * size + at + 1] &= 0xbb; // an exponent bit is 0
+      if (type === "MXFP4") for (let b = 0; b < 3; b++) bytes[b * size] %= 255;
       expect(toGguf(fromGguf(type, bytes, [3, elements])).bytes).toEqual(bytes);
-    }), { numRuns: 60 });
+    }), { numRuns: 80 });
   });
 });
 

@@ -92,7 +92,7 @@ describe("LLM.int8", () => {
 describe("gguf-py", () => {
   it.each(rows.gguf)("%s: encodes and decodes", (type) => {
     if (!isGgufBlockType(type)) throw new Error(type);
-    const name = ({ Q8_0: "q8_0", Q4_0: "q4_0", MXFP4: "mxfp4", Q4_K: "q4_k" } as const)[type], { shape } = get("x/gguf");
+    const name = ({ Q8_0: "q8_0", Q4_0: "q4_0", MXFP4: "mxfp4" } as const)[type as "Q8_0"], { shape } = get("x/gguf");
     const q = quantize(f32("x/gguf"), shape, { format: name });
     expect(toGguf(q)).toEqual({ type, bytes: u8(`gguf/${type}`) });
     expect(fromGguf(type, u8(`gguf/${type}`), shape)).toEqual(q);
@@ -101,12 +101,10 @@ describe("gguf-py", () => {
 
   it.each(rows.decodeOnly)("%s: decodes", (type) => {
     const { shape } = get(`gguf/${type}/decoded`);
-    expect(decodeGguf(type, u8(`gguf/${type}`), shape)).toEqual(f32(`gguf/${type}/decoded`));
-  });
-
-  it("Q4_K: back to the same bytes", () => {
-    const { shape } = get("gguf/Q4_K/decoded");
-    expect(toGguf(fromGguf("Q4_K", u8("gguf/Q4_K"), shape))).toEqual({ type: "Q4_K", bytes: u8("gguf/Q4_K") });
+    const bytes = u8(`gguf/${type}`), zeros = (x: Float32Array): Float32Array => x.map((v) => v + 0);       // a zero without its sign
+    expect(zeros(decodeGguf(type, bytes, shape))).toEqual(zeros(f32(`gguf/${type}/decoded`)));
+    if (!isGgufBlockType(type)) throw new Error(type);
+    expect(toGguf(fromGguf(type, bytes, shape))).toEqual({ type, bytes });
   });
 
   it("the anchors of a line from -1 to 1", () => {

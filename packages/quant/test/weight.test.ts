@@ -3,7 +3,8 @@ import { type Tensor, assign, clearPlans, explain, fromHost, getDevice, memory, 
 import { gradients } from "@adjoint/autograd";
 import { wasmSync } from "@adjoint/wasm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { type FormatName, type Quantized, dequantize, formats, quantize, quantizedOf, quantizedWeight } from "../src/index.ts";
+import { ggufTypes } from "@adjoint/io";
+import { type FormatName, type GgufBlockType, type Quantized, blocksOf, codeAt, decodedGgufTypes, dequantize, formats, fromGguf, isGgufBlockType, quantize, quantizedOf, quantizedWeight, scaleValues } from "../src/index.ts";
 
 const before = getDevice();
 beforeAll(() => { setDevice(wasmSync()); });
@@ -12,10 +13,10 @@ afterAll(() => { setDevice(before); });
 const data = (n: number, seed = 1): Float32Array => Float32Array.from({ length: n }, (_, i) => Math.sin(seed + i * 1.7) * Math.exp(Math.cos(i * 0.31)));
 const matrix = (m: number, n: number, seed: number): Tensor => fromHost({ dtype: "f32", shape: [m, n], data: data(m * n, seed) });
 const names = (Object.keys(formats) as FormatName[]).filter((name) => formats[name].encodes);
-/** [8, 64] with scales and minima of 6 bits, as Q4_K has them. */
-const q4k = (): Quantized => {
-  const codes = Uint8Array.from({ length: 256 }, (_, i) => (i * 37) % 256), nested = (seed: number): NonNullable<Quantized["mins"]> => ({ values: data(2, seed), nested: { codes: Uint8Array.from({ length: 16 }, (_, i) => (i * seed) % 64), table: Float32Array.from({ length: 256 }, (_, i) => i), block: 8, offset: 0 } });
-  return { format: formats.q4_k, shape: [8, 64], block: 32, codes, scales: nested(5), mins: nested(11), dtype: "f32" };
+/** [8, 256] of any bytes in a type of GGUF files; the bytes of f16 numbers are those of small ones. */
+const ofGguf = (type: GgufBlockType): Quantized => {
+  const { block, bytes: size } = ggufTypes[type], bytes = Uint8Array.from({ length: 2048 / block * size }, (_, i) => ((i * 2654435761) >>> 13) & 0x2f);
+  return fromGguf(type, bytes, [8, 256]);
 };
 
 test.each(names.flatMap((format) => [[format, false], ...(formats[format].scale === "f32" ? [[format, true]] : [])] as [FormatName, boolean][]))("%s, double quantization %s: numbers, and what comes back", async (format, doubleQuant) => {
@@ -24,10 +25,14 @@ test.each(names.flatMap((format) => [[format, false], ...(formats[format].scale 
   expect(await quantizedOf(w)?.host()).toEqual(q);
   expect(await w.data()).toEqual(dequantize(q));
 });
-test("q4_k: scales and minima", async () => {
-  const q = q4k(), w = quantizedWeight(q);
-  expect(await w.data()).toEqual(dequantize(q));
+test.each(decodedGgufTypes.filter(isGgufBlockType))("%s: scales and minima; a product decodes as the host does", async (type) => {
+  const q = ofGguf(type), w = quantizedWeight(q), x = matrix(3, 256, 5), s = scaleValues(q.scales, blocksOf(q)), m = q.mins === undefined ? null : scaleValues(q.mins, blocksOf(q));
+  const own = Float32Array.from({ length: 2048 }, (_, e) => { const b = Math.floor(e / q.block), v = Math.fround(q.format.table[codeAt(q, e)] * s[b]); return m === null ? v : v - m[b]; });
+  expect(own.some((v) => v !== 0)).toBe(true);
+  expect(dequantize(q)).toEqual(own);
+  expect(await w.data()).toEqual(own);
   expect(await quantizedOf(w)?.host()).toEqual(q);
+  expect(await x.matmul(w.T).data()).toEqual(await x.matmul(fromHost({ dtype: "f32", shape: [8, 256], data: own }).T).data());
 });
 
 describe("training through a quantized weight", () => {

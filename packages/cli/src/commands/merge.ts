@@ -52,7 +52,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const files = await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path)), apart = untied && model.config.tieWordEmbeddings;
   if (apart && !arrays.has("lm_head.weight")) arrays.set("lm_head.weight", await model.parameters()[embeddingName(model.config)].host());
   const config = { ...model.config, ...(apart ? { tieWordEmbeddings: false } : {}), json: { ...model.config.json, ...(apart ? { tie_word_embeddings: false } : {}) } };
-  const gguf = [...arrays.values()].some((w) => "codes" in w && !["nf4", "fp4", "int8"].includes(w.format.name));
+  const gguf = [...arrays.values()].some((w) => "codes" in w && ggufTypeOfQuantized(w) !== null);
   await writeDirectoryAtomic(output, { ...savedFiles({ config }, arrays, gguf ? "gguf" : "safetensors", output, { tokenizer: tokenizerAmong(files) }), ...files });
   const worst = errors.reduce<RequantizeError | null>((a, b) => (a === null || b.ofDelta > a.ofDelta ? b : a), null), mean = (f: (e: RequantizeError) => number): number => errors.reduce((n, e) => n + f(e), 0) / errors.length;
   const lost = worst === null ? "" : `requantized: rounding is ${(100 * mean((e) => e.relative)).toFixed(2)} % of the weights and ${mean((e) => e.ofDelta).toPrecision(2)} times what the adapter adds (worst ${worst.ofDelta.toPrecision(2)}, ${worst.name})${mean((e) => e.ofDelta) > 1 ? "; most of the adapter is rounded away: merge into full precision instead" : ""}\n`;
