@@ -36,8 +36,8 @@ export function pullback(roots: readonly (readonly [Tensor, Tensor])[], leaves: 
     const t = order[i];
     if (target.has(t) || (!stop.has(t) && parents(t).some((x) => needs.has(x)))) needs.add(t);
   }
-  const grads = new Map<Tensor, Tensor>(), add = (t: Tensor, g: Tensor): void => {
-    if (g.shape.length !== t.shape.length || g.shape.some((d, i) => d !== t.shape[i])) throw new ShapeError(`gradient of ${show(g.shape)} for a value of ${show(t.shape)} (${t.op.name})`, { op: t.op.name, shapes: [g.shape, t.shape] });
+  const grads = new Map<Tensor, Tensor>(), add = (t: Tensor, g: Tensor, from?: Tensor): void => {
+    if (g.shape.length !== t.shape.length || g.shape.some((d, i) => d !== t.shape[i])) throw misshapen(t, g, from);
     const old = grads.get(t);
     grads.set(t, old ? old.add(g) : g);
   };
@@ -55,11 +55,15 @@ export function pullback(roots: readonly (readonly [Tensor, Tensor])[], leaves: 
       const xs = t.inputs.map(follow);
       if (!xs.some((x) => needs.has(x))) continue;
       if (!t.op.vjp) throw new ConfigError(`${t.op.name} has no gradient`, { op: t.op.name, fix: "wrap its input in stopGradient" });
-      vjpOf(t.op, g, t).forEach((d, i) => { if (d && needs.has(xs[i])) add(xs[i], d); });
+      vjpOf(t.op, g, t).forEach((d, i) => { if (d && needs.has(xs[i])) add(xs[i], d, t); });
     }
     return out;
   });
 }
+/** A cotangent that does not have its value's shape: of a caller of `vjp`, or from the gradient of an op, which is named. */
+const misshapen = (t: Tensor, g: Tensor, from: Tensor | undefined): ShapeError => (from === undefined
+  ? new ShapeError(`gradient of ${show(g.shape)} for a value of ${show(t.shape)} (${t.op.name})`, { op: t.op.name, shapes: [g.shape, t.shape] })
+  : new ShapeError(`${from.op.name}: its vjp gives an input of ${show(t.shape)}${t.name === "" ? "" : ` (${t.name})`} a gradient of ${show(g.shape)}`, { op: from.op.name, shapes: [g.shape, t.shape], fix: "a gradient has the shape of its input: multiply by g element by element, and sum only over what was broadcast" }));
 const vjpOf = (op: Op, g: Tensor, y: Tensor): readonly (Tensor | null)[] => op.vjp!(g, y);
 
 /**
@@ -68,6 +72,7 @@ const vjpOf = (op: Op, g: Tensor, y: Tensor): readonly (Tensor | null)[] => op.v
  * @example const g = gradients(loss, model.adapter); optimizer.step(g);
  */
 export function gradients<T>(loss: Tensor, tree: T): Gradients<T> {
+  if (!isTensor(loss)) throw new ConfigError("gradients: the first argument is no tensor", { op: "gradients", key: "loss", fix: "gradients(loss, tree): the loss first, then what it is differentiated by" });
   if (loss.size !== 1) throw new ShapeError(`gradients: the loss has shape ${show(loss.shape)}; it must be one number`, { op: "gradients", shapes: [loss.shape], fix: "reduce it: loss.sum() or loss.mean()" });
   if (!isFloat(loss.dtype)) throw new DTypeError(`gradients: a ${loss.dtype} loss has no gradient`, { op: "gradients" });
   if (loss.computed && !loss.alias) throw new ConfigError("gradients: the loss has been computed and let its recipe go", { op: "gradients", fix: "take the gradient before reading, or use valueAndGrad" });

@@ -2,7 +2,7 @@
 import { inspect } from "node:util";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
-import { type Store, type Tensor, StaleError, ConfigError, ShapeError, assign, compile, counter, createReference, explain, explainNaN, gather, keep, live, memory, scalar, scope, setDevice, softmax, store, tensor, update, zeroStore } from "@adjoint/tensor";
+import { type Store, type Tensor, StaleError, ConfigError, ShapeError, assign, compile, counter, createReference, explain, explainNaN, gather, keep, live, memory, scalar, scope, setDevice, softmax, store, tensor, unary, update, zeroStore } from "@adjoint/tensor";
 import { checkpoint, customGradient, grad, gradients, jvp, stopGradient, vjp } from "@adjoint/autograd";
 
 beforeEach(() => { setDevice(createReference()); });
@@ -208,5 +208,18 @@ describe("seeing inside", () => {
     expect((await before.data())[3]).toBe(6);
     expect(() => JSON.stringify(x)).toThrow(/not JSON/);
     expect(() => Number(x)).toThrow(/not a number/);
+  });
+});
+
+describe("gradients that are written wrong", () => {
+  it("name the op whose vjp has another shape than its input", () => {
+    const bad = unary("bad", { forward: (x) => x.mul(x), vjp: (g, { inputs: [x] }) => [g.mul(x).sum()] }), w = store(tensor([1, 2]), "w");
+    expect(() => gradients(bad(w).sum(), { w })).toThrow(/^bad: its vjp gives an input of \[2\] \(w\) a gradient of \[\]/);
+    const y = customGradient((t) => t.mul(2), (g) => [g.sum()])(w);
+    expect(() => gradients(y.sum(), { w })).toThrow(/its vjp gives an input of \[2\] \(w\) a gradient of \[\]/);
+  });
+  it("the loss comes first", () => {
+    const w = store(tensor([1, 2])), swapped: (...args: readonly unknown[]) => unknown = (a, b) => Reflect.apply(gradients, null, [b, a]);
+    expect(() => swapped(w.sum(), { w })).toThrow("gradients(loss, tree): the loss first");
   });
 });

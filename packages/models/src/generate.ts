@@ -1,6 +1,6 @@
 /** Generation: one pass over the prompt, then a token at a time over cached keys and values. */
 import type { Context, ModuleAdapter } from "@adjoint/nn";
-import { ConfigError, type Tensor, compile, counter, gather, live, scalar, scope, tensor } from "@adjoint/tensor";
+import { ConfigError, type Tensor, compile, counter, gather, knownOptions, live, type OptionNames, scalar, scope, tensor } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type KVCache, giveCache, takeCache } from "./kv-cache.ts";
 import { sample } from "./sample.ts";
@@ -28,6 +28,8 @@ export interface GenerateOptions {
   readonly onToken?: (token: { readonly id: number; readonly text: string; readonly index: number }) => boolean | void;
 }
 
+const generateNames: OptionNames<Required<GenerateOptions>> = { maxNewTokens: true, temperature: true, topK: true, topP: true, seed: true, stopAtEos: true, adapter: true, onToken: true };
+
 /**
  * Continues a text; returns the new text alone. For token ids, `generateIds`.
  * @throws ConfigError without a tokenizer, for an empty prompt, a bad option, or a prompt longer than the model's positions
@@ -48,6 +50,7 @@ export async function generate(model: Generator, prompt: string, options: Genera
  */
 export async function generateIds(model: Generator, prompt: readonly number[], options: GenerateOptions = {}): Promise<number[]> {
   const base = baseOf(model), { maxNewTokens = 128, temperature = 1, topK = Infinity, topP = 1, seed = 0, stopAtEos = true, onToken } = options;
+  knownOptions("generate", options, generateNames);
   checkOptions(base, prompt, { maxNewTokens, temperature, topK, topP });
   const context = (): Context => ("base" in model ? model.context({ train: false, ...(options.adapter === undefined ? {} : { adapter: options.adapter }) }) : { train: false, adapter: options.adapter ?? null });
   const ends = new Set(stopAtEos ? [...base.config.eosTokenIds, ...(base.tokenizer?.eosTokenId === undefined ? [] : [base.tokenizer.eosTokenId])] : []);

@@ -1,9 +1,9 @@
 /** Models from Hugging Face folders and hub ids, and from arrays that are already in memory. */
 import { defaultDevice } from "./device.ts";
-import { checkFinite, type GgufFile, node, openGguf, parseJsonObject } from "@adjoint/io";
+import { checkFinite, FileError, type GgufFile, node, openGguf, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
 import { dequantize, type FormatName, quantizeArray, quantizedOf, quantizedWeight } from "@adjoint/quant";
-import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, place, sameShape, show } from "@adjoint/tensor";
+import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, knownOptions, type OptionNames, place, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
 import { buildModel, canonicalName, embeddingName, moduleShapes, parameterShapes } from "./family.ts";
@@ -49,6 +49,9 @@ export interface LoadModelOptions extends ResolveModelOptions {
   readonly onWeight?: (progress: LoadProgress) => void;
 }
 
+const transferNames: OptionNames<Required<ResolveModelOptions>> = { cacheDir: true, revision: true, endpoint: true, accessToken: true, onProgress: true, signal: true, retries: true, retryDelay: true };
+const loadNames: OptionNames<Required<LoadModelOptions>> = { ...transferNames, dtype: true, tokenizer: true, strict: true, quantize: true, upcast: true, onWeight: true };
+const quantizeNames: OptionNames<Required<QuantizeWeights>> = { format: true, block: true, doubleQuant: true, skip: true };
 const dtypes: readonly unknown[] = ["f32", "f16", "bf16", "auto"];
 const upcasts: readonly unknown[] = ["none", "norms", "all"];
 
@@ -82,6 +85,10 @@ const tensorOf = (name: string, w: Weight): Tensor => (isCodes(w) ? quantizedWei
 
 /** Reads config and tokenizer, and gives every weight to `keep`, one at a time. */
 async function read(source: string | URL | ModelFiles, options: LoadModelOptions, keep: (name: string, w: Weight) => void): Promise<{ readonly config: ModelConfig; readonly tokenizer: Tokenizer | null }> {
+  if (typeof source !== "string" && (typeof source !== "object" || source === null)) throw new ConfigError(`loadModel: there is no model of type ${source === null ? "null" : typeof source}`, { op: "loadModel", key: "source", value: source, fix: "give a folder, a hub id, a URL, or files by name" });
+  if (!isModelFiles(source) && globalThis.process?.getBuiltinModule === undefined) throw new FileError(`${String(source)}: a page has neither folders nor a cache of the hub`, { file: String(source), fix: 'name the files: loadModel({ "config.json": url, "model.safetensors": url, "tokenizer.json": url, "tokenizer_config.json": url }), each a URL, a Blob or bytes' });
+  knownOptions("loadModel", options, loadNames);
+  if (options.quantize !== undefined && options.quantize !== false) knownOptions("loadModel: quantize", options.quantize, quantizeNames);
   const { dtype = "auto", tokenizer = "auto", strict = true, quantize: how, upcast = "none", onWeight, ...transfer } = options;
   if (!dtypes.includes(dtype)) throw new ConfigError(`loadModel: dtype ${String(dtype)} is not one of ${dtypes.join(", ")}`, { op: "loadModel", key: "dtype", value: dtype, fix: 'leave it out, or use "f32"' });
   if (!upcasts.includes(upcast)) throw new ConfigError(`loadModel: upcast ${String(upcast)} is not one of ${upcasts.join(", ")}`, { op: "loadModel", key: "upcast", value: upcast, fix: "leave it out" });

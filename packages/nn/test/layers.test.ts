@@ -1,7 +1,7 @@
 import { beforeEach, describe, expect, it } from "vitest";
 import fc from "fast-check";
 import { type Tensor, createReference, fromHost, setDevice, store, tensor } from "@adjoint/tensor";
-import { type Context, Dropout, Embedding, LayerNorm, Linear, RMSNorm, attention, causalMask, kaimingUniform, nextTokenLossSum, normal, paddingMask, rope, ropeFrequencies, ropeTables, segmentMask, xavierUniform } from "@adjoint/nn";
+import { type Context, Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm, attention, causalMask, kaimingUniform, nextTokenLossSum, normal, paddingMask, rope, ropeFrequencies, ropeTables, segmentMask, xavierUniform } from "@adjoint/nn";
 import { golden, goldenTensors } from "@adjoint/testing/fixtures";
 
 beforeEach(() => { setDevice(createReference({ name: "fused", fuse: true })); });
@@ -13,6 +13,15 @@ const near = (a: ArrayLike<number>, b: ArrayLike<number>, tolerance = 1e-5): voi
 };
 
 describe("modules", () => {
+  it("Linear and Conv1D are made of parameters, not of sizes, and name the weight that an input does not fit", () => {
+    for (const Layer of [Linear, Conv1D]) {
+      expect(() => Reflect.construct(Layer, [2, 3])).toThrow(/weight is 2, no tensor: a layer is made of its parameters/);
+      expect(() => Reflect.construct(Layer, [store(tensor([[1, 2]])), true])).toThrow(/bias is of type boolean, no tensor/);
+    }
+    const x = tensor([[1, 2, 3]]).named("x");
+    expect(() => new Linear(store(tensor([[1, 2]]), "fc.weight")).forward(x)).toThrow("Linear: x has 3 features, the weight wants 2\n  x       [1, 3]  x\n  weight  [1, 2]  fc.weight");
+    expect(() => new Conv1D(store(tensor([[1, 2]]))).forward(x)).toThrow("Conv1D: x has 3 features, the weight wants 1");
+  });
   const x = tensor([[1, 2], [3, -1]]), w = store(tensor([[1, 0.5], [2, -1], [0, 3]])), b = store(tensor([1, 0, -1]));
   it("Linear is x Wᵀ + b over the last axis of any rank, for every dtype of the weight", async () => {
     expect(await new Linear(w, b).forward(x).array()).toEqual([[3, 0, 5], [3.5, 7, -4]]);

@@ -27,9 +27,11 @@ export interface Methods {
   readonly T: Tensor;
   /** a tensor of this dtype filled with one number, in this shape unless another is given */
   like(value: number, shape?: Shape): Tensor;
+  /** what console.log prints: the numbers where there are any, else the last step of the recipe */
+  toString(): string;
 }
 
-const methods: { [K in Exclude<keyof Methods, "T">]: (this: Tensor, ...args: Parameters<Methods[K]>) => Tensor } = {
+const methods: { [K in Exclude<keyof Methods, "T" | "toString">]: (this: Tensor, ...args: Parameters<Methods[K]>) => Tensor } = {
   add(b) { return p.add(this, b); }, sub(b) { return p.sub(this, b); }, mul(b) { return p.mul(this, b); }, div(b) { return p.div(this, b); }, pow(b) { return p.pow(this, b); },
   maximum(b) { return p.maximum(this, b); }, minimum(b) { return p.minimum(this, b); },
   lt(b) { return p.lt(this, b); }, le(b) { return p.le(this, b); }, gt(b) { return p.gt(this, b); }, ge(b) { return p.ge(this, b); }, eq(b) { return p.eq(this, b); }, ne(b) { return p.ne(this, b); },
@@ -46,11 +48,10 @@ const methods: { [K in Exclude<keyof Methods, "T">]: (this: Tensor, ...args: Par
 };
 for (const [name, value] of Object.entries(methods)) Object.defineProperty(Tensor.prototype, name, { value, writable: true, configurable: true });
 Object.defineProperty(Tensor.prototype, "T", { get(this: Tensor) { return v.transpose(this); }, configurable: true });
-Object.defineProperty(Tensor.prototype, Symbol.for("nodejs.util.inspect.custom"), {
-  value(this: Tensor) {
-    const head = `Tensor ${this.dtype} [${this.shape.join(", ")}]${this.name ? ` ${this.name}` : ""}`;
-    if (this.resident) return `${head} on ${this.resident.device.name}`;
-    return this.value ? `${head}\n${printArray(this.value)}` : `${head} = ${this.op.name}(${this.inputs.map((x) => `${x.op.name} [${x.shape.join(", ")}]`).join(", ")})`;
-  },
-  configurable: true,
-});
+/** A line for what is not computed yet, else the numbers. */
+function text(this: Tensor): string {
+  const head = `Tensor ${this.dtype} [${this.shape.join(", ")}]${this.name ? ` ${this.name}` : ""}`;
+  if (this.resident) return `${head} on ${this.resident.device.name}`;
+  return this.value ? `${head}\n${printArray(this.value)}` : `${head} = ${this.op.name}(${this.inputs.map((x) => `${x.op.name} [${x.shape.join(", ")}]`).join(", ")})`;
+}
+for (const name of ["toString", Symbol.for("nodejs.util.inspect.custom")]) Object.defineProperty(Tensor.prototype, name, { value: text, configurable: true });

@@ -64,7 +64,7 @@ export function unify(name: string, a: Operand, b: Operand): [Tensor, Tensor] {
 export function broadcast(name: string, xs: readonly Tensor[]): Tensor[] {
   const wide = xs.filter((x) => x.op !== scalarOp);
   if (wide.length === 0) return [...xs];
-  const shape = broadcastShapes(name, wide.map((x) => x.shape), wide.map((x) => x.name || "x"));
+  const shape = broadcastShapes(name, wide.map((x) => x.shape), wide.map((x) => x.name || undefined));
   return xs.map((x) => (x.op === scalarOp || sameShape(x.shape, shape) ? x : x.expand(shape)));
 }
 export const commonShape = (xs: readonly Tensor[]): readonly number[] => (xs.find((x) => x.op !== scalarOp) ?? xs[0]).shape;

@@ -40,7 +40,7 @@ export function axesOf(op: string, axes: number | readonly number[] | undefined,
 }
 
 /** NumPy broadcasting of any number of shapes. */
-export function broadcastShapes(op: string, shapes: readonly Shape[], names: readonly string[] = []): number[] {
+export function broadcastShapes(op: string, shapes: readonly Shape[], names: readonly (string | undefined)[] = []): number[] {
   const rank = Math.max(0, ...shapes.map((s) => s.length));
   const out = new Array<number>(rank).fill(1);
   for (let i = 0; i < rank; i++) {
@@ -57,8 +57,14 @@ export function broadcastShapes(op: string, shapes: readonly Shape[], names: rea
   return out;
 }
 
+/** Refuses sizes or axes that are not in a list. @throws ShapeError */
+export function listed(op: string, list: readonly number[]): void {
+  const given: unknown = list;
+  if (!Array.isArray(given)) throw new ShapeError(`${op}: sizes and axes come as one list, got ${String(given)}`, { op, value: given, fix: `write x.${op}([...])` });
+}
 /** Fills one -1 in a reshape target. */
 export function resolveReshape(from: Shape, to: Shape): number[] {
+  listed("reshape", to);
   const n = sizeOf(from), hole = to.indexOf(-1);
   if (hole >= 0) {
     const rest = to.reduce((a, d, i) => (i === hole ? a : a * d), 1);

@@ -119,7 +119,9 @@ export class Tensor implements NodeLike {
   /** Gives the tensor a name that errors and explain print. */
   named(name: string): this { this.name = name; return this; }
 
-  [Symbol.toPrimitive](): never {
+  /** In a text (`${t}`) what console.log prints; anywhere else an error. */
+  [Symbol.toPrimitive](hint: string): string {
+    if (hint === "string") return this.toString();
     throw new DTypeError("a tensor is not a number: operators such as + and < do not record", { fix: "write a.add(b), a.lt(b), or await t.item()" });
   }
   toJSON(): never {
@@ -184,14 +186,15 @@ export function tensor(data: NestedInput | TypedArray, options: { shape?: Shape;
   const shape: number[] = [];
   for (let x: NestedInput = data; Array.isArray(x); x = x[0] as NestedInput) shape.push(x.length);
   const flat: (number | boolean)[] = [];
-  const fill = (x: NestedInput, depth: number): void => {
+  const fill = (x: unknown, depth: number): void => {
     if (typeof x === "number" || typeof x === "boolean") {
       if (depth !== shape.length) throw new ShapeError(`tensor: nested arrays are ragged: a number at depth ${depth}, expected depth ${shape.length}`, { op: "tensor" });
       flat.push(x);
       return;
     }
+    if (!Array.isArray(x)) throw new DTypeError(`tensor: ${x === null ? "null" : `a value of type ${typeof x}`} is no number`, { op: "tensor", value: x, fix: "give numbers, booleans, nested arrays of them, or a typed array" });
     if (depth >= shape.length || x.length !== shape[depth]) throw new ShapeError(`tensor: nested arrays are ragged: length ${x.length} at depth ${depth}, expected ${shape[depth]}`, { op: "tensor" });
-    x.forEach((y) => fill(y, depth + 1));
+    for (const y of x) fill(y, depth + 1);
   };
   fill(data, 0);
   const dtype = options.dtype ?? (typeof flat[0] === "boolean" ? "bool" : "f32");

@@ -2,7 +2,7 @@
 import type { Tuned } from "@adjoint/lora";
 import type { CausalLM } from "@adjoint/models";
 import type { Context } from "@adjoint/nn";
-import { compile, ConfigError, type Tensor } from "@adjoint/tensor";
+import { compile, ConfigError, knownOptions, type OptionNames, type Tensor } from "@adjoint/tensor";
 import { collate } from "./data/sample.ts";
 import type { DataSet } from "./data/dataset.ts";
 import { type Batch, toTensors } from "./data/tensors.ts";
@@ -30,6 +30,8 @@ export interface EvaluateOptions {
   readonly model?: string;
 }
 
+const evaluateNames: OptionNames<Required<EvaluateOptions>> = { batchSize: true, signal: true, onProgress: true, model: true };
+
 type Step = (batch: Batch) => { total: Tensor; count: Tensor };
 const steps = new WeakMap<object, Step>();
 
@@ -53,7 +55,11 @@ function stepOf(model: Scorer | Tuned<CausalLM>): Step {
  * @throws ConfigError naming data and model where the loss is not finite
  * @example const { loss, bitsPerByte } = await evaluate(tuned, data.heldOut);
  */
-export async function evaluate(subject: Scorer | Tuned<CausalLM>, data: DataSet, { batchSize = 8, signal, onProgress, model = "the model" }: EvaluateOptions = {}): Promise<Evaluation> {
+export async function evaluate(subject: Scorer | Tuned<CausalLM>, data: DataSet, options: EvaluateOptions = {}): Promise<Evaluation> {
+  knownOptions("evaluate", options, evaluateNames);
+  const given: unknown = data;
+  if (given === undefined || given === null) throw new ConfigError("evaluate: there is no data", { op: "evaluate", key: "data", value: given, fix: "hold some out: textData(source, tokenizer, { heldOut: 0.1 }).heldOut" });
+  const { batchSize = 8, signal, onProgress, model = "the model" } = options;
   const step = stepOf(subject);
   const rows = data.samples.map((_, i) => i).sort((a, b) => data.samples[b].ids.length - data.samples[a].ids.length || a - b);
   let total = 0, tokens = 0;

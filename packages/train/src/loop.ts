@@ -1,6 +1,6 @@
 /** The training loop: micro-batches, accumulation weighted by predicted tokens, and one event per optimizer step. */
 import type { BoundOptimizer, Optimizer, Schedule } from "@adjoint/optim";
-import { ConfigError, counter, type Counter, pace, type Store, type Tensor } from "@adjoint/tensor";
+import { ConfigError, counter, type Counter, knownOptions, type OptionNames, pace, type Store, type Tensor } from "@adjoint/tensor";
 import { CURVATURE_EVERY } from "./curvature.ts";
 import type { DataSet } from "./data/dataset.ts";
 import type { StepMetrics } from "./metrics.ts";
@@ -33,6 +33,20 @@ export interface TrainingOptions {
   readonly shuffle?: boolean;
 }
 
+const trainingNames: OptionNames<Required<TrainingOptions>> = {
+  data: true, optimizer: true, warmOptimizer: true, maxGradNorm: true, learningRate: true, steps: true, batchSize: true, accumulation: true, gradientCheckpointing: true, curvature: true, seed: true, shuffle: true,
+};
+/** Refuses what is easily confused with a part of a training. @throws ConfigError */
+function checkParts(trainee: Trainee, options: TrainingOptions): void {
+  knownOptions("Training", options, trainingNames);
+  const refuse = (key: string, problem: string, fix: string): never => { throw new ConfigError(`Training: ${problem}`, { op: "Training", key, fix }); };
+  if (typeof trainee.lossSum !== "function" || typeof trainee.trainable !== "object") refuse("trainee", "the first argument is no trainee", "new Training(adapterTrainee(lora(model, ...)), options), or fullTrainee(model)");
+  const { optimizer, learningRate, data } = options;
+  if (typeof optimizer?.for !== "function") refuse("optimizer", `the optimizer is ${optimizer === undefined ? "missing" : "bound to parameters already"}`, "adamw({ learningRate }), without .for(...): Training binds it to the trainee");
+  if (typeof learningRate !== "function") refuse("learningRate", `learningRate is ${learningRate === undefined ? "missing" : String(learningRate)}, and a schedule is a function of the step`, "constant({ peak: 1e-3 }), cosine({ peak, steps }), or any (step) => rate; give the optimizer the same one");
+  if (typeof data?.group !== "function") refuse("data", "the data is no DataSet", "await textData(file, model.tokenizer)");
+}
+
 /** A training run in memory: where it stands, and what moves it. */
 export class Training {
   readonly options: TrainingOptions;
@@ -50,8 +64,9 @@ export class Training {
   #blank = false;
 
   constructor(trainee: Trainee, options: TrainingOptions) {
+    checkParts(trainee, options);
     const { steps, accumulation = 1 } = options, warm = trainee.warmStart?.steps ?? 0;
-    if (!Number.isInteger(steps) || steps < 1) throw new ConfigError(`a run of ${steps} steps`, { key: "max_steps", value: steps, fix: "train for at least one step" });
+    if (!Number.isInteger(steps) || steps < 1) throw new ConfigError(steps === undefined ? "Training: steps is missing" : `a run of ${steps} steps`, { key: "max_steps", value: steps, fix: "train for at least one step" });
     if (!Number.isInteger(accumulation) || accumulation < 1) throw new ConfigError(`gradient_accumulation_steps = ${accumulation}`, { key: "gradient_accumulation_steps", value: accumulation, fix: "use an integer of at least 1" });
     if (warm >= steps) throw new ConfigError(`a warm start of ${warm} steps leaves none of ${steps}`, { key: "relora_warm_start", value: warm, fix: "shorten it, or train for longer" });
     this.#trainee = trainee;

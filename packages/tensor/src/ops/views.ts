@@ -1,6 +1,6 @@
 /** Views: ops that move no numbers; each is an index map that kernels read through. */
 import { ShapeError } from "../errors.ts";
-import { axisOf, checkShape, resolveReshape, sameShape, type Shape, show } from "../shape.ts";
+import { axisOf, checkShape, listed, resolveReshape, sameShape, type Shape, show } from "../shape.ts";
 import { type Op, type Tensor, record } from "../tensor.ts";
 import { concat } from "./concat.ts";
 
@@ -53,6 +53,7 @@ export function reshape(x: Tensor, shape: Shape): Tensor {
 }
 /** Reorders axes: result axis i is x's axis axes[i]. */
 export function permute(x: Tensor, axes: readonly number[]): Tensor {
+  listed("permute", axes);
   const p = axes.map((a) => axisOf("permute", a, x.rank));
   if (p.length !== x.rank || new Set(p).size !== p.length) throw new ShapeError(`permute: [${axes.join(", ")}] does not reorder the ${x.rank} axes of ${show(x.shape)}`, { op: "permute", shapes: [x.shape] });
   if (p.every((a, i) => a === i)) return x;

@@ -1,5 +1,5 @@
 /** A data set: samples in memory, and batches as a pure function of the step. */
-import { ConfigError, pace, permutation } from "@adjoint/tensor";
+import { ConfigError, knownOptions, type OptionNames, pace, permutation } from "@adjoint/tensor";
 import { collate, predictedTokens, type HostBatch, type Sample } from "./sample.ts";
 import { Batch } from "./tensors.ts";
 
@@ -24,6 +24,8 @@ export interface GroupOptions extends BatchOptions {
   /** batches a step (gradient_accumulation_steps, default 1); the last step of a pass may have fewer */
   readonly accumulation?: number;
 }
+
+const batchNames: OptionNames<Required<BatchOptions>> = { size: true, steps: true, epochs: true, seed: true, shuffle: true, start: true };
 
 /** What a data set knows besides its samples. */
 export interface DataSetOptions {
@@ -100,6 +102,7 @@ export class DataSet {
 
   /** One batch an optimizer step, as tensors. @example for await (const batch of data.batches({ size: 8, steps: 170 })) step(batch); */
   async *batches(options: BatchOptions): AsyncGenerator<Batch, void, undefined> {
+    knownOptions("batches", options, batchNames);
     for await (const [batch] of this.groups({ ...options, accumulation: 1 })) yield new Batch(batch);
   }
 

@@ -1,6 +1,6 @@
 /** Data sets from files or texts: tokenised, cut or packed, with a held-out part. */
 import type { Tokenizer } from "@adjoint/models";
-import { ConfigError } from "@adjoint/tensor";
+import { ConfigError, knownOptions, type OptionNames } from "@adjoint/tensor";
 import { DataSet, type DataSetOptions } from "./dataset.ts";
 import { measured } from "./heldout.ts";
 import { cut, pack, type PackingStrategy } from "./pack.ts";
@@ -28,6 +28,8 @@ export interface TextDataOptions extends TokenizeOptions {
   readonly heldOut?: number;
 }
 
+const textNames: OptionNames<Required<TextDataOptions>> = { maxLength: true, packing: true, packingStrategy: true, heldOut: true, completionOnlyLoss: true, assistantOnlyLoss: true, chatTemplate: true };
+
 /** Training samples with their held-out part. */
 export class TextData extends DataSet {
   readonly heldOut: DataSet | undefined;
@@ -54,6 +56,7 @@ export class TextData extends DataSet {
  * Source: TRL, sft_trainer.py
  */
 export async function textData(source: DataSource, tokenizer: Tokenizer | null, options: TextDataOptions = {}): Promise<TextData> {
+  knownOptions("textData", options, textNames);
   if (tokenizer === null) throw new ConfigError("the model has no tokenizer, so text cannot become tokens", { key: "tokenizer", value: null, fix: "put tokenizer.json into the model's folder, or pass rows of ids (--ids)" });
   const { maxLength = 1024, heldOut: share = 0 } = options;
   if (!Number.isInteger(maxLength) || maxLength < 2) throw new ConfigError(`max_length is ${maxLength}`, { key: "max_length", value: maxLength, fix: "take a whole number from 2, such as 256" });

@@ -82,7 +82,7 @@ export function tokenizeRows(rows: readonly Row[], tokenizer: Tokenizer, options
     const { ids, mask } = render(row);
     return mask === undefined ? all(ids) : { ids, labels: ids.map((id, j) => (mask[j] ? id : IGNORED)) };
   });
-  const warnings = merged === 0 ? [] : [`in ${merged} of ${rows.length} rows the prompt's tokens are no prefix of the row's: the tokenizer merges across the boundary; end the prompt without a space and begin the completion with one`];
+  const warnings = merged === 0 ? [] : [`in ${merged} of ${rows.length} rows the prompt's tokens are no prefix of the row's: the tokenizer merges across the boundary, so that the completion's first characters are not trained; end the prompt without a space and begin the completion with one`];
   return { samples, warnings };
 }
 
