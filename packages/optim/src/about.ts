@@ -15,22 +15,22 @@ export interface OptimizerAbout extends OptimizerEntry {
   readonly title: string;
   readonly use: string;
   readonly keys: Readonly<Record<string, OptimizerKey>>;
-  /** whether adam_beta1, adam_beta2 and adam_epsilon of a recipe are its options: always, or only where a recipe changes them */
+  /** whether adam_beta1, adam_beta2 and adam_epsilon of a recipe are its options: always, or only where a recipe changes them; `lion_8bit` and `lion` differ */
   readonly moments: "always" | "changed";
 }
 
 type Texts = readonly [title: string, use: string];
 const texts: Readonly<Record<string, Texts>> = {
-  sgd: ["Stochastic gradient descent", "the least memory; wants a rate of its own for each model, and a schedule"],
+  sgd: ["SGD", "the least memory; wants a rate of its own for each model, and a schedule"],
   adagrad: ["Adagrad", "rare features; its steps only ever shrink"],
   rmsprop: ["RMSprop", "half of Adam's memory; DPO's authors used it"],
   adam: ["Adam", "as AdamW without decay; its decay is L2 regularisation"],
   amsgrad: ["AMSGrad", "where Adam's steps grow again late in a run"],
   adamw: ["AdamW", "the default, for adapters and full fine-tuning alike"],
-  adamw_hf: ["AdamW as Transformers had it", "to repeat runs of Transformers before version 5"],
+  adamw_hf: ["Transformers' own AdamW", "to repeat runs of Transformers before version 5"],
   nadam: ["NAdam", "Adam that looks ahead along its momentum"],
-  adafactor: ["Adafactor, Transformers' version", "the memory of SGD with the manners of Adam: full fine-tuning of large models"],
-  adafactor_torch: ["Adafactor, torch's version", "as the other, with steps in proportion to the parameter"],
+  adafactor: ["Adafactor", "the memory of SGD with the manners of Adam: full fine-tuning of large models"],
+  adafactor_torch: ["torch's Adafactor", "as the other, with steps in proportion to the parameter"],
   lamb: ["LAMB", "very large batches"],
   lion: ["Lion", "half of Adam's memory; a rate 3 to 10 times smaller and a decay as much larger"],
   sophia: ["Sophia-G", "pretraining; an estimate of the curvature every 10 steps"],
@@ -40,7 +40,7 @@ const texts: Readonly<Record<string, Texts>> = {
   lion_8bit: ["8-bit Lion", "the smallest states that still have a momentum"],
   rmsprop_bnb_8bit: ["8-bit RMSprop", "a quarter of RMSprop's memory"],
   lorafa: ["LoRA-FA", "adapters whose A stays: no gradient and no state for it"],
-  riemannian: ["Riemannian preconditioned LoRA", "adapters: steps that do not depend on how the product is split in two factors"],
+  riemannian: ["Riemannian LoRA", "adapters: steps that do not depend on how the product is split in two factors"],
   lorapro: ["LoRA-Pro", "adapters: steps as near to those of full fine-tuning as factors allow"],
 };
 
@@ -67,13 +67,15 @@ function keysOf({ defaults }: OptimizerEntry): Readonly<Record<string, Optimizer
   return keys;
 }
 
-/** Optimizers whose betas are Adam's own. */
-const alwaysMoments: ReadonlySet<string> = new Set(["adam", "amsgrad", "adamw", "adamw_hf", "nadam", "adam_8bit", "adamw_8bit", "lorafa", "riemannian", "lorapro"]);
+/** Optimizers whose betas are Adam's own, and the names under which Transformers' Trainer gives Lion those of Adam, (0.9, 0.999). */
+const alwaysMoments: ReadonlySet<string> = new Set([
+  "adam", "amsgrad", "adamw", "adamw_hf", "nadam", "adam_8bit", "adamw_8bit", "lorafa", "riemannian", "lorapro", "lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit",
+]);
 
 /** What is known of an optimizer, by any of its names. Errors: ConfigError for an unknown name (lists the known ones). */
 export function aboutOptimizer(name: string): OptimizerAbout {
   const entry = optimizerEntry(name), [title, use] = texts[entry.name] ?? [entry.name, ""];
-  return { ...entry, title, use, keys: keysOf(entry), moments: alwaysMoments.has(entry.name) ? "always" : "changed" };
+  return { ...entry, title, use, keys: keysOf(entry), moments: alwaysMoments.has(entry.name) || alwaysMoments.has(name) ? "always" : "changed" };
 }
 
 /**

@@ -5,6 +5,7 @@ import { rms } from "./clip.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { type Rules, checkGroups, rulesOf } from "./groups.ts";
 import type { Optimizer } from "./optimizer.ts";
+import type { Schedule } from "./schedules.ts";
 import { type Context, type Leaves, type State, type Transform, filled, filterLeaves, mapLeaves, stateless, zerosLike } from "./transform.ts";
 import { decayWeights, numberAt } from "./transforms.ts";
 
@@ -87,6 +88,9 @@ const firstMoment = (beta: number): Transform => ({
   },
 });
 
+/** The rate that relativeStep makes: min(warmupInit ? 1e-6 (t + 1) : 1e-2, 1/√(t + 1)) at step t = 0, 1, ... */
+export const relativeRate = (warmupInit: boolean): Schedule => (t) => Math.min(warmupInit ? 1e-6 * (t + 1) : 1e-2, 1 / Math.sqrt(t + 1));
+
 /**
  * Adafactor (transformers.Adafactor): u = g / √(row · col / mean(row)); u ← u / max(1, RMS(u) / clipThreshold) · lr_t with
  * lr_t = (relativeStep ? min(warmupInit ? 1e-6 t : 1e-2, 1/√t) : lr) · (scaleParameter ? max(eps[1], RMS(p)) : 1); with beta1
@@ -105,8 +109,8 @@ export function adafactor(options: AdafactorOptions = {}): Optimizer {
   if (!(typeof clipThreshold === "number" && clipThreshold > 0)) throw new ConfigError(`${op}: clipThreshold must be above 0, got ${clipThreshold}`, { op, key: "clipThreshold", value: clipThreshold, fix: "1 is usual" });
   if (!(typeof decayRate === "number" && decayRate < 0)) throw new ConfigError(`${op}: decayRate must be below 0, got ${decayRate}`, { op, key: "decayRate", value: decayRate, fix: "-0.8 is usual" });
   if (beta1 !== null) fraction(op, "beta1", beta1);
-  const relative = (t: number): number => Math.min(warmupInit ? 1e-6 * t : 1e-2, 1 / Math.sqrt(t));
-  const rules = rulesOf(op, { ...options, weightDecay, learningRate: options.learningRate === undefined ? (t) => relative(t + 1) : options.learningRate });
+  const course = relativeRate(warmupInit), relative = (t: number): number => course(t - 1);
+  const rules = rulesOf(op, { ...options, weightDecay, learningRate: options.learningRate === undefined ? course : options.learningRate });
   const pace: Pace = (path, p, context) => {
     const lr = relativeStep ? context.ofUpdates(path, relative, p.dtype) : context.ofStep(rules.of(path), p.dtype);
     return scaleParameter ? rms(p).maximum(eps[1]).mul(lr) : lr;
@@ -123,8 +127,11 @@ function checkRates(op: string, { learningRate, schedule, groups }: AdafactorOpt
   if (warmupInit && !relativeStep) throw new ConfigError(`${op}: warmupInit is a kind of relativeStep, which is off`, { op, key: "warmupInit", value: true, fix: "set relativeStep: true" });
 }
 
-/** What `optim: adafactor` means in a recipe of Transformers' Trainer: the recipe's rate and schedule, no relative step, no scaling by RMS(p). */
-export const adafactorTrainer = (options: AdafactorOptions = {}): Optimizer => adafactor(withDefaults("adafactor", options, { learningRate: 1e-3, scaleParameter: false, relativeStep: false }));
+/** What `optim: adafactor` means in a recipe of Transformers' Trainer: the recipe's rate and schedule, no relative step unless asked for, no scaling by RMS(p). */
+export const adafactorTrainer = (options: AdafactorOptions = {}): Optimizer => {
+  const own = withDefaults("adafactor", options, { scaleParameter: false, relativeStep: false });
+  return adafactor(own.relativeStep === true ? own : { learningRate: 1e-3, ...own });
+};
 
 /** Options of `adafactorTorch`. */
 export interface AdafactorTorchOptions extends CommonOptions {

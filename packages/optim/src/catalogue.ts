@@ -112,8 +112,8 @@ export const optimizerEntries: readonly OptimizerEntry[] = [
     defaults: { learningRate: 1e-3, betas, eps: 1e-6, weightDecay: 0, scaling: "needed" }, state: { exp_avg: "4 (of B)", exp_avg_sq: "4 (of B)" }, source: "Zhang et al. 2023 (arXiv 2308.03303); peft.optimizers.LoraFAOptimizer",
   },
   {
-    name: "riemannian", aliases: ["riemannian_lora"], make: riemannian, equations: ["g_A ← (BᵀB + reg I)⁻¹ g_A;  g_B ← g_B (AAᵀ + reg I)⁻¹", "then adamw (or sgd)"], defaults: { learningRate: 1e-3, reg: 1e-2, base: "adamw", betas, eps: 1e-8, weightDecay: 1e-2 },
-    state: moments, source: "Zhang and Pilanci 2024 (arXiv 2402.02347); peft.optimizers.create_riemannian_optimizer",
+    name: "riemannian", aliases: ["riemannian_lora"], make: riemannian, equations: ["g_A ← (BᵀB + reg I)⁻¹ g_A;  g_B ← g_B (AAᵀ + reg I)⁻¹", "then adamw (or sgd)"], defaults: { learningRate: 1e-3, reg: 1e-2, base: "adamw", betas, eps: 1e-8, momentum: 0, weightDecay: 1e-2 },
+    state: { ...moments, momentum_buffer: "4 (sgd with momentum, alone)" }, source: "Zhang and Pilanci 2024 (arXiv 2402.02347); peft.optimizers.create_riemannian_optimizer",
   },
   {
     name: "lorapro", aliases: ["lora_pro"], make: loraPro, equations: ["g_A ← (BᵀB)⁻¹g_A / s² + XA;  g_B ← (I - B(BᵀB)⁻¹Bᵀ) g_B (AAᵀ)⁻¹ / s² - BX", "X: BᵀB X + X AAᵀ = -(BᵀB)⁻¹g_A Aᵀ / s²  (or symmetry, or 0)", "then adamw"],

@@ -13,7 +13,7 @@ export { adam, adamw, adamwHf, nadam, scaleByAdam, scaleByNadam, type AdamOption
 export { adagrad, rmsprop, scaleByAdagrad, scaleByRms, type AdagradOptions, type RmspropOptions } from "./rmsprop.ts";
 export { lion, scaleByLion, type LionOptions } from "./lion.ts";
 export { lamb, scaleByTrustRatio, type LambOptions } from "./lamb.ts";
-export { adafactor, adafactorTorch, adafactorTrainer, clipByRms, scaleByFactoredRms, type AdafactorOptions, type AdafactorTorchOptions } from "./adafactor.ts";
+export { adafactor, adafactorTorch, adafactorTrainer, clipByRms, relativeRate, scaleByFactoredRms, type AdafactorOptions, type AdafactorTorchOptions } from "./adafactor.ts";
 export { averageCurvature, estimateCurvature, gaussNewtonBartlett, hutchinson, rademacher, sampleLabels, scaleBySophia, sophia, unclippedShare, type CurvatureSample, type SophiaOptions, type SophiaScaling } from "./sophia.ts";
 export { momentumAverage, muon, orthogonalized, type MuonOptions, type NewtonSchulz } from "./muon.ts";
 export { adam8bit, adamw8bit, blockwise8bit, lion8bit, rmsprop8bit, type Adam8bitOptions, type Lion8bitOptions, type Maps, type Rmsprop8bitOptions } from "./blockwise.ts";
@@ -27,7 +27,7 @@ export { resetState, type ResetOptions } from "./reset.ts";
 export { remapState, type Origin } from "./remap.ts";
 export { roundByChance } from "./rounding.ts";
 export { accumulate, Accumulator, type Accumulated } from "./accumulate.ts";
-export { roleOf, roles, type Role } from "./roles.ts";
+export { isEmbeddingTable, roleOf, roles, type Role } from "./roles.ts";
 export { byRole, loraPlus, type LoraPlus, type LoraPlusOptions, type RoleRates } from "./role-groups.ts";
 export { constant, constantWithWarmup, inverseSqrt, joinSchedules, linear, polynomial, withWarmup, type InverseSqrtOptions, type PolynomialOptions, type Schedule, type ScheduleOptions } from "./schedules.ts";
 export { cosine, cosineAnnealing, cosineAnnealingWarmRestarts, cosineWarmupWithMinLr, cosineWithMinLr, cosineWithRestarts, cyclicalCosine, jaggedCosine } from "./schedules-cosine.ts";

@@ -109,11 +109,13 @@ export function riemannian(options: RiemannianOptions = {}): Optimizer {
   knownKeys(op, options, [...commonKeys, "reg", "base", "betas", "eps", "momentum"]);
   const sgd = options.base === "sgd";
   oneOf(op, "base", options.base ?? "adamw", ["adamw", "sgd"]);
-  knownKeys(op, options, [...commonKeys, "reg", "base", ...(sgd ? ["momentum"] : ["betas", "eps"])]);
   const { learningRate = 1e-3, reg = 1e-2, betas = [0.9, 0.999], eps = 1e-8, momentum = 0, weightDecay = sgd ? 0 : 1e-2 } = options;
   if (finite(op, "reg", reg) < 0) throw new ConfigError(`${op}: reg must be at least 0, got ${reg}`, { op, key: "reg", value: reg, fix: "0.01 is usual" });
   const rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas); notNegative(op, "eps", eps); notNegative(op, "momentum", momentum);
+  // options of the other base may be given as they are anyway (a recipe has adam_beta1), not otherwise
+  const odd = sgd ? (betas[0] !== 0.9 || betas[1] !== 0.999 ? "betas" : eps !== 1e-8 ? "eps" : null) : momentum === 0 ? null : "momentum";
+  if (odd !== null) throw new ConfigError(`${op}: ${odd} is no option of base ${sgd ? "sgd" : "adamw"}`, { op, key: odd, value: options[odd], fix: `remove it, or set base: "${sgd ? "adamw" : "sgd"}"` });
   const first: Transform = { ...preconditionPairs(reg), init: (params) => { needPairs(op, params); return {}; } };
   const rest = sgd ? [addDecayedWeights(rules.decay), ...(momentum === 0 ? [] : [trace({ momentum })])] : [decayWeights(rules.decay, rules), scaleByAdam({ betas, eps })];
   return built(op, options, [first, ...rest, scaleByLearningRate(rules)], rules, { reg, ...(sgd ? { momentum } : { betas, eps }) });

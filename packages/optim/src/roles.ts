@@ -9,6 +9,11 @@ export type Role = "adapterA" | "adapterB" | "magnitude" | "embedding" | "norm" 
 export const roles: readonly Role[] = ["adapterA", "adapterB", "magnitude", "embedding", "norm", "bias", "saved", "weight"];
 
 const embeddings: ReadonlySet<string> = new Set(["embed_tokens", "embed_positions", "wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings", "token_type_embeddings", "embed_in", "embeddings"]);
+/** Whether a path is that of an embedding's table itself (or of its copy that trains beside an adapter), not of factors on it. */
+export const isEmbeddingTable = (path: string): boolean => {
+  const [, owner = ""] = /([^.]+)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight$/.exec(path) ?? [];
+  return embeddings.has(owner);
+};
 const isNorm = (part: string): boolean => /norm/i.test(part) || /^ln_?(?:\d+|f|attn|mlp)$/.test(part);
 
 /**

@@ -81,7 +81,10 @@ export function reduceOnPlateau(options: PlateauOptions): Plateau {
   const { start, next } = plateauRule(options);
   let state = start;
   return Object.assign((): number => state.learningRate, {
-    observe: (metric: number): number => (state = next(state, metric)).learningRate,
+    observe: (metric: number): number => {
+      if (typeof metric !== "number") throw new ConfigError(`${op}: a metric is a number, got ${String(metric)}`, { op, key: "metric", value: metric, fix: "give the loss of an evaluation" });
+      return (state = next(state, metric)).learningRate;
+    },
     state: (): PlateauState => state,
     load: (given: unknown): void => { state = readState(given); },
   });

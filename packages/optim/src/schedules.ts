@@ -97,6 +97,8 @@ export function inverseSqrt(options: InverseSqrtOptions): Schedule {
  */
 export function joinSchedules(schedules: readonly Schedule[], boundaries: readonly number[]): Schedule {
   const op = "joinSchedules";
+  const lists: readonly unknown[] = [schedules, boundaries];
+  if (!lists.every(Array.isArray)) throw new ConfigError(`${op}: schedules and boundaries are lists`, { op, key: "schedules", fix: "joinSchedules([first, second], [step at which the second begins])" });
   schedules.forEach((s, i) => callable(op, `schedules[${i}]`, s, "a function of the step"));
   if (schedules.length === 0 || boundaries.length !== schedules.length - 1) throw new ConfigError(`${op}: ${schedules.length} schedules need ${Math.max(0, schedules.length - 1)} boundaries, got ${boundaries.length}`, { op, key: "boundaries", value: boundaries, fix: "give the first step of every schedule but the first" });
   boundaries.forEach((b, i) => {

@@ -27,8 +27,18 @@ export async function saveState(o: Saved): Promise<Record<string, HostArray>> {
   return out;
 }
 
+/** Whether a value is a tensor that the host holds: a dtype, a shape, and as many numbers. */
+export function isHostArray(value: unknown): value is HostArray {
+  if (typeof value !== "object" || value === null || !("dtype" in value && "shape" in value && "data" in value)) return false;
+  const { shape, data } = value;
+  return typeof value.dtype === "string" && Array.isArray(shape) && ArrayBuffer.isView(data) && "length" in data && data.length === shape.reduce<number>((n, x) => n * Number(x), 1);
+}
+
 /** Checks everything, then changes everything. */
 export function loadState(o: Saved, state: Readonly<Record<string, HostArray>>): void {
+  const given: unknown = state;
+  if (typeof given !== "object" || given === null) throw new FormatError(`${o.name}: a saved state is an object of named tensors, got ${given === null ? "null" : typeof given}`, { op: `${o.name}.load`, key: "state", value: given, fix: "give what `state` gave, or the tensors of its file" });
+  for (const [name, h] of Object.entries<unknown>(state)) if (!isHostArray(h)) throw new FormatError(`${o.name}: ${name} is no tensor { dtype, shape, data } of the saved state`, { op: `${o.name}.load`, key: name, fix: "give what `state` gave, or the tensors of its file" });
   const ticks = counters(o), stores = cells(o), expected = new Set([...ticks, ...stores].map(([name]) => name));
   const missing = [...expected].filter((name) => !(name in state)), unexpected = Object.keys(state).filter((name) => !expected.has(name));
   if (missing.length || unexpected.length) {

@@ -3,7 +3,7 @@ import { type Counter, FormatError, type HostArray, type Store, flushAll, sameSh
 import { knownKeys, whole } from "./check.ts";
 import type { Rules } from "./groups.ts";
 import type { Hyper } from "./optimizer.ts";
-import { type Saved, joinPath, saveState } from "./state.ts";
+import { type Saved, isHostArray, joinPath, saveState } from "./state.ts";
 import type { Transform } from "./transform.ts";
 
 /**
@@ -96,11 +96,23 @@ function stepsOf(o: Saved, groups: TorchState["param_groups"], { rules }: Layout
 
 const sameNumbers = (a: ArrayLike<number | bigint>, b: ArrayLike<number | bigint>): boolean => a.length === b.length && Array.from(a, Number).every((x, i) => Math.abs(x - Number(b[i])) <= 1e-6 * Math.abs(x));
 
+/** A state in torch's layout, or what is wrong with it: a file of another kind, numbers that are no tensors. */
+function checkedLayout(given: unknown, refuse: Refuse): TorchState {
+  const isObject = (x: unknown): x is Readonly<Record<string, unknown>> => typeof x === "object" && x !== null && !Array.isArray(x), fix = "give what `stateDict`, or torch's `state_dict()` through unpackTorchState, gave";
+  if (!isObject(given) || !isObject(given["state"]) || !areGroups(given["param_groups"])) return refuse("a state in torch's layout is { state, param_groups: [{ params }] }", "param_groups", fix);
+  for (const [id, cells] of Object.entries(given["state"])) {
+    const odd = isObject(cells) ? Object.keys(cells).find((name) => !isHostArray(cells[name])) : "state";
+    if (odd !== undefined) return refuse(`${odd} of parameter ${id} is no tensor { dtype, shape, data }`, `state.${id}.${odd}`, fix);
+  }
+  return { state: given["state"] as TorchState["state"], param_groups: given["param_groups"] };
+}
+
 /** Checks everything, then changes everything. Leaves that torch has no state for must be new here too. */
-export function loadTorchState(o: Saved, { state, param_groups }: TorchState, layout: Layout, options: LoadOptions): void {
+export function loadTorchState(o: Saved, given: TorchState, layout: Layout, options: LoadOptions): void {
   const op = `${o.name}.loadStateDict`, { derived = {}, constants = {} } = layout;
   knownKeys(op, options, ["step"]);
   const refuse: Refuse = (message, key, fix = "load the state with the optimizer, model and adapter that it was saved with") => { throw new FormatError(`${o.name}: ${message}`, { op, key, fix }); };
+  const { state, param_groups } = checkedLayout(given, refuse);
   const idOf = numbersOf(o, param_groups, layout.rules, refuse), changes: [Store, HostArray][] = [], ticks: [Counter, number][] = [];
   let counted = false, any = Object.keys(o.states).length === 0;        // without states torch saves nothing at all
   for (const [path, id] of idOf) {
@@ -110,17 +122,18 @@ export function loadTorchState(o: Saved, { state, param_groups }: TorchState, la
       else if (o.updates[path].value > 0) refuse(`the saved state has nothing for ${path}, which has been updated here`, path);
       continue;                                                        // as in torch: never updated
     }
-    const given = Object.keys(constants).filter((key) => own.includes(constants[key].beside));
-    const gone = own.find((key) => !(key in found)), odd = Object.keys(found).find((key) => key !== "step" && !own.includes(key) && !given.includes(key) && !(key in derived) && !ignored.has(key));
+    const fixed = Object.keys(constants).filter((key) => own.includes(constants[key].beside));
+    const gone = own.find((key) => !(key in found)), odd = Object.keys(found).find((key) => key !== "step" && !own.includes(key) && !fixed.includes(key) && !(key in derived) && !ignored.has(key));
     if (gone !== undefined) refuse(`the saved state of ${path} has no ${gone}`, `${gone}.${path}`);
     if (odd !== undefined) refuse(`the saved state of ${path} has ${odd}, which this optimizer does not remember`, `${odd}.${path}`);
-    for (const key of given) if (key in found && !sameNumbers(constants[key].value.data, found[key].data)) refuse(`${key} of ${path} is another map than the dynamic one of bitsandbytes`, `${key}.${path}`, "save the state with bitsandbytes's default map");
+    for (const key of fixed) if (key in found && !sameNumbers(constants[key].value.data, found[key].data)) refuse(`${key} of ${path} is another map than the dynamic one of bitsandbytes`, `${key}.${path}`, "save the state with bitsandbytes's default map");
     for (const key of own) {
       const h = found[key], s = o.states[key][path];
       if (!sameShape(h.shape, s.shape)) refuse(`${key} of ${path} has shape ${show(h.shape)} in the saved state, ${show(s.shape)} here`, `${key}.${path}`);
       if (h.dtype !== s.dtype) refuse(`${key} of ${path} is ${h.dtype} in the saved state, ${s.dtype} here`, `${key}.${path}`);
       changes.push([s, h]);
     }
+    if (!("step" in found) && options.step === undefined && own.some((key) => key !== "momentum_buffer")) refuse(`the saved state of ${path} has no step`, `step.${path}`, "say how many have been taken: loadStateDict(state, { step })");
     const t = "step" in found ? Number(found.step.data[0]) : (options.step ?? 1);   // torch's SGD does not count
     any = true;
     counted ||= "step" in found;
@@ -151,10 +164,13 @@ export function unpackTorchState(tensors: Readonly<Record<string, HostArray>>, m
   }
   return { state, param_groups: readGroups(op, metadata.param_groups) };
 }
+function areGroups(groups: unknown): groups is TorchState["param_groups"] {
+  const isGroup = (g: unknown): boolean => typeof g === "object" && g !== null && "params" in g && Array.isArray(g.params) && g.params.every((i) => Number.isInteger(i));
+  return Array.isArray(groups) && groups.every(isGroup);
+}
 function readGroups(op: string, text: string | undefined): TorchState["param_groups"] {
   let groups: unknown = null;
   try { groups = JSON.parse(text ?? "null"); } catch { /* refused below */ }
-  const isGroup = (g: unknown): g is TorchState["param_groups"][number] => typeof g === "object" && g !== null && "params" in g && Array.isArray(g.params) && g.params.every((i) => Number.isInteger(i));
-  if (!Array.isArray(groups) || !groups.every(isGroup)) throw new FormatError(`${op}: the metadata hold no param_groups`, { op, key: "param_groups", value: text, fix: "give the metadata of a file that packTorchState made" });
+  if (!areGroups(groups)) throw new FormatError(`${op}: the metadata hold no param_groups`, { op, key: "param_groups", value: text, fix: "give the metadata of a file that packTorchState made" });
   return groups;
 }

@@ -154,6 +154,8 @@ describe("refusals", () => {
     ["lorafa on a tree without pairs", () => loraFa({ scaling: 1 }).for(plain), "lora_A"],
     ["riemannian on a tree without pairs", () => riemannian().for(plain), "lora_A"],
     ["riemannian: an option of the other base", () => riemannian({ base: "sgd", eps: 1 }), "eps"],
+    ["riemannian: betas of the other base", () => riemannian({ base: "sgd", betas: [0.5, 0.5] }), "betas"],
+    ["riemannian: a momentum of the other base", () => riemannian({ momentum: 0.5 }), "momentum"],
     ["8 bits: a size of -1", () => optimizer("adamw_8bit", { min8bitSize: -1 }), "min8bitSize"],
     ["a beta of 1, by name", () => optimizer("lion", { betas: [0.9, 1] }), "betas[1]"],
     ["sophia: a negative rho", () => optimizer("sophia", { rho: -1 }), "rho"],
@@ -164,6 +166,11 @@ describe("refusals", () => {
     ["a flag that is no flag", () => optimizer("adam", { amsgrad: "yes" }), "amsgrad"],
     ["an unknown name", () => optimizer("adamx"), "optim"],
   ])("%s", (_, build, key) => { expect(build).toThrow(expect.objectContaining({ name: "ConfigError", details: expect.objectContaining({ key }) })); });
+  it("adafactor by name takes a relative step where it is asked for one", () => {
+    expect(optimizer("adafactor", { relativeStep: true }).for(plain).learningRate).toBe(1e-2);
+    expect(optimizer("adafactor").for(plain).learningRate).toBe(1e-3);
+    expect(() => optimizer("adafactor", { relativeStep: true, learningRate: 1 })).toThrow(/do not go together/);
+  });
   it("an unknown name lists the known ones", () => { expect(() => optimizer("adan")).toThrow(new RegExp(optimizerNames.slice(0, 5).join(", "))); });
   it("one factor with a gradient, the other without", () => {
     const p = pair("linear"), o = loraPro({ scaling: 1 }).for(p), g = gradients(loss(p), p);

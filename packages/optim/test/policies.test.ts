@@ -183,6 +183,9 @@ describe("resetState", () => {
     await expect(resetState(o, { mode: "random", ratio: 1 })).rejects.toThrow(/ratio/);
     await expect(resetState(o, { mode: "magnitude" })).rejects.toThrow(/ratio/);
     await expect(resetState(o, { mode: "half" as "zero" })).rejects.toThrow(/mode/);
+    await expect(resetState(o, { mode: "zero", ratio: 0.5 })).rejects.toThrow(/forgets all, and ratio is 0.5/);
+    await expect(resetState(o, { mode: "zero", match: "lora_C" })).rejects.toThrow(/match takes no parameter[^]*x\.lora_A\.weight/);
+    await expect(resetState(adamw().for({ w: store(tensor([1])) }), { mode: "zero" })).rejects.toThrow(/no factors of an adapter[^]*named like w/);
   });
 });
 

@@ -1,7 +1,7 @@
 /** Roles of parameters and groups made of them; LoRA+ gives each parameter PEFT's rate and decay. */
 import { ConfigError, fromHost, store } from "@adjoint/tensor";
 import { describe, expect, it } from "vitest";
-import { adamw, byRole, constantWithWarmup, loraPlus, matches, roleOf, roles, rulesOf, sgd, type Role } from "@adjoint/optim";
+import { adamw, byRole, constantWithWarmup, isEmbeddingTable, loraPlus, matches, roleOf, roles, rulesOf, sgd, type Role } from "@adjoint/optim";
 import { golden } from "@adjoint/testing/fixtures";
 
 interface Param { readonly name: string; readonly shape: number[]; readonly group: number; readonly lr: number; readonly weight_decay: number }
@@ -21,6 +21,11 @@ const names: Readonly<Record<Role, readonly string[]>> = {
 
 describe("roles", () => {
   for (const role of roles) it(role, () => { expect(names[role].map((n) => [n, roleOf(n)])).toEqual(names[role].map((n) => [n, role])); });
+  it("an embedding's table is the embedding itself or its copy, not a factor on it", () => {
+    const tables = ["model.embed_tokens.weight", "transformer.wte.weight", "wpe.weight", "base_model.model.model.embed_tokens.weight", "x.embed_tokens.modules_to_save.weight", "x.embed_tokens.modules_to_save.default.weight"];
+    const others = ["x.embed_tokens.lora_embedding_A", "x.embed_tokens.lora_A.weight", "x.embed_tokens.token_adapter.trainable_tokens_delta", "lm_head.weight", "x.embed_tokens.bias", "q_proj.modules_to_save.default.weight", "embed_tokens"];
+    expect([...tables, ...others].map((n) => [n, isEmbeddingTable(n)])).toEqual([...tables.map((n) => [n, true]), ...others.map((n) => [n, false])]);
+  });
   it("a group may ask for one, or several", () => {
     expect(matches({ role: "norm" }, "model.norm.weight")).toBe(true);
     expect(matches({ role: ["bias", "norm"] }, "a.bias")).toBe(true);

@@ -65,8 +65,27 @@ describe("strict loading", () => {
     expect(refused({ ...before, "exp_avg_sq.w": { dtype: "f64", shape: [2, 2], data: new Float64Array(4) } })).toMatchObject({ name: "FormatError", details: { key: "exp_avg_sq.w" } });
     expect(refused({ ...before, step: { dtype: "i32", shape: [], data: new Int32Array([-1]) } })).toMatchObject({ name: "FormatError", details: { key: "step" } });
     expect(refused(await sgd({ momentum: 0.5 }).for(m).state())).toMatchObject({ name: "FormatError" });
+    expect(refused({ ...before, step: 1 as unknown as HostArray })).toMatchObject({ name: "FormatError", details: { key: "step" } });
+    expect(refused(null as unknown as typeof before)).toMatchObject({ name: "FormatError" });
     expect(await o.state()).toEqual(before);
   });
+});
+
+it("torch's layout: what is none, and a count that is missing, are refused by name; SGD alone may do without", async () => {
+  const m = net(), o = adamw().for(m), g = (): ReturnType<typeof gradients<Net>> => gradients(loss(m, input(1)), m);
+  o.step(g());
+  const before = await o.state(), good = await o.stateDict(), refused = (state: unknown): unknown => { try { o.loadStateDict(state as typeof good); return null; } catch (e) { return e; } };
+  const cells = good.state[0], { step: _, ...uncounted } = cells;
+  const bad: readonly [unknown, string][] = [
+    [null, "param_groups"], [{}, "param_groups"], [{ param_groups: good.param_groups }, "param_groups"], [{ state: {}, param_groups: [{}] }, "param_groups"], [{ state: good.state, param_groups: {} }, "param_groups"],
+    [{ ...good, state: { ...good.state, 0: { ...cells, step: 1 } } }, "state.0.step"], [{ ...good, state: { ...good.state, 0: { ...cells, exp_avg: [1, 2] } } }, "state.0.exp_avg"],
+    [{ ...good, state: { ...good.state, 0: { ...cells, exp_avg: { ...cells.exp_avg, data: new Float32Array(1) } } } }, "state.0.exp_avg"], [{ ...good, state: { ...good.state, 0: null } }, "state.0.state"],
+    [{ ...good, state: { ...good.state, 0: uncounted } }, "step.w"],
+  ];
+  for (const [state, key] of bad) expect([key, refused(state)]).toEqual([key, expect.objectContaining({ name: "FormatError", details: expect.objectContaining({ key }) })]);
+  expect(await o.state()).toEqual(before);
+  o.loadStateDict({ ...good, state: { ...good.state, 0: uncounted } }, { step: 7 });
+  expect([o.updates.w.value, o.counter.value]).toEqual([7, 7]);
 });
 
 it("torch's layout: groups by decay, numbers in their order, no state without an update", async () => {

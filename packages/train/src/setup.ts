@@ -1,6 +1,6 @@
 /** From a recipe to values: schedule, optimizer, adapter options, numbers of steps. */
 import { compilePattern, type Tuned } from "@adjoint/lora";
-import { aboutOptimizer, type Group, isPlateau, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
+import { aboutOptimizer, type Group, isEmbeddingTable, isPlateau, loraPlus, oneCycleMomentum, type Optimizer, optimizer, optimizerOptions, type RateOptions, relativeRate, type Schedule, schedule, scheduleOptions } from "@adjoint/optim";
 import type { CausalLM, LoadModelOptions } from "@adjoint/models";
 import { isFormatName } from "@adjoint/quant";
 import { ConfigError } from "@adjoint/tensor";
@@ -65,6 +65,11 @@ export function traineeOf(recipe: Recipe, tuned: Tuned<CausalLM>): Trainee {
 /** The learning rate of each step, and the momentum that goes with it: under one_cycle with cycle_momentum. */
 function courseOf(recipe: Recipe, steps: number): { readonly rate: Schedule; readonly momentum: Schedule | null } {
   const { lr_scheduler_type: name, learning_rate: peak, eval_steps } = recipe, warmup = warmupOf(recipe, steps), { cycleMomentum = false, baseMomentum = 0.85, maxMomentum = 0.95, ...more } = scheduleOptions(name, { ...restartsOf(recipe), ...recipe.lr_scheduler_kwargs });
+  const relative = relativeOf(recipe);
+  if (relative !== null) {
+    if (peak !== 0 || name !== "constant" || warmup > 0) throw new ConfigError(`optim_args.relative_step makes its own rate, and learning_rate is ${peak} with lr_scheduler_type ${name}`, { key: "optim_args.relative_step", value: true, fix: "set learning_rate: 0 and lr_scheduler_type: constant, without a warm-up, or remove relative_step" });
+    return { rate: relative, momentum: null };
+  }
   if (name === "reduce_lr_on_plateau") {
     if (warmup > 0) throw new ConfigError(`${name}: a warm-up of ${warmup} steps has no place in it`, { key: "warmup_steps", value: warmup, fix: "set warmup_steps and warmup_ratio to 0" });
     if (eval_steps === 0) throw new ConfigError(`${name} looks at evaluations, and there are none while training`, { key: "eval_steps", value: 0, fix: "set eval_steps, for instance to a tenth of the steps" });
@@ -87,6 +92,13 @@ function patternsOf(recipe: Recipe, key: "learning_rate_pattern" | "weight_decay
     if (!(Number.isFinite(value) && value >= 0)) throw new ConfigError(`${key}: ${source} = ${text} is not a number of at least 0`, { key: `${key}[${JSON.stringify(source)}]`, value: text, fix: "write expression=number, such as .*lora_B.weight=1e-3" });
     return { source, value };
   });
+}
+
+/** The rate that Adafactor makes by itself, where a recipe asks for it. */
+function relativeOf({ optim, optim_args }: Recipe): Schedule | null {
+  if (aboutOptimizer(optim).name !== "adafactor") return null;
+  const { relativeStep, warmupInit } = optimizerOptions(optim, optim_args);
+  return relativeStep === true ? relativeRate(warmupInit === true) : null;
 }
 
 /** Rates, decay and groups of a recipe: the patterns first, then LoRA+. */
@@ -128,8 +140,10 @@ export interface OptimizerNeeds {
 export function optimizerFor(recipe: Recipe, learningRate: Schedule, { momentum = null, scaling = null }: OptimizerNeeds = {}): Optimizer {
   const { optim } = recipe, { defaults } = aboutOptimizer(optim), own = optimizerOptions(optim, { ...momentsOf(recipe), ...recipe.optim_args });
   if ("scaling" in defaults && scaling === null) throw new ConfigError(`${optim} trains the factors of an adapter, and all weights train`, { key: "optim", value: optim, fix: "set use_peft: true, or use another optimizer" });
-  const given = { ...("bs" in defaults ? { bs: batchTokens(recipe) } : {}), ...("scaling" in defaults ? { scaling } : {}), };
-  return optimizer(optim, { ...ratesOf(recipe, learningRate), maxGradNorm: recipe.max_grad_norm, ...given, ...own, ...momentumOf(momentum, own["betas"] ?? defaults["betas"]) });
+  // embeddings keep states of 32 bits, as under Transformers' Trainer and in PEFT's LoRA+
+  const given = { ...("bs" in defaults ? { bs: batchTokens(recipe) } : {}), ...("scaling" in defaults ? { scaling } : {}), ...("min8bitSize" in defaults ? { keep32bit: isEmbeddingTable } : {}) };
+  const { weightDecay = recipe.weight_decay } = own, { learningRate: rate, ...rates } = ratesOf({ ...recipe, weight_decay: Number(weightDecay) }, learningRate);
+  return optimizer(optim, { ...rates, ...(relativeOf(recipe) === null ? { learningRate: rate } : {}), maxGradNorm: recipe.max_grad_norm, ...given, ...own, ...momentumOf(momentum, own["betas"] ?? defaults["betas"]) });
 }
 
 /** Sophia's curvature is averaged with its own β₂. */

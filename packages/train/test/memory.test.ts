@@ -3,11 +3,11 @@ import { checkpoint, gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
 import { initModel, knownConfig, type ModelConfig, parameterShapes, parseConfig } from "@adjoint/models";
 import { type FormatName, quantize, quantizedOf, quantizedWeight } from "@adjoint/quant";
-import { optimizer, optimizerNames } from "@adjoint/optim";
+import { optimizer, optimizerNames, stateBytes } from "@adjoint/optim";
 import { createReference, explain, hostNormal, planOf, setDevice, zeroStore } from "@adjoint/tensor";
 import { wasm } from "@adjoint/wasm";
 import { beforeAll, describe, expect, test } from "vitest";
-import { adapterTrainee, collate, fullTrainee, idsRows, mergeRecipe, modulesOf, predictMemory, quantizedBytes, rankRatio, staticTerms, stepBytes, type StaticTerms, toTensors, Training, trainingOptions } from "../src/index.ts";
+import { adapterTrainee, collate, fullTrainee, idsRows, mergeRecipe, modulesOf, optimizerFor, predictMemory, quantizedBytes, rankRatio, staticTerms, stepBytes, type StaticTerms, toTensors, Training, trainingOptions } from "../src/index.ts";
 
 beforeAll(() => { setDevice(createReference({ name: "fused", fuse: true })); });
 const GIB = 2 ** 30, llama = parseConfig(knownConfig("Llama-2-7b"));
@@ -49,6 +49,15 @@ test("every optimizer's bytes are those of its state", async () => {
     const config = parseConfig(json), table = staticTerms(config, { method: "lora", rank: 4, targets: ["q_proj"], optimizer: name }), scale = /lora_?(fa|pro)/.test(name) ? { scaling: 1 } : {};
     const own = await optimizer(name, JSON.parse(JSON.stringify({ learningRate: 1e-3, ...scale })) as { learningRate: number }).for({ q: { lora_A: { weight: zeroStore([4, 2048]) }, lora_B: { weight: zeroStore([2048, 4]) } } }).state();
     expect(Object.entries(own).filter(([key]) => !key.startsWith("step")).reduce((n, [, array]) => n + array.data.byteLength, 0), name).toBe(table.optimizer);
+  }
+});
+
+test("in 8 bits, embeddings' states are those of 32", () => {
+  const config = parseConfig({ model_type: "llama", vocab_size: 512, hidden_size: 64, intermediate_size: 128, num_hidden_layers: 1, num_attention_heads: 2 }), tree = Object.fromEntries([...parameterShapes(config)].map(([name, shape]) => [name, zeroStore(shape, "f32")]));
+  for (const optim of ["adamw_8bit", "lion_8bit"]) {
+    expect(staticTerms(config, { method: "full", optimizer: optim }).optimizer).toBe(stateBytes(optimizerFor(mergeRecipe({ optim }), () => 1), tree));
+    const adapter = { r: 4, targetModules: ["q_proj"], modulesToSave: ["embed_tokens"] };
+    expect(staticTerms(config, { method: "lora", adapter, optimizer: optim }).optimizer).toBe((optim === "adamw_8bit" ? 2 : 1) * 4 * (512 * 64 + 2 * 4 * 64));
   }
 });
 

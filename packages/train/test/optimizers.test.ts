@@ -55,10 +55,29 @@ describe("every optimizer by its names", () => {
     expect(await hyper({ adam_beta1: 0.5, optim_args: { beta1: "0.25" } })).toMatchObject({ betas: [0.25, 0.999] });
     expect(await hyper({ optim: "lion" })).toMatchObject({ betas: [0.9, 0.99] });
     expect(await hyper({ optim: "lion", adam_beta2: 0.5 })).toMatchObject({ betas: [0.9, 0.5] });
+    for (const optim of ["lion_32bit", "lion_8bit", "paged_lion_32bit", "paged_lion_8bit"]) expect([optim, await hyper({ optim })]).toEqual([optim, expect.objectContaining({ betas: [0.9, 0.999] })]);   // as Transformers' Trainer
+    expect(await hyper({ optim: "lion_32bit", optim_args: { beta2: "0.99" } })).toMatchObject({ betas: [0.9, 0.99] });
     expect(await hyper({ optim: "adafactor" })).toMatchObject({ lr: 1 });
   });
-  test("a rate and a rate of its own are one too many", () => {
-    expect(failing(() => optimizerFor(mergeRecipe({ optim: "adafactor", optim_args: { relative_step: "true" } }), () => 1)).message).toMatch(/relativeStep|relative/);
+  test("a rate and a rate of its own are one too many; without one, Adafactor's own is taken and reported", async () => {
+    const own: Partial<Recipe> = { optim: "adafactor", optim_args: { relative_step: "true", scale_parameter: "true", warmup_init: "true" } };
+    for (const changes of [{}, { learning_rate: 0 }, { learning_rate: 0, lr_scheduler_type: "constant", warmup_steps: 2 }]) expect(failing(() => scheduleOf(mergeRecipe(own, changes), 10)).details).toMatchObject({ key: "optim_args.relative_step", fix: expect.stringContaining("learning_rate: 0") });
+    const t = await start({ ...own, learning_rate: 0, lr_scheduler_type: "constant", max_steps: 3 }), before = bits(await Promise.all(Object.entries(t.trainee.trainable).map(async ([k, s]) => [k, await s.host()] as const)));
+    expect([(await t.next()).learning_rate, (await t.next()).learning_rate, (await t.next()).learning_rate]).toEqual([1e-6, 2e-6, 1e-6 * 3]);
+    expect(bits(await Promise.all(Object.entries(t.trainee.trainable).map(async ([k, s]) => [k, await s.host()] as const)))).not.toEqual(before);
+  });
+  test("riemannian: SGD as its base, with a momentum", async () => {
+    const pair = { lora_A: { weight: one() }, lora_B: { weight: one() } }, o = optimizerFor(mergeRecipe({ optim: "riemannian", optim_args: { base: "sgd", momentum: "0.5", reg: "0.25" } }), () => 1).for(pair);
+    expect(Object.keys(o.states)).toEqual(["momentum_buffer"]);
+    expect((await o.stateDict()).param_groups[0]).toMatchObject({ momentum: 0.5, reg: 0.25 });
+    expect(failing(() => optimizerFor(mergeRecipe({ optim: "riemannian", optim_args: { base: "sgd" }, adam_beta1: 0.5 }), () => 1)).details.key).toBe("betas");
+  });
+  test("in 8 bits, embeddings keep states of 32, whether all weights train or copies beside an adapter", () => {
+    const big = (): Store => store(fromHost({ dtype: "f32", shape: [64, 64], data: new Float32Array(4096) })), names = ["model.embed_tokens.weight", "x.wte.modules_to_save.default.weight", "model.layers.0.self_attn.q_proj.weight", "lm_head.weight"];
+    for (const optim of ["adamw_8bit", "adam_8bit", "lion_8bit", "rmsprop_bnb_8bit"]) {
+      const { states } = optimizerFor(mergeRecipe({ optim }), () => 1).for(Object.fromEntries(names.map((n) => [n, big()])));
+      expect(names.map((n) => states["state1"][n].dtype)).toEqual(["f32", "f32", "u8", "u8"]);
+    }
   });
   test("what trains factors wants an adapter", () => {
     for (const optim of ["lorafa", "lorapro"]) expect(failing(() => optimizerFor(mergeRecipe({ optim, use_peft: false }), () => 1)).details.key).toBe("optim");
@@ -98,6 +117,11 @@ describe("groups", () => {
     const plus = { loraplus_lr_ratio: 4, loraplus_lr_embedding: 0.25, weight_decay: 0.125, learning_rate: 0.5 };
     expect(await ratesOf({ ...plus, lr_scheduler_type: "constant" }, [A, B, E])).toEqual({ [A]: [0.5, 0.125], [B]: [2, 0.125], [E]: [0.25, 0.125] });
     expect(await ratesOf({ ...plus, lr_scheduler_type: "linear" }, [A, B, E], 5)).toEqual({ [A]: [0.25, 0.125], [B]: [1, 0.125], [E]: [0.125, 0.125] });
+  });
+  test("a weight_decay of optim_args goes before the recipe's, in LoRA+'s groups too", async () => {
+    const decay = { weight_decay: 0.5, optim_args: { weight_decay: "0.125" }, lr_scheduler_type: "constant", learning_rate: 0.5 };
+    expect(await ratesOf(decay, [A, B])).toEqual({ [A]: [0.5, 0.125], [B]: [0.5, 0.125] });
+    expect(await ratesOf({ ...decay, loraplus_lr_ratio: 4 }, [A, B, E])).toEqual({ [A]: [0.5, 0.125], [B]: [2, 0.125], [E]: [1e-6, 0.125] });
   });
   test("patterns by parameter, before LoRA+", async () => {
     const changes: Partial<Recipe> = { learning_rate: 0.5, lr_scheduler_type: "linear", learning_rate_pattern: { "q\\.lora_B\\.weight": "0.25" }, weight_decay_pattern: { "lora_A.weight": "0.5" } };

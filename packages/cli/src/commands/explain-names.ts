@@ -1,6 +1,7 @@
 /** `adjoint explain optimizer NAME` and `adjoint explain schedule NAME`: equations, options, memory and source, without a model. */
-import { aboutOptimizer, aboutSchedule, optimizerEntries, type OptimizerEntry, plotSchedule, scheduleNames, stateBytes } from "@adjoint/optim";
+import { aboutOptimizer, type OptimizerAbout, aboutSchedule, optimizerEntries, type OptimizerEntry, plotSchedule, scheduleNames, stateBytes } from "@adjoint/optim";
 import { type Store, zeroStore } from "@adjoint/tensor";
+import { defaultRecipe, type Recipe } from "@adjoint/train";
 import type { Answer } from "../command.ts";
 import { plot, sparkline } from "../plot.ts";
 import { padEnd } from "../terminal.ts";
@@ -36,6 +37,14 @@ function stateOf(entry: OptimizerEntry): { readonly states: string; readonly mea
   };
 }
 
+/** Keys of a recipe that say what an option is: weight_decay always; Adam's always, or where a recipe changes them. */
+const shared: Readonly<Record<string, keyof Recipe>> = { weight_decay: "weight_decay", beta1: "adam_beta1", beta2: "adam_beta2", eps: "adam_epsilon" };
+function recipeKey(key: string, { keys, moments }: OptimizerAbout): { readonly key: keyof Recipe; readonly text: string } | null {
+  const name = shared[key];
+  if (name === undefined || (key.startsWith("beta") && keys[key].index === null)) return null;
+  return { key: name, text: name === "weight_decay" || moments === "always" ? `a recipe's: ${name}, ${JSON.stringify(defaultRecipe[name])}` : `a recipe's: ${name}, where it is not ${JSON.stringify(defaultRecipe[name])}` };
+}
+
 /** One optimizer, or all of them with a line each. */
 export function explainOptimizer(name: string | null): Answer {
   if (name === null) {
@@ -43,9 +52,10 @@ export function explainOptimizer(name: string | null): Answer {
     return { text: `optimizers (optim); adjoint explain optimizer NAME tells the rest\n\n${table(all.map((o) => [o.name, `${o.title}: ${o.use}`]))}`, json: { optimizers: all } };
   }
   const about = aboutOptimizer(name), { title, equations, keys, use, source, aliases } = about, { states, measured } = stateOf(about);
-  const options = Object.entries(keys).map(([key, k]): [string, string] => [key, String(k.default)]), bytes = measured.map(([what, b]) => `${b.toFixed(2)} of ${what}`).join(", ");
+  const wide = Math.max(...Object.values(keys).map((k) => String(k.default).length)), recipes = Object.keys(keys).map((key) => recipeKey(key, about));
+  const options = Object.entries(keys).map(([key, k], i): [string, string] => [key, recipes[i] === null ? String(k.default) : `${padEnd(String(k.default), wide)}  ${recipes[i].text}`]), bytes = measured.map(([what, b]) => `${b.toFixed(2)} of ${what}`).join(", ");
   return {
-    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\nstate   ${states}\nbytes   a parameter: ${bytes}\nuse     ${use}\nsource  ${source}\n${aliases.length === 0 ? "" : `names   ${[about.name, ...aliases].join(", ")}\n`}`,
-    json: { name: about.name, aliases, title, equations, options: Object.fromEntries(Object.entries(keys).map(([key, k]) => [key, k.default])), state: about.state, bytes_per_parameter: Object.fromEntries(measured), use, source },
+    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\nrate    ${String(about.defaults["learningRate"])}; a recipe's: learning_rate\nstate   ${states}\nbytes   a parameter: ${bytes}\nuse     ${use}\nsource  ${source}\n${aliases.length === 0 ? "" : `names   ${[about.name, ...aliases].join(", ")}\n`}`,
+    json: { name: about.name, aliases, title, equations, options: Object.fromEntries(Object.entries(keys).map(([key, k]) => [key, k.default])), recipe_keys: Object.fromEntries(Object.keys(keys).flatMap((key, i) => (recipes[i] === null ? [] : [[key, recipes[i].key]]))), learning_rate: about.defaults["learningRate"], state: about.state, bytes_per_parameter: Object.fromEntries(measured), use, source },
   };
 }

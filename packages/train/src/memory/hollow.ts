@@ -42,15 +42,15 @@ export function hollowAdapter(model: CausalLM, options: LoraOptions): Tuned<Caus
 
 /** The tensors of an adapter: those that train with what each is for, those that stand beside them, and how many numbers the run itself remembers (AdaLoRA's importance). */
 export interface Held {
-  readonly trains: readonly { readonly role: string; readonly shape: Shape }[];
+  readonly trains: readonly { readonly role: string; readonly shape: Shape; readonly path: string }[];
   readonly beside: readonly { readonly role: string; readonly shape: Shape }[];
   readonly remembered: number;
 }
 export function heldBy(tuned: Tuned<CausalLM>): Held {
-  const trains: { role: string; shape: Shape; store: Store }[] = [], beside = new Map<Store, { role: string; shape: Shape }>();
+  const trains: { role: string; shape: Shape; path: string; store: Store }[] = [], beside = new Map<Store, { role: string; shape: Shape }>();
   let remembered = 0;
-  for (const { factors, beside: own = {}, method } of tuned.attachments) {
-    for (const [role, s] of Object.entries(factors)) trains.push({ role, shape: s.shape, store: s });
+  for (const { factors, beside: own = {}, method, site } of tuned.attachments) {
+    for (const [role, s] of Object.entries(factors)) trains.push({ role, shape: s.shape, path: keyOf({ site, method }, role), store: s });
     for (const [role, s] of Object.entries(own)) beside.set(s, { role, shape: s.shape });
     if (method.name === "adalora") for (const s of Object.values(factors)) remembered += 2 * s.size;
   }

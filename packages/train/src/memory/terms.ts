@@ -11,7 +11,7 @@
  */
 import { type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
 import { type ModelConfig, moduleShapes, parameterShapes } from "@adjoint/models";
-import { optimizerNames } from "@adjoint/optim";
+import { isEmbeddingTable, optimizerNames } from "@adjoint/optim";
 import { blockOf, type FormatName, formatOf } from "@adjoint/quant";
 import { bytesOf, ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import { type Held, heldBy, hollowAdapter, hollowModel } from "./hollow.ts";
@@ -92,8 +92,11 @@ export function modulesOf(config: ModelConfig): readonly ModuleInfo[] {
 type StateRule = (trains: Held["trains"]) => number;
 const summed = (of: (shape: Shape) => number): StateRule => (trains) => trains.reduce((n, { shape }) => n + of(shape), 0);
 const each = (bytes: number): StateRule => summed((s) => bytes * sizeOf(s));
-/** 8-bit states: `moments` bytes and one f32 a block of 256 each; tensors below 4096 elements keep f32. */
-const eightBit = (moments: number): StateRule => summed((s) => { const size = sizeOf(s); return moments * (size < 4096 ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK)); });
+/** 8-bit states: `moments` bytes and one f32 a block of 256 each; embeddings and tensors below 4096 elements keep f32. */
+const eightBit = (moments: number): StateRule => (trains) => trains.reduce((n, { shape, path }) => {
+  const size = sizeOf(shape);
+  return n + moments * (size < 4096 || isEmbeddingTable(path) ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK));
+}, 0);
 const factored: StateRule = summed((s) => 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]));
 /** All but the A of each pair. */
 const ofB = (rule: StateRule): StateRule => (trains) => rule(trains.filter(({ role }) => role !== "A"));
@@ -127,8 +130,8 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   }
   const weights = codes + (parameters - quantized) * b;
   const tuned = method === "full" ? null : hollowAdapter(hollowModel(config, "f32"), adapterOf(request));
-  const { trains, beside, remembered }: Held = tuned === null ? { trains: [...shapes.values()].map((shape) => ({ role: "weight", shape })), beside: [], remembered: 0 } : heldBy(tuned);
-  const count = (list: Held["trains"]): number => list.reduce((n, { shape }) => n + sizeOf(shape), 0), trainable = count(trains), besides = count(beside), half = method === "full" && dtype !== "f32";
+  const { trains, beside, remembered }: Held = tuned === null ? { trains: [...shapes].map(([path, shape]) => ({ role: "weight", shape, path })), beside: [], remembered: 0 } : heldBy(tuned);
+  const count = (list: readonly { readonly shape: Shape }[]): number => list.reduce((n, { shape }) => n + sizeOf(shape), 0), trainable = count(trains), besides = count(beside), half = method === "full" && dtype !== "f32";
   return {
     parameters, quantized, trainable, perRank: (tuned?.targets.targets ?? []).reduce((n, { inFeatures, outFeatures }) => n + inFeatures + outFeatures, 0),
     beside: besides, besideRoles: [...new Set(beside.map(({ role }) => role))], remembered, linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
