@@ -6,7 +6,7 @@
  */
 import { parseArgs } from "node:util";
 import { convertArray, hostNormal } from "@adjoint/tensor";
-import { type FormatName, bytesOfQuantized, dequantize, quantize, quantizeArray } from "@adjoint/quant";
+import { type FormatName, bytesOfQuantized, dequantize, quantize, quantizeArray, quantizeThread } from "@adjoint/quant";
 
 const { values: flags } = parseArgs({ options: { rounds: { type: "string", default: "15" }, rows: { type: "string", default: "4096" }, columns: { type: "string", default: "4096" } } });
 const shape = [Number(flags.rows), Number(flags.columns)], x = Float32Array.from(hostNormal(1, "W", shape, { std: 0.02 }).data), copy = new Float32Array(x.length);
@@ -37,6 +37,9 @@ const moved = new Map(names.map(([label, format, doubleQuant]) => [label, x.byte
 const bytes = (label: string): number => moved.get(label) ?? 0;
 console.log(`[${shape.join(", ")}] f32, one thread, ${flags.rounds} rounds`);
 measure("quantize", [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, bytes(label), () => quantize(x, shape, { format, doubleQuant })))]);
+const thread = await quantizeThread();
+if (thread !== null) measure("two threads", [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, bytes(label), () => quantize(x, shape, { format, doubleQuant })))]);
+thread?.end();
 for (const dtype of ["bf16", "f16"] as const) {
   const half = { dtype, shape, data: convertArray(x, "f32", dtype) };
   measure(`quantize ${dtype}`, [...copies(), ...names.map(([label, format, doubleQuant]) => task(label, bytes(label) - 2 * x.length, () => quantizeArray(half, { format, doubleQuant })))]);

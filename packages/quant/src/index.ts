@@ -19,6 +19,8 @@ export { decodedGgufTypes, decodeGguf, fromGguf, ggufTypeOfQuantized, isGgufBloc
 export type { GgufBlockType } from "./gguf.ts";
 export { bitsandbytesConfig, bitsandbytesTensors, bitsandbytesWeights, readBitsandbytes } from "./bitsandbytes.ts";
 export type { TensorSource } from "./source.ts";
+export { quantizeThread } from "./helper.ts";
+export type { QuantizeThread } from "./helper.ts";
 export { quantizeArray } from "./array.ts";
 export { isLinearWeight, quantizeStream } from "./stream.ts";
 export type { Streamed, StreamOptions } from "./stream.ts";

@@ -17,6 +17,8 @@ export interface QuantizeOptions {
   readonly block?: number;
   /** quantize the scales too: 8 bits a scale, f32 a 256 scales (default false; formats with f32 scales) */
   readonly doubleQuant?: boolean;
+  /** whose codes and scales are written over: of this format, block size and number of elements (default: arrays of their own, whose fresh memory may cost as much as the encoding) */
+  readonly into?: Quantized;
   /** of the tensor from which x was widened (default f32); kept, not used */
   readonly dtype?: DType;
   /** tensor and file, for errors */
@@ -38,14 +40,15 @@ const INFINITE = 0x7f800000;
 export const quantize = (x: Float32Array, shape: readonly number[], options: QuantizeOptions): Quantized => encoded(x, "f32", shape, options);
 
 /** `quantize` of f32 numbers, or of the bits of f16 and bf16 ones, which are widened in the cache. */
-export function encoded(x: Elements, input: Input, shape: readonly number[], { format: name, block: asked, doubleQuant = false, dtype = "f32", ...named }: QuantizeOptions): Quantized {
+export function encoded(x: Elements, input: Input, shape: readonly number[], { format: name, block: asked, doubleQuant = false, into, dtype = "f32", ...named }: QuantizeOptions): Quantized {
   const format = formatOf(name), block = blockOf(format, asked), encode = encoders[format.name];
   if (encode === null) throw new ConfigError(`${format.name} can be read but not made`, { op: "quantize", key: "format", value: name, fix: "use q4_0, q8_0 or mxfp4 for GGUF files" });
   if (doubleQuant && format.scale !== "f32") throw new ConfigError(`doubleQuant: the scales of ${format.name} are ${format.scale}`, { op: "quantize", key: "doubleQuant", value: true, fix: "use nf4, fp4, int4 or int8" });
   const n = sizeOf(shape);
   if (x.length !== n) throw new ShapeError(`quantize: ${called(named)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: named.name, shapes: [shape] });
 
-  const blocks = Math.ceil(n / block), values = new Float32Array(blocks), packed = new Uint8Array(codeBytes(format, n)), widest = Math.min(block, n);
+  if (into !== undefined && (into.format !== format || into.block !== block || sizeOf(into.shape) !== n)) throw new ShapeError(`quantize: into is ${into.format.name} [${into.shape.join(", ")}] in blocks of ${into.block}, and ${called(named)} becomes ${name} [${shape.join(", ")}] in blocks of ${block}`, { op: "quantize", key: "into", shapes: [into.shape, shape] });
+  const blocks = Math.ceil(n / block), packed = into?.codes ?? new Uint8Array(codeBytes(format, n)), values = into === undefined || doubleQuant || into.scales.nested !== undefined ? new Float32Array(blocks) : into.scales.values, widest = Math.min(block, n);
   const scaled = new Float32Array(widest), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(widest + 1);
   const wide = x instanceof Float32Array ? x : new Float32Array(widest), words = new Uint32Array(wide.buffer, wide.byteOffset, wide.length), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
   const one = (b: number): void => {

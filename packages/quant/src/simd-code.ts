@@ -50,8 +50,8 @@ export const SWIZZLE = 0x0e, GT8 = 0x27, EQ32 = 0x37, GT32 = 0x3b, EQF = 0x41, L
 const section = (id: number, content: Code): Code => { const all = flat(content); return [id, leb(all.length), all]; };
 const text = (s: string): Code => [leb(s.length), [...s].map((c) => c.charCodeAt(0))];
 
-/** A module with memory and one function, (i32, i32) -> i32 with `scalars` more i32 locals and then `vectors`; it exports them as `memory` and `run`. */
-export function assemble(body: Code, pages: number, scalars: number, vectors: number): Uint8Array<ArrayBuffer> {
+/** A module over a memory of so many pages (its import e.m) with one function, (i32, i32) -> i32 with `scalars` more i32 locals and then `vectors`; it exports that as `run`. */
+export function assemble(body: Code, pages: number, scalars: number, vectors: number, shared = false): Uint8Array<ArrayBuffer> {
   const constants = new Map<string, readonly [local: number, bytes: readonly number[]]>();
   const code = flat(body, ({ bytes }) => {
     const key = bytes.join(), [local] = constants.get(key) ?? [2 + scalars + vectors + constants.size];
@@ -61,8 +61,8 @@ export function assemble(body: Code, pages: number, scalars: number, vectors: nu
   const all = flat([0x02, leb(scalars), 0x7f, leb(vectors + constants.size), 0x7b, [...constants.values()].map(([local, bytes]) => set(local, literal(bytes))), code, 0x0b]);
   return Uint8Array.from(flat([
     0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00,
-    section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]), section(3, [1, 0]), section(5, [1, 0x00, leb(pages)]),
-    section(7, [2, text("memory"), 0x02, 0x00, text("run"), 0x00, 0]), section(10, [1, leb(all.length), all]),
+    section(1, [1, 0x60, 2, 0x7f, 0x7f, 1, 0x7f]), section(2, [1, text("e"), text("m"), 0x02, shared ? 3 : 1, leb(pages), leb(pages)]), section(3, [1, 0]),
+    section(7, [1, text("run"), 0x00, 0]), section(10, [1, leb(all.length), all]),
   ]));
 }
 

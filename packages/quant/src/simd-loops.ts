@@ -16,6 +16,8 @@ const BLOCKS = 0, BYTES = 1, AT = 2, END1 = 3, END2 = 4, END3 = 5, END = 6, SCAL
 export const SCALARS = 11, VECTORS = 24;
 const M = V + 8, S = V + 10, F = V + 11, STRANGE = V + 12, X0 = V + 13;
 
+/** What is looked up, and where it lies. */
+export type Tables = readonly (readonly [at: number, table: Uint8Array | Float32Array])[];
 interface Loops {
   /** what is kept of a block's elements: the largest, as whole numbers, of a function of their bits */
   readonly folds: readonly (readonly [code: number, of: (x: Code) => Code])[];
@@ -26,8 +28,7 @@ interface Loops {
   /** codes of 32 elements */
   readonly codes: Code;
   readonly end?: Code;
-  /** what the loops read, and where it lies */
-  readonly tables?: readonly (readonly [at: number, table: Uint8Array | Float32Array])[];
+  readonly tables?: Tables;
 }
 
 const four = [0, 1, 2, 3] as const, eight = [0, 1, 2, 3, 4, 5, 6, 7] as const;
@@ -241,7 +242,7 @@ const bytewise = (table: Float32Array): Loops => ({
 });
 
 /** For `bytewise`: ranks by the upper 15 bits, and thresholds. */
-function ranks(table: Float32Array): readonly (readonly [at: number, table: Uint8Array | Float32Array])[] {
+function ranks(table: Float32Array): Tables {
   const { codes, above, start } = searchOf(table), word = new Uint32Array(1), float = new Float32Array(word.buffer);
   if (codes.some((code, rank) => code !== rank)) throw new Error("codebook: not in ascending order");
   const starts = Uint8Array.from({ length: 32768 }, (_, key) => start[2 * key + (key >> 14)]);
@@ -260,7 +261,7 @@ const loops: Readonly<Record<FastName, () => Loops>> = {
 };
 export const isFastName = (name: string): name is FastName => Object.hasOwn(loops, name);
 /** The function of a format (blocks and the bytes of one in, not 0 out if any is left to the encoder), and the tables it reads. */
-export function bodyOf(name: FastName, input: Input): readonly [body: Code, tables: NonNullable<Loops["tables"]>] {
+export function bodyOf(name: FastName, input: Input): readonly [body: Code, tables: Tables] {
   const each = loops[name]();
   return [passes(each, input), each.tables ?? []];
 }

@@ -3,20 +3,23 @@ import { assemble } from "./simd-code.ts";
 import type { Code } from "./simd-code.ts";
 import * as decode from "./simd-decode.ts";
 import { CHUNK, CODES, HALVES, LONGEST, ODD, PAGES, SCALARS, SCALES, VECTORS, X, bodyOf } from "./simd-loops.ts";
-import type { FastName, Input } from "./simd-loops.ts";
+import type { FastName, Input, Tables } from "./simd-loops.ts";
 export { CHUNK, LONGEST, isFastName } from "./simd-loops.ts";
 export type { FastName, Input } from "./simd-loops.ts";
 
 /** What elements lie in: bits of f16 and bf16 in a Uint16Array. */
 export type Elements = Float32Array | Uint16Array;
 
-export interface Fast {
+/** Where a chunk and what is made of it lie in a memory. */
+export interface Room {
   /** elements to be quantized */
   readonly x: Elements;
   readonly scales: Float32Array;
   readonly codes: Uint8Array;
   /** bit k of byte g: block 4 g + k is left to the encoder (not finite, tiny, or a case the loop has no rule for) */
   readonly left: Uint8Array;
+}
+export interface Fast extends Room {
   /** fills scales, codes and `left`; a block is a multiple of 32 elements; gives whether any is left */
   quantize(blocks: number, block: number): boolean;
 }
@@ -50,19 +53,30 @@ function once<K extends string, T>(make: (key: K) => T): (key: K) => T | null {
   };
 }
 function instance(body: Code, pages: number, scalars: number, vectors: number): { readonly buffer: ArrayBuffer; readonly run: (blocks: number, bytes: number) => number } {
-  const { memory, run } = new WebAssembly.Instance(new WebAssembly.Module(assemble(body, pages, scalars, vectors))).exports;
-  if (!(memory instanceof WebAssembly.Memory) || !isLoop(run)) throw new TypeError("a module without memory");
+  const memory = new WebAssembly.Memory({ initial: pages, maximum: pages }), { run } = new WebAssembly.Instance(new WebAssembly.Module(assemble(body, pages, scalars, vectors)), { e: { m: memory } }).exports;
+  if (!isLoop(run)) throw new TypeError("a module without its function");
   return { buffer: memory.buffer, run };
+}
+
+export const roomIn = (buffer: ArrayBufferLike, input: Input): Room => ({
+  x: input === "f32" ? new Float32Array(buffer, X, LONGEST) : new Uint16Array(buffer, HALVES, LONGEST),
+  scales: new Float32Array(buffer, SCALES, CHUNK / 32), codes: new Uint8Array(buffer, CODES, LONGEST), left: new Uint8Array(buffer, ODD, SCALES - ODD),
+});
+/** Puts what the loops look up into their memory. */
+export function putTables(buffer: ArrayBufferLike, tables: Tables): void {
+  for (const [at, table] of tables) new Uint8Array(buffer, at).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
+}
+/** A memory for the loops on another thread, and their module over such memories. */
+export const sharedMemory = (): WebAssembly.Memory => new WebAssembly.Memory({ initial: PAGES, maximum: PAGES, shared: true });
+export function sharedModule(name: FastName, input: Input): readonly [module: Uint8Array, tables: Tables] {
+  const [body, tables] = bodyOf(name, input);
+  return [assemble(body, PAGES, SCALARS, VECTORS, true), tables];
 }
 
 function encoder(name: FastName, input: Input): Fast {
   const [body, tables] = bodyOf(name, input), { buffer, run } = instance(body, PAGES, SCALARS, VECTORS);
-  for (const [at, table] of tables) new Uint8Array(buffer, at).set(new Uint8Array(table.buffer, table.byteOffset, table.byteLength));
-  return {
-    x: input === "f32" ? new Float32Array(buffer, X, LONGEST) : new Uint16Array(buffer, HALVES, LONGEST),
-    scales: new Float32Array(buffer, SCALES, CHUNK / 32), codes: new Uint8Array(buffer, CODES, LONGEST), left: new Uint8Array(buffer, ODD, SCALES - ODD),
-    quantize: (blocks, block) => run(blocks, block * 4) !== 0,
-  };
+  putTables(buffer, tables);
+  return { ...roomIn(buffer, input), quantize: (blocks, block) => run(blocks, block * 4) !== 0 };
 }
 const encode: Readonly<Record<Input, (name: FastName) => Fast | null>> = { f32: once((name) => encoder(name, "f32")), f16: once((name) => encoder(name, "f16")), bf16: once((name) => encoder(name, "bf16")) };
 /** The loops that quantize into a format; null where they cannot run. Made once, at the first call. */

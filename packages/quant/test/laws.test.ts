@@ -1,5 +1,5 @@
 /** What holds of every format: bounds of the error, idempotence, independence of blocks, the nearest value, and which format wins where. */
-import { fromF16, tensor, toF16 } from "@adjoint/tensor";
+import { ShapeError, fromF16, tensor, toF16 } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
 import { bytesOfQuantized, codeAt, dequantize, formats, midpoints, quantize, scaleValues, searchOf } from "../src/index.ts";
@@ -160,5 +160,19 @@ describe("which format wins", () => {
     expect((8 * bytesOfQuantized(plain)) / n).toBe(4.5);
     expect((8 * bytesOfQuantized(nested)) / n).toBe(4 + 8 / 64 + 32 / (64 * 256));
     scaleValues(nested.scales, n / 64).forEach((s, b) => expect(Math.abs(s - plain.scales.values[b])).toBeLessThan(0.01 * plain.scales.values[b]));
+  });
+});
+
+describe("arrays that are given", () => {
+  it("hold the codes and scales afterwards, whatever they held, and only of the same form", () => {
+    fc.assert(fc.property(drawn, ({ name, block: size, x }) => {
+      const q = make(x, name, size), into = { ...q, codes: q.codes.map((c) => ~c), scales: { values: q.scales.values.map((s) => s + 1) } };
+      expect(quantize(x, [x.length], { format: name, block: size, into })).toEqual(q);
+      expect(into.codes).toEqual(q.codes);
+    }), { numRuns: 100 });
+    const q = make(new Float32Array(64), "nf4");
+    expect(() => quantize(new Float32Array(65), [65], { format: "nf4", into: q })).toThrow(ShapeError);
+    expect(() => quantize(new Float32Array(64), [64], { format: "nf4", block: 32, into: q })).toThrow(ShapeError);
+    expect(() => quantize(new Float32Array(64), [64], { format: "fp4", into: q })).toThrow(/into is nf4 \[64\] in blocks of 64/);
   });
 });
