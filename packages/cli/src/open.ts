@@ -1,7 +1,7 @@
 /** Opens what commands work on: the device, models, adapters and named data. */
 import { node, openGguf, readText } from "@adjoint/io";
 import { loadLora, type Tuned } from "@adjoint/lora";
-import { type CausalLM, ggufTokenizer, type LoadModelOptions, loadModel, loadTokenizer, resolveModel, type Tokenizer, tokenizerAmong, tokenizerFiles } from "@adjoint/models";
+import { type CausalLM, ggufTokenizer, ggufWithin, type LoadModelOptions, loadModel, loadTokenizer, resolveModel, type Tokenizer, tokenizerAmong, tokenizerFiles } from "@adjoint/models";
 import { quantizedOf } from "@adjoint/quant";
 import { ConfigError, getDevice, setDevice } from "@adjoint/tensor";
 import { type DeviceChoice, chooseDevice } from "./devices.ts";
@@ -30,7 +30,8 @@ export async function companionFiles(folder: string | null): Promise<Record<stri
   return folder === null || folder === at || files["tokenizer.json"] !== undefined ? files : heldFiles(folder);
 }
 /** The tokenizer of a model that is not loaded: of a folder, a hub id or a GGUF file. */
-export async function openTokenizer(source: string): Promise<Tokenizer> {
+export async function openTokenizer(given: string): Promise<Tokenizer> {
+  const source = await ggufWithin(given);
   if (!/\.gguf$/i.test(source)) return loadTokenizer(await resolveModel(source));
   const own = tokenizerAmong(await companionFiles(source));
   return own === null ? loadTokenizer(source) : loadTokenizer(own);
@@ -96,7 +97,7 @@ export const modelPath = (source: string | null): string => (source === null || 
 
 /** Loads a model by folder or hub id; null is the bundled one. @throws what loadModel throws */
 export async function openModel(source: string | null, { tokenizer = "auto", dtype = "auto", tokenizerName = null, base = {}, say, progress }: OpenModelOptions = {}): Promise<OpenModel> {
-  const from = source === null || source === BUNDLED ? tiny.model : source;
+  const from = source === null || source === BUNDLED ? tiny.model : await ggufWithin(source);
   const begun = performance.now(), own = await loadModel(from, {
     dtype, tokenizer: tokenizerName === null ? tokenizer : false, ...base,
     ...(progress === undefined ? {} : { onWeight: ({ name, done, all }) => { if (performance.now() - begun > LONG) progress.part(done, all, `${base.quantize ? "quantizing" : "loading"} ${name}`); } }),

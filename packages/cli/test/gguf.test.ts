@@ -38,3 +38,18 @@ test("quantize writes the tokenizer into a GGUF file, and out of one", async () 
   expect(JSON.parse(String(file.metadata.get("tokenizer.huggingface.json")?.value))).toEqual(trained.tokenizerJson);
   expect(await ok("generate", "--model", again, ...prompt)).toContain("the  12 sea");
 });
+
+test("a folder that holds one GGUF file is that file, for every command; bits are those of the file", async () => {
+  const full = fixture("qlora/full"), dir = join(folder, "q8"), rows = join(folder, "rows.json"), out = join(folder, "q8-run"), json = (text: string): Record<string, unknown> => JSON.parse(text) as Record<string, unknown>;
+  writeFileSync(rows, JSON.stringify([[1, 5, 9, 3, 2], [4, 4, 7, 1, 3]]));
+  expect(await ok("quantize", full, "--format", "q8_0", "--out", dir, "--quiet")).toContain("8.500 bits a weight");
+  expect(readdirSync(dir)).toEqual(["model.gguf"]);
+  const loss = async (model: string): Promise<unknown> => json(await ok("eval", "--model", model, "--ids", rows, "--quiet", "--json", ...exact))["loss"];
+  expect(await loss(dir)).toBe(await loss(join(dir, "model.gguf")));
+  expect(await ok("inspect", dir)).toMatch(/model\.gguf: GGUF 3, .*general\.file_type: 7\n/s);
+  const { python } = json(await ok("finetune", "--model", dir, "--ids", rows, "--max-steps", "1", "--warmup-steps", "0", "--lora-r", "1", "--output-dir", out, "--quiet", "--json", ...exact));
+  expect(python).toContain(`from_pretrained("${dir}", gguf_file="model.gguf")`);
+  await ok("merge", "--model", dir, "--adapter", join(out, "adapter"), "--requantize", "--output-dir", join(folder, "q8-merged"), "--quiet", ...exact);
+  expect(readdirSync(join(folder, "q8-merged"))).toEqual(["model.gguf"]);
+  expect((await ok("inspect", base)).split("\n").filter((line) => line.length > 160)).toEqual([]);
+});

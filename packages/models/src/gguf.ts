@@ -47,6 +47,8 @@ class Metadata {
     const name = file.metadata.get("general.architecture")?.value;
     if (!isArchitecture(name)) throw new ConfigError(`${file.label}: general.architecture is ${JSON.stringify(name) ?? "missing"}: models of this type are not implemented`, { file: file.label, key: "general.architecture", value: name, fix: `use one of ${architectures.join(", ")}` });
     this.architecture = name;
+    const parts = this.plain("split.count");
+    if (typeof parts === "number" && parts > 1) throw new ConfigError(`${file.label}: is one of ${parts} parts of a model`, { file: file.label, key: "split.count", value: parts, fix: "join them first (llama.cpp: llama-gguf-split --merge)" });
   }
   plain(key: string): unknown { return this.file.metadata.get(key)?.value; }
   number(key: string): number | null {
@@ -180,8 +182,18 @@ export function ggufMetadata(config: ModelConfig, tokenizer: TrainedTokenizer | 
   return {
     "general.architecture": architecture, "general.name": name, ...Object.fromEntries(Object.entries(own).map(([key, value]) => [`${architecture}.${key}`, value])),
     ...Object.fromEntries(Object.entries(ids).flatMap(([key, value]) => (value === null ? [] : [[`tokenizer.ggml.${key}_token_id`, u32(value)]]))),
-    ...(tokenizer === null ? {} : ggufTokenizerKeys(tokenizer, c.vocabSize)),
+    ...(tokenizer === null ? { "tokenizer.ggml.model": "none" } : ggufTokenizerKeys(tokenizer, c.vocabSize)),
   };
+}
+
+/** llama.cpp's numbers for what a file mostly is (`general.file_type`). */
+const fileTypes: Partial<Record<GgufType, number>> = { F32: 0, F16: 1, Q4_0: 2, Q4_1: 3, Q8_0: 7, Q5_0: 8, Q5_1: 9, Q2_K: 10, Q3_K: 12, Q4_K: 15, Q5_K: 17, Q6_K: 18, IQ4_NL: 25, IQ4_XS: 30, BF16: 32, MXFP4: 38 };
+/** What the layers' matrices mostly are, and which version of the quantized types that is. */
+export function ggufKind(tensors: readonly GgufTensor[]): Record<string, GgufValue> {
+  const counts = new Map<GgufType, number>();
+  for (const { name, type, shape } of tensors) if (shape.length === 2 && name.startsWith("blk.")) counts.set(type, (counts.get(type) ?? 0) + shape[0] * shape[1]);
+  const [most] = [...counts].sort(([, a], [, b]) => b - a)[0] ?? ["F32"], id = fileTypes[most], quantized = [...counts.keys()].some((type) => !/^B?F\d+$/.test(type));
+  return { ...(id === undefined ? {} : { "general.file_type": { type: "u32", value: id } }), ...(quantized ? { "general.quantization_version": { type: "u32", value: 2 } } : {}) };
 }
 
 /** Llama 3's scaling of positions as a tensor, where the model has one: the factor that each frequency is divided by. */

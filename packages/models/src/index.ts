@@ -14,6 +14,7 @@ export { buildModel, embeddingName, moduleShapes, parameterShapes } from "./fami
 export { KVCache } from "./kv-cache.ts";
 export { type LoadModelOptions, type LoadProgress, type ModelDType, type QuantizeWeights, initModel, loadModel, loadWeights, modelFrom } from "./load.ts";
 export { fromGgufName, ggufConfig, toGgufName } from "./gguf.ts";
+export { ggufWithin } from "./gguf-folder.ts";
 export type { Weight } from "./weights.ts";
 export type { ModelFiles } from "./origin.ts";
 export { hostWeights, type ModelFormat, type SaveModelOptions, savedFiles, saveModel } from "./save.ts";

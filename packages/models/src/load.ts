@@ -8,6 +8,7 @@ import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
 import { buildModel, canonicalName, embeddingName, moduleShapes, parameterShapes } from "./family.ts";
 import { ggufConfig, ggufWeights } from "./gguf.ts";
+import { ggufWithin } from "./gguf-folder.ts";
 import { HEAD, settledHead, withHead } from "./head.ts";
 import { type ResolveModelOptions, resolveModel } from "./hub.ts";
 import type { ModuleShape } from "./layout.ts";
@@ -56,7 +57,7 @@ const dtypes: readonly unknown[] = ["f32", "f16", "bf16", "auto"];
 const upcasts: readonly unknown[] = ["none", "norms", "all"];
 
 /**
- * Loads a model from a folder (path or file: URL), a GGUF file, a hub id ("organisation/name"), an address of the hub, or files by name, as pages have them.
+ * Loads a model from a folder (path or file: URL), a GGUF file or a folder that holds one, a hub id ("organisation/name"), an address of the hub, or files by name, as pages have them.
  *
  * Half-precision weights stay so in memory unless `dtype` says otherwise; products widen them. With `quantize` memory never holds more
  * than the quantized model and one tensor. Weights that bitsandbytes or GGUF files hold as codes stay codes; products decode them.
@@ -92,7 +93,7 @@ async function read(source: string | URL | ModelFiles, options: LoadModelOptions
   const { dtype = "auto", tokenizer = "auto", strict = true, quantize: how, upcast = "none", onWeight, ...transfer } = options;
   if (!dtypes.includes(dtype)) throw new ConfigError(`loadModel: dtype ${String(dtype)} is not one of ${dtypes.join(", ")}`, { op: "loadModel", key: "dtype", value: dtype, fix: 'leave it out, or use "f32"' });
   if (!upcasts.includes(upcast)) throw new ConfigError(`loadModel: upcast ${String(upcast)} is not one of ${upcasts.join(", ")}`, { op: "loadModel", key: "upcast", value: upcast, fix: "leave it out" });
-  const readOptions: ReadOptions = { dtype, strict, how, upcast, onWeight }, gguf = ggufSource(source);
+  const readOptions: ReadOptions = { dtype, strict, how, upcast, onWeight }, gguf = ggufSource(isModelFiles(source) ? source : await ggufWithin(source));
   if (gguf !== null) {
     const file = await openGguf(gguf.file);
     try {

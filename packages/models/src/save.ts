@@ -5,7 +5,7 @@ import { ConfigError, type HostArray, knownOptions, type OptionNames, type Tenso
 import type { CausalLM } from "./causal-lm.ts";
 import { architectures, type ConfigJson } from "./config.ts";
 import { embeddingName } from "./family.ts";
-import { ggufMetadata, ggufRope, ggufTensor } from "./gguf.ts";
+import { ggufKind, ggufMetadata, ggufRope, ggufTensor } from "./gguf.ts";
 import { HEAD } from "./head.ts";
 import { tokenizerAmong } from "./tokenizer/files.ts";
 import type { TrainedTokenizer } from "./tokenizer/train.ts";
@@ -56,8 +56,10 @@ export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap
 }
 /** transformers refuses a threshold that is an int, and JSON of JavaScript writes 6.0 as 6. */
 const pythonFloats = (json: string): string => json.replace(/("llm_int8_threshold": \d+)(?=[,\s])/, "$1.0");
-const ggufOf = (model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, path: string, tokenizer: TrainedTokenizer | null): Uint8Array[] =>
-  ggufParts(ggufMetadata(model.config, tokenizer, path.replace(/^.*[\\/]/, "").replace(/\.gguf$/i, "")), [...ggufRope(model.config), ...[...weights].map(([name, w]) => ggufTensor(name, w, model.config))]);
+function ggufOf({ config }: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, path: string, tokenizer: TrainedTokenizer | null): Uint8Array[] {
+  const name = path.replace(/^.*[\\/]/, "").replace(/\.gguf$/i, ""), metadata = ggufMetadata(config, tokenizer, name), tensors = [...ggufRope(config), ...[...weights].map(([key, w]) => ggufTensor(key, w, config))];
+  return ggufParts({ ...metadata, ...ggufKind(tensors) }, tensors);
+}
 
 /** Where codes of GGUF's own formats go. */
 function formatFor(weights: ReadonlyMap<string, Weight>): ModelFormat {

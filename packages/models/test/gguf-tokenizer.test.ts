@@ -122,7 +122,7 @@ describe("what llama.cpp's keys cannot say", () => {
   };
   test("a split without a name: the file holds tokenizer.json", async () => {
     const keys = await same(trainTokenizer(["the 12 ships the 123 whales"], { vocabSize: 300 }));
-    expect(Object.keys(keys).sort()).toEqual(["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.padding_token_id", "tokenizer.huggingface.json"]);
+    expect(Object.keys(keys).sort()).toEqual(["tokenizer.ggml.bos_token_id", "tokenizer.ggml.eos_token_id", "tokenizer.ggml.model", "tokenizer.ggml.padding_token_id", "tokenizer.huggingface.json"]);
   });
   test("a token that takes spaces, a space put before every piece, merges that scores do not order: both are held", async () => {
     const own = await contents("gpt-2"), { tokenizerJson: json } = own, spm = await contents("spm"), sp = spm.tokenizerJson;

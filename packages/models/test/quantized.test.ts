@@ -2,7 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
-import { openGguf, openModelFolder, saveSafetensors } from "@adjoint/io";
+import { ggufBytes, ggufParts, type GgufType, openGguf, openModelFolder, saveSafetensors } from "@adjoint/io";
 import { dequantize, formats, type FormatName, quantizedOf } from "@adjoint/quant";
 import { AdjointError, ConfigError, createReference, flatten, FormatError, fromHost, Store, setDevice, tensor, Tensor } from "@adjoint/tensor";
 import { type CausalLM, fromGgufName, initModel, knownConfig, knownModels, loadModel, parameterShapes, parseConfig, saveModel, toGgufName } from "@adjoint/models";
@@ -82,6 +82,18 @@ describe("folders of bitsandbytes", () => {
     expect(await readFile(join(folder, `${format}-decoded`, "config.json"), "utf8")).not.toContain("quantization_config");
     await expect(loadModel(dir, { quantize: { format: "fp4" } })).rejects.toThrow(/already/);
   });
+  it("names as skipped what is not quantized, and only that: transformers builds its layers from this list", async () => {
+    const dir = join(folder, "skipped"), listed = async (skip: string[], json: object = {}): Promise<unknown> => {
+      for (const old of [dir, `${dir}-q`]) await rm(old, { recursive: true, force: true });
+      await saveModel(initModel({ model_type: "llama", ...sizes, ...json }, 5), dir);
+      await saveModel(await loadModel(dir, { quantize: { format: "nf4", skip } }), `${dir}-q`);
+      const { quantization_config } = JSON.parse(await readFile(join(`${dir}-q`, "config.json"), "utf8")) as { quantization_config: { llm_int8_skip_modules: unknown } };
+      return quantization_config.llm_int8_skip_modules;
+    };
+    expect(await listed([])).toEqual([]);
+    expect(await listed([], { tie_word_embeddings: true })).toEqual(["lm_head"]);        // a tied head has no codes of its own
+    expect(await listed(["lm_head", "v_proj"])).toEqual(["lm_head", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.v_proj"]);
+  });
   it("refuses other methods, and codes that no file holds", async () => {
     const dir = join(folder, "gptq");
     await saveModel(await loadModel(base), dir);
@@ -129,6 +141,40 @@ describe("GGUF files", () => {
     expect((await file.readArray("blk.0.attn_q.weight")).data).toEqual((await turned.host()).data);
     expect((await file.readArray("blk.0.attn_v.weight")).data).toEqual((await v_proj.weight.host()).data);
     await file.close();
+  });
+  it("says what it mostly is, and a folder that holds one file stands for it", async () => {
+    const dir = join(folder, "gguf-folder"), model = await loadModel(base, { quantize: { format: "q4_0" } });
+    await saveModel(model, dir);
+    const file = await openGguf(join(dir, "model.gguf"));
+    expect(Object.fromEntries([...file.metadata].filter(([key]) => /file_type|quantization_version|ggml.model/.test(key)).map(([key, { value }]) => [key, value]))).toEqual({ "general.file_type": 2, "general.quantization_version": 2, "tokenizer.ggml.model": "none" });
+    await file.close();
+    expect(await logits(await loadModel(dir))).toEqual(await logits(model));
+    await saveModel(model, join(dir, "other.gguf"));
+    await expect(loadModel(dir)).rejects.toThrow(/holds 2 GGUF files\n {2}fix: name one of them, such as .*model\.gguf/);
+  });
+  it("the mixture of a Q4_K_M file stays codes, and comes back bit for bit; parts of a file are named", async () => {
+    const wide = { ...sizes, hidden_size: 256, intermediate_size: 256, head_dim: 64, num_hidden_layers: 1, tie_word_embeddings: false }, plain = join(folder, "plain-256.gguf"), path = join(folder, "q4km.gguf"), again = join(folder, "q4km-again.gguf");
+    await saveModel(initModel({ model_type: "llama", ...wide }, 7), plain);
+    const from = await openGguf(plain), kinds: Readonly<Record<string, GgufType>> = { "output.weight": "Q6_K", "blk.0.attn_v.weight": "Q6_K", "blk.0.ffn_down.weight": "Q5_K", "blk.0.attn_q.weight": "Q3_K", "blk.0.attn_k.weight": "Q2_K", "token_embd.weight": "Q4_K" };
+    const tensors = await Promise.all([...from.entries].map(async ([name, { type, shape }]) => {
+      const kind = shape.length === 1 ? type : (kinds[name] ?? "Q4_K"), bytes = shape.length === 1 ? await from.read(name) : Uint8Array.from({ length: ggufBytes(kind, shape) ?? 0 }, (_, i) => ((i * 2654435761) >>> 13) & 0x2f);
+      return { name, type: kind, shape, bytes };
+    }));
+    await writeFile(path, Buffer.concat(ggufParts(Object.fromEntries(from.metadata), tensors)));
+    await from.close();
+    const model = await loadModel(path);
+    expect(quantizedNames(model)).toHaveLength(8);
+    expect((await logits(model)).every(Number.isFinite)).toBe(true);
+    await saveModel(model, again);
+    const back = await openGguf(again);
+    for (const { name, type, bytes } of tensors.filter((t) => t.shape.length === 2 && t.name !== "token_embd.weight")) {
+      expect(back.entries.get(name)?.type).toBe(type);
+      expect(await back.read(name)).toEqual(bytes);
+    }
+    expect(back.metadata.get("general.file_type")?.value).toBe(15);
+    await back.close();
+    await writeFile(path, Buffer.concat(ggufParts({ ...Object.fromEntries(from.metadata), "split.count": { type: "u16", value: 3 } }, tensors)));
+    await expect(loadModel(path)).rejects.toThrow(/q4km\.gguf: is one of 3 parts of a model/);
   });
   it("gives every weight a name and takes it back", () => {
     for (const json of [{ model_type: "llama", ...sizes }, { model_type: "qwen3", ...sizes, head_dim: 16 }, { model_type: "qwen2", ...sizes }]) {

@@ -62,6 +62,13 @@ async function baseOf(kind: Kind, recipe: Recipe, say: (text: string) => void, p
   return openModel(recipe.model_name_or_path, { tokenizer: recipe.ids === null ? "auto" : false, tokenizerName: recipe.ids === null ? recipe.tokenizer_name : null, dtype: wide ? "f32" : "auto", base: baseOptions(recipe), say, progress });
 }
 
+/** What `from_pretrained` takes: of a GGUF file its folder and its name. */
+function pythonSource(path: string): string {
+  if (!/\.gguf$/i.test(path)) return `"${path}"`;
+  const { dirname, basename } = node().path;
+  return `"${dirname(path)}", gguf_file="${basename(path)}"`;
+}
+
 /** What trains beside or inside the base. */
 async function subjectOf(kind: Kind, recipe: Recipe, base: OpenModel, data: DataSet, folder: string, say: (text: string) => void, progress: Progress): Promise<Subject> {
   const own = kind === "pretrain" ? recipe.tokenizer_name : recipe.ids === null ? (recipe.tokenizer_name ?? base.folder) : null;
@@ -273,7 +280,7 @@ function finished(kind: Kind, recipe: Recipe, result: RunResult, { base, trainee
     out.line("loss", `${result.metrics[0].loss.toFixed(4)} at the first step, ${result.metrics[result.metrics.length - 1].loss.toFixed(4)} at the last`);
   }
   if (result.skipped > 0) out.line("skipped", `${result.skipped} of ${result.steps} steps changed nothing (no finite gradient, or no token to predict)`);
-  const output = result.output ?? "", whole = trainee.output === "model", python = whole ? `AutoModelForCausalLM.from_pretrained("${output}")` : `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("${base.path}"), "${output}")`;
+  const output = result.output ?? "", whole = trainee.output === "model", python = whole ? `AutoModelForCausalLM.from_pretrained("${output}")` : `PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(${pythonSource(base.path)}), "${output}")`;
   out.line(whole ? "model" : "adapter", `${output}   ${whole ? (recipe.relora === null ? "Hugging Face folder" : "Hugging Face folder; all merges and the last factors are in its weights") : "PEFT files"}   ${duration(result.seconds)}, ${count(memoryBytes() / 1e6)} MB`);
   out.line("report", `${report}   curves, samples, recipe, machine`);
   out.line("python", python);

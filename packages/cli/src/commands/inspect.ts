@@ -1,7 +1,7 @@
 /** `adjoint inspect`: what a model, adapter, checkpoint or tensor file holds. */
 import { fileSystem, node, openGguf, openModelFolder, openSafetensors, readText, type SafetensorsFile } from "@adjoint/io";
 import { adapterTitle, readAdapterDirectory, scaleIn } from "@adjoint/lora";
-import { parameterShapes, resolveModel, parseConfig } from "@adjoint/models";
+import { ggufWithin, parameterShapes, resolveModel, parseConfig } from "@adjoint/models";
 import { bitsandbytesWeights } from "@adjoint/quant";
 import * as tiny from "@adjoint/tiny";
 import { ConfigError, sizeOf } from "@adjoint/tensor";
@@ -30,11 +30,15 @@ async function ggufFile(path: string): Promise<Answer> {
   const file = await openGguf(path);
   try {
     const tensors = [...file.entries].map(([name, { type, shape }]) => ({ name, type, shape })), size = [...file.entries.values()].reduce((n, e) => n + e.byteLength, 0), numbers = tensors.reduce((n, t) => n + sizeOf(t.shape), 0);
-    const metadata = [...file.metadata].map(([key, v]) => [key, v.type === "array" ? `${v.value.length} of ${v.of}` : String(v.value)] as const);
+    const metadata = [...file.metadata].map(([key, v]) => [key, v.type === "array" ? `${v.value.length} of ${v.of}` : shortened(String(v.value))] as const);
     const lines = tensors.map((t) => `  ${t.type.padEnd(5)} ${`[${t.shape.join(", ")}]`.padEnd(14)} ${t.name}`);
     return { text: `${path}: GGUF ${file.version}, ${tensors.length} tensors, ${count(numbers)} numbers, ${bytes(size)}\n${metadata.map(([k, v]) => `  ${k}: ${v}\n`).join("")}${lines.join("\n")}\n`, json: { kind: "gguf", file: path, version: file.version, metadata: Object.fromEntries(metadata), tensors, parameters: numbers, bytes: size } };
   } finally { await file.close(); }
 }
+
+/** A text on one line; whole tokenizers and templates are among the values. */
+const shortened = (text: string): string => (text.length > LINE ? `${text.slice(0, LINE).replace(/\s+/g, " ")}... (${count(text.length)} characters)` : text);
+const LINE = 80;
 
 async function adapter(path: string): Promise<Answer> {
   const { config, tensors, warnings } = await readAdapterDirectory(path);
@@ -81,7 +85,8 @@ async function run(args: Arguments): Promise<Answer> {
   if (has("adapter_config.json")) return adapter(path);
   if (!has("config.json") && has("adapter")) return adapter(await adapterFolder(path));
   if (!has("config.json") && has("model")) return model(join(path, "model"));
-  return model(path);
+  const weights = await ggufWithin(path);
+  return weights === path ? model(path) : ggufFile(weights);
 }
 
 export const inspect: Command = {

@@ -2,7 +2,7 @@
 import { writeDirectoryAtomic } from "@adjoint/io";
 import { requantize, type RequantizeError } from "@adjoint/lora";
 import { embeddingName, hostWeights, savedFiles, tokenizerAmong, type Weight } from "@adjoint/models";
-import { dequantize, quantizedOf } from "@adjoint/quant";
+import { dequantize, ggufTypeOfQuantized, quantizedOf } from "@adjoint/quant";
 import { ConfigError, convertArray, type DType, type HostArray, isFloat } from "@adjoint/tensor";
 import { baseOptions, defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
@@ -32,6 +32,8 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (codes !== undefined && !again && !decode) {
     throw new ConfigError(`merge: ${path} holds codes (${codes})`, { key: "model_name_or_path", value: path, fix: "give the model that was quantized as --model to merge into full precision; or --dequantize, to write what the adapter was trained on, decoded; or --requantize, which rounds part of the adapter away" });
   }
+  const readOnly = again ? Object.values(weights).map(quantizedOf).find((q) => q?.format.encodes === false) : undefined;
+  if (readOnly) throw new ConfigError(`merge: ${path} holds ${readOnly.format.name}, which can be read but not made`, { key: "--requantize", value: readOnly.format.name, fix: "use --dequantize, then adjoint quantize" });
   const merged = tuned.mergedWeights({ untied }), arrays = new Map<string, Weight>(), errors: RequantizeError[] = [];
   let done = 0;
   for (const [name, w] of await hostWeights(weights)) {

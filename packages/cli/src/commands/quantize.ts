@@ -1,7 +1,7 @@
 /** `adjoint quantize`: writes a model with its linear layers as codes, as bitsandbytes or llama.cpp read them. */
 import { writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
-import { loadWeights, type QuantizeWeights, resolveModel, savedFiles, tokenizerAmong } from "@adjoint/models";
-import { bytesOfQuantized, formats, isFormatName } from "@adjoint/quant";
+import { ggufWithin, loadWeights, type QuantizeWeights, resolveModel, savedFiles, tokenizerAmong } from "@adjoint/models";
+import { bytesOfQuantized, formats, isFormatName, type Quantized } from "@adjoint/quant";
 import { bytesOf, ConfigError, sizeOf } from "@adjoint/tensor";
 import { defaultRecipe, mergeRecipe, type Recipe } from "@adjoint/train";
 import type { Arguments } from "../arguments.ts";
@@ -15,6 +15,9 @@ const keys: readonly (keyof Recipe)[] = ["model_name_or_path", "output_dir", "ov
 /** Formats that some file holds and that can be made. */
 const writable: readonly string[] = ["nf4", "fp4", "int8", "q8_0", "q4_0", "mxfp4"];
 
+/** Bytes of codes and scales in the file: GGUF's scales take less there than in memory. */
+const stored = (q: Quantized): number => (q.format.scale === "f32" ? bytesOfQuantized(q) : q.codes.byteLength + q.scales.values.length * (q.format.scale === "f16" ? 2 : 1));
+
 async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const recipe = mergeRecipe(args.recipe), source = args.positionals[0] ?? recipe.model_name_or_path, output = recipe.output_dir, format = args.text("format") ?? "nf4", block = args.number("block"), begun = performance.now();
   if (output === null) throw new ConfigError("quantize: where shall the model go?", { key: "output_dir", value: null, fix: "give --out DIR, or --out FILE.gguf" });
@@ -27,14 +30,14 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip === "none" ? [] : skip.split(",") }) };
   await checkOutput("quantize", output, { inputs: [modelPath(source)], overwrite: recipe.overwrite_output_dir });
   const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
-  const path = modelPath(source), { config, weights } = await loadWeights(path, {
+  const path = await ggufWithin(modelPath(source)), { config, weights } = await loadWeights(path, {
     quantize, onWeight: ({ name, done, all }) => { progress.part(done, all, `quantizing ${name}`); },
     onProgress: (p) => { progress.message(`downloading ${p.file}  ${Math.round((100 * p.bytes) / Math.max(1, p.size))} %`); },
   });
   progress.clear();
   progress.message(`writing ${output} ...`);
   const all = [...weights.values()], layers = all.flatMap((w) => ("codes" in w ? [w] : [])), numbers = (w: { readonly shape: readonly number[] }): number => sizeOf(w.shape), sum = <T>(list: readonly T[], f: (x: T) => number): number => list.reduce((n, x) => n + f(x), 0);
-  const before = sum(all, (w) => numbers(w) * bytesOf(w.dtype)), own = sum(layers, bytesOfQuantized), after = own + sum(all, (w) => ("codes" in w ? 0 : w.data.byteLength)), codes = sum(layers, numbers), parameters = sum(all, numbers);
+  const before = sum(all, (w) => numbers(w) * bytesOf(w.dtype)), own = sum(layers, stored), after = own + sum(all, (w) => ("codes" in w ? 0 : w.data.byteLength)), codes = sum(layers, numbers), parameters = sum(all, numbers);
   const beside = await companionFiles(/\.gguf$/i.test(path) ? path : await resolveModel(path)), files = savedFiles({ config }, weights, gguf ? "gguf" : "safetensors", output, { tokenizer: tokenizerAmong(beside) });
   if (alone) await writeFileAtomic(output, files["model.gguf"]);
   else await writeDirectoryAtomic(output, { ...files, ...beside });

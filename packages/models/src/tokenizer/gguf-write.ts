@@ -28,7 +28,7 @@ export function ggufTokenizerKeys({ tokenizerJson: json, config }: TrainedTokeni
   if (known.length > vocabSize) throw new ConfigError(`the tokenizer has ${known.length} tokens, the model ${vocabSize}`, { op: "saveModel", key: "tokenizer", value: known.length, fix: "use the model's own tokenizer" });
   const said = byteLevel(json) ?? sentencePiece(json, tokens), around = aroundOf(json, config), flags = json.added_tokens.every(({ single_word: w, lstrip: l, rstrip: r, normalized: n }) => !w && !l && !r && !(n && json.normalizer !== null));
   const whole: GgufKeys = said !== null && said.exact && around.exact && flags ? {} : { "tokenizer.huggingface.json": JSON.stringify(json) };
-  return { ...(said === null ? {} : { ...said.keys, ...vocabulary(json, tokens, known, config), ...around.keys }), ...idsOf(config, known), ...templates(config), ...whole };
+  return { ...(said === null ? { "tokenizer.ggml.model": "none" } : { ...said.keys, ...vocabulary(json, tokens, known, config), ...around.keys }), ...idsOf(config, known), ...templates(config), ...whole };
 }
 
 const contentOf = (token: SpecialToken | undefined): string | null => (typeof token === "object" ? (token?.content ?? null) : (token ?? null));
