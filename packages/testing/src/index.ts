@@ -7,7 +7,7 @@ export { attentionSubjects, largeAttentionSubjects } from "./attention.ts";
 export { coded, codeLaws, type Coded } from "./codes.ts";
 export { tensorSubjects } from "./core.ts";
 export { answer, evaluate, record, type Recording } from "./evaluate.ts";
-export { checkGradient, type CheckOptions, type Checked } from "./gradient.ts";
+export { checkGradient, checkModel, type CheckOptions, type Checked } from "./gradient.ts";
 export { interpret, programs, rootsOf, showProgram, steps, type Program, type Word } from "./graphs.ts";
 export { largeSubjects } from "./large.ts";
 export { compareTraces, drivers, loops, stateful, stateless, type Driver, type Loop, type Trace } from "./loops.ts";

@@ -1,9 +1,11 @@
 /** What a user does: tests an op of their own, and sees a wrong gradient named. */
-import { referenceBackend, stopGradient, tensor, unary, type Tensor } from "@adjoint/tensor";
+import { Linear } from "@adjoint/nn";
+import { referenceBackend, stopGradient, store, tensor, unary, type Tensor } from "@adjoint/tensor";
+import { wasmSync } from "@adjoint/wasm";
 import { customGradient } from "@adjoint/autograd";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { checkGradient, conform, evaluate, hostOf, judge, oracle, programs, shapes, trees } from "../src/index.ts";
+import { checkGradient, checkModel, conform, evaluate, hostOf, judge, oracle, programs, shapes, trees } from "../src/index.ts";
 
 const softsign = (slope: (g: Tensor, x: Tensor) => Tensor) => unary("softsign", {
   forward: (x) => x.div(x.abs().add(1)),
@@ -24,6 +26,18 @@ describe("an op of one's own", () => {
     const law = conform(referenceBackend, [wrong]).laws.find((l) => l.kind === "differences");
     await expect(law?.check()).rejects.toThrow(/softsign\(float\[1?\]/);
   });
+
+  test("a wrong gradient is found on a backend without f64 too", async () => {
+    const wrong = softsign((g, x) => g.div(x.abs().add(1))), laws = conform(wasmSync(), [wrong], { graphs: 1, runs: 4 }).laws.filter((l) => l.subject === "softsign");
+    expect(laws.map((l) => l.kind)).toEqual(["values", "gradients", "differences", "fusion", "layouts"]);
+    await expect(laws.find((l) => l.kind === "differences")?.check()).rejects.toThrow("softsign(float");
+    expect(conform(wasmSync()).laws.some((l) => l.kind === "differences")).toBe(false);      // ours: where the reference is tested
+  });
+
+  test("a list and known options", () => {
+    expect(() => Reflect.apply(conform, null, [referenceBackend, softsign])).toThrow("conform(backend, [op])");
+    expect(() => Reflect.apply(conform, null, [referenceBackend, [], { numRuns: 3 }])).toThrow("known options: runs, graphs, length, seed, column");
+  });
 });
 
 describe("checkGradient", () => {
@@ -37,6 +51,22 @@ describe("checkGradient", () => {
     const f = customGradient((t) => t.mul(t), (g, _, [t]) => [g.mul(2).mul(stopGradient(t))]);
     await checkGradient(f, [x]);
     await expect(checkGradient(f, [x], { order: 2 })).rejects.toThrow("order 2");
+  });
+  test("says where a gradient is wrong", async () => {
+    const y = { dtype: "f64" as const, shape: [2, 2], data: Float64Array.of(1, 2, 3, 4) };
+    const f = customGradient((a, b) => a.mul(b), (g, _, [a, b]) => [g.mul(b), g.mul(a).mul(tensor([[1, 1], [2, 1]]).cast("f64"))]);
+    await expect(checkGradient(f, [y, y])).rejects.toThrow(/most at input 1 \[2, 2\], element \[1, 0\]: the gradient of ⟨v, f⟩, v fixed, is .*, differences say/);
+    const last = customGradient((t) => t.mul(2), (g) => [g.mul(tensor([2, 2, 2, 3]).cast("f64"))]), w = { dtype: "f64" as const, shape: [4], data: new Float64Array(4) };
+    for (let seed = 0; seed < 40; seed++) await expect(checkGradient(last, [w], { seed })).rejects.toThrow("element [3]");     // no seed leaves an element out
+  });
+  test("a model's parameters are named", async () => {
+    const net = { fc: new Linear(store(tensor([[0.5, -0.25], [1, 0.125]])), store(tensor([0.5, 1]))), x: tensor([[1, 2]]) };
+    const checked = await checkModel(net, (m) => m.fc.forward(m.x.cast("f64")).tanh().sum(), { order: 2 });
+    expect(checked.length).toBe(2);
+    expect(net.fc.weight.dtype).toBe("f32");
+    const off = customGradient((t) => t.mul(3), (g) => [g.mul(2)]);
+    await expect(checkModel(net, (m) => off(m.fc.bias ?? m.x).sum().add(m.fc.forward(m.x.cast("f64")).sum()))).rejects.toThrow(/most at fc\.bias \[2\], element/);
+    await expect(checkModel({ x: tensor([1]) }, () => tensor([1]))).rejects.toThrow("no floating-point store");
   });
   test("refuses inputs that it cannot move", async () => {
     await expect(checkGradient((t) => t.mul(2), [{ dtype: "f32", shape: [1], data: Float32Array.of(1) }])).rejects.toThrow("f64");
