@@ -1,8 +1,10 @@
 /** Memory, quantized models and adapters over them, from the command line. */
 import { existsSync, readdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
+import { loadModel } from "@adjoint/models";
 import { fixture, golden } from "@adjoint/testing/fixtures";
 import { beforeAll, describe, expect, test } from "vitest";
+import { held } from "../src/open.ts";
 import { adjoint, temporary } from "./support.ts";
 
 const full = fixture("qlora/full"), device = ["--device", "cpu", "--threads", "1"];
@@ -42,6 +44,17 @@ describe("memory", () => {
     expect(qlora).toBeLessThan(lora);
     expect(lora).toBeLessThan(all);
     expect((await of("--method", "lora", "--rank", "2", "--init-lora-weights", "pissa", "--modules-to-save", "lm_head")).out).toMatch(/LoRA from pissa, r 2: .*adapter .* train, and .* beside \(first factors\), x 32 bits/s);
+  });
+  test("a base that is codes already is planned as it is held: folders of bitsandbytes, GGUF files", async () => {
+    const weights = async (path: string): Promise<number> => (json((await adjoint(["memory", path, "--seq", "8", "--json"])).out) as { terms: { bytes: number }[] }).terms[0].bytes;
+    for (const [format, name] of [["int8", "int8-memory"], ["q8_0", "q8.gguf"]] as const) {
+      const path = join(folder, name);
+      expect((await adjoint(["quantize", full, "--format", format, "--out", path, "--quiet"])).err).toBe("");
+      expect(await weights(path)).toBe(held(await loadModel(path)).bytes);
+      expect((await adjoint(["memory", path, "--seq", "8"])).out).toContain(`QLoRA, ${format}, rank 16`);
+      expect((await adjoint(["memory", path, "--method", "lora"])).err).toMatch(new RegExp(`the weights are ${format}, over which an adapter trains\n {2}fix: use --method qlora`));
+      expect((await adjoint(["memory", path, "--format", "nf4"])).err).toMatch(/--format: .* says how its weights are held/);
+    }
   });
   test("refuses what makes no sense, by name", async () => {
     for (const [words, message] of [

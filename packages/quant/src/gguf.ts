@@ -63,6 +63,12 @@ export function fromGguf(type: GgufBlockType, bytes: Uint8Array, shape: readonly
   return checkQuantized({ format, shape, block: format.block, codes, scales: nested(values, scales, table), ...(dmin === undefined ? {} : { mins: nested(least, mins, identity) }), dtype: "f32" }, named);
 }
 
+/** Bytes that so many elements of a type take as a weight in memory: codes, tables, and scales and minima with their own codes (`quantizedWeight`). */
+export function ggufBytesHeld(type: GgufBlockType, elements: number): number {
+  const { format: name, elements: each, scale, dmin, min } = ggufLayouts[type], { bits, block, table } = formats[name], numbers = (own: boolean): number => 4 * Math.ceil(elements / each) + (own ? Math.ceil(elements / block) + identity.byteLength + 4 : 0);
+  return Math.ceil((elements * bits) / 8) + table.byteLength + numbers(scale !== undefined) + (dmin === undefined ? 0 : numbers(min !== undefined));
+}
+
 /** Sixteen bytes with elements j and j + 16 in their halves (or, of Q4_K, 32 with j and j + 32) become pairs of neighbours: faster than bit by bit. */
 function pairUp(type: GgufBlockType, from: Uint8Array, at: number, to: Uint8Array, start: number): void {
   const { elements, bytes } = ggufLayouts[type], run = type === "Q4_K" ? 16 : 8;

@@ -4,7 +4,7 @@ import { gradients } from "@adjoint/autograd";
 import { wasmSync } from "@adjoint/wasm";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ggufTypes } from "@adjoint/io";
-import { type FormatName, type GgufBlockType, type Quantized, blocksOf, codeAt, decodedGgufTypes, dequantize, formats, fromGguf, isGgufBlockType, quantize, quantizedOf, quantizedWeight, scaleValues } from "../src/index.ts";
+import { type FormatName, type GgufBlockType, type Quantized, blocksOf, codeAt, decodedGgufTypes, dequantize, formats, fromGguf, ggufBytesHeld, isGgufBlockType, quantize, quantizedOf, quantizedWeight, scaleValues } from "../src/index.ts";
 
 const before = getDevice();
 beforeAll(() => { setDevice(wasmSync()); });
@@ -32,6 +32,7 @@ test.each(decodedGgufTypes.filter(isGgufBlockType))("%s: scales and minima; a pr
   expect(dequantize(q)).toEqual(own);
   expect(await w.data()).toEqual(own);
   expect(await quantizedOf(w)?.host()).toEqual(q);
+  expect(quantizedOf(w)?.bytes).toBe(ggufBytesHeld(type, 2048));
   expect(await x.matmul(w.T).data()).toEqual(await x.matmul(fromHost({ dtype: "f32", shape: [8, 256], data: own }).T).data());
 });
 

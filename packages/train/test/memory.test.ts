@@ -68,6 +68,19 @@ describe("codes", () => {
       expect(Math.abs(quantizedBytes(n, format, undefined, doubleQuant) - (quantizedOf(w)?.bytes ?? 0))).toBeLessThanOrEqual(8);
     }
   });
+  test("int8 has a row a scale, formats of GGUF files their own numbers; what a file says of each parameter comes first", () => {
+    const json = { model_type: "llama", vocab_size: 64, hidden_size: 64, intermediate_size: 96, num_hidden_layers: 1, num_attention_heads: 4, num_key_value_heads: 2, tie_word_embeddings: true }, config = parseConfig(json), model = initModel(json, 1);
+    const bytes = (hold: (path: string, w: { shape: readonly number[]; data: Float32Array }) => number): number => Object.entries(model.weights()).reduce((n, [name, w]) => n + hold(name, { shape: w.shape, data: hostNormal(1, name, w.shape).data as Float32Array }), 0);
+    const int8 = bytes((name, { shape, data }) => (/proj/.test(name) ? (quantizedOf(quantizedWeight(quantize(data, shape, { format: "int8", block: shape[1] })))?.bytes ?? 0) : 2 * data.length));
+    expect(staticTerms(config, { method: "qlora", format: "int8", dtype: "bf16" }).weights).toBe(int8);
+    const held = new Map<string, FormatName | "f32">(Object.keys(model.weights()).map((name) => [name, /embed|k_proj/.test(name) ? "q8_0" : /proj/.test(name) ? "q4_0" : "f32"]));
+    const mixed = bytes((name, { shape, data }) => (/proj/.test(name) ? (quantizedOf(quantizedWeight(quantize(data, shape, { format: /k_proj/.test(name) ? "q8_0" : "q4_0" })))?.bytes ?? 0) : (/embed/.test(name) ? 2 : 4) * data.length));
+    const terms = staticTerms(config, { method: "qlora", held });
+    expect(terms.weights).toBe(mixed);
+    expect(terms.quantized).toBe(terms.parameters - 64 * 64 - 3 * 64);
+    expect(() => staticTerms(config, { method: "lora", held })).toThrow(/the weights are codes/);
+    expect(() => staticTerms(config, { method: "qlora", format: "q4_0", doubleQuant: true })).toThrow(/the scales of q4_0 are f16/);
+  });
   test("modules of a config are those of its model", () => {
     const json = { model_type: "qwen2", vocab_size: 20, hidden_size: 8, intermediate_size: 12, num_hidden_layers: 2, num_attention_heads: 2, tie_word_embeddings: true }, linear = (x: { kind: string }): boolean => x.kind === "linear";
     expect(modulesOf(parseConfig(json)).filter(linear).map((m) => [m.path, m.inFeatures, m.outFeatures])).toEqual(initModel(json, 1).modules().filter(linear).map(({ path, module }) => [path, module.weight.shape[1], module.weight.shape[0]]));

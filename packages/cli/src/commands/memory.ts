@@ -1,7 +1,7 @@
 /** `adjoint memory`: what a fine-tuning will hold in memory, term by term, from the model's config alone. */
-import { node, parseJsonObject, readText } from "@adjoint/io";
-import { type ConfigJson, knownConfig, knownModels, parseConfig } from "@adjoint/models";
-import { formats, isFormatName } from "@adjoint/quant";
+import { type GgufFile, isRecord, node, openGguf, parseJsonObject, readText } from "@adjoint/io";
+import { type ConfigJson, fromGgufName, ggufConfig, ggufWithin, knownConfig, knownModels, parseConfig } from "@adjoint/models";
+import { type FormatName, formats, isFormatName } from "@adjoint/quant";
 import { adapterTitle, loraConfig } from "@adjoint/lora";
 import { ConfigError, getDevice } from "@adjoint/tensor";
 import * as tiny from "@adjoint/tiny";
@@ -19,13 +19,50 @@ const methods: readonly Method[] = ["full", "lora", "qlora"];
 const dtypes = { f32: "f32", float32: "f32", f16: "f16", float16: "f16", bf16: "bf16", bfloat16: "bf16" } as const;
 type DTypeFlag = keyof typeof dtypes;
 
+/** What is planned for: a config, and what a GGUF file holds its parameters as. */
+interface Planned { readonly json: ConfigJson; readonly name: string; readonly file: string; readonly held?: NonNullable<TrainingRequest["held"]> }
+
 /** A config by folder, file or name; the bundled model's when nothing is given. */
-async function configOf(model: string | null): Promise<{ readonly json: ConfigJson; readonly name: string; readonly file: string }> {
+async function configOf(model: string | null): Promise<Planned> {
   const { fs, path, url } = node();
   const from = model === null || model === BUNDLED ? url.fileURLToPath(tiny.model) : model, stat = await fs.stat(from).catch(() => null);
   if (stat === null) return { json: knownConfig(from), name: from, file: from };
+  const weights = stat.isDirectory() ? await ggufWithin(from) : from;
+  if (/\.gguf$/i.test(weights)) {
+    const file = await openGguf(weights);
+    try {
+      const held = heldBy(file);
+      return { json: await ggufConfig(file), name: path.basename(weights), file: weights, ...([...held.values()].some(isFormatName) ? { held } : {}) };
+    } finally { await file.close(); }
+  }
   const file = stat.isDirectory() ? path.join(from, "config.json") : from;
   return { json: parseJsonObject(await readText(file), file), name: model === null || model === BUNDLED ? BUNDLED : path.basename(path.resolve(from)), file };
+}
+
+const plain = { F64: "f32", F32: "f32", F16: "f16", BF16: "bf16" } as const;
+/** What loading holds the tensors of a GGUF file as, by parameter. */
+function heldBy(file: GgufFile): Map<string, FormatName | "f32" | "f16" | "bf16"> {
+  return new Map([...file.entries].flatMap(([theirs, { type }]) => {
+    const name = fromGgufName(theirs), format = type.toLowerCase(), as = isFormatName(format) ? format : type in plain ? plain[type as keyof typeof plain] : undefined;
+    if (name === null) return [];
+    if (as === undefined) throw new ConfigError(`${file.label}: tensor "${theirs}" is ${type}, which is not read`, { file: file.label, key: theirs, value: type, fix: "get the model in another type" });
+    return [[name, as] as const];
+  }));
+}
+
+/** How bitsandbytes holds the weights that a config belongs to; null: it does not. */
+function quantizedBy(config: ConfigJson): Pick<TrainingRequest, "format" | "doubleQuant" | "skip"> | null {
+  const q = config["quantization_config"];
+  if (!isRecord(q) || (q["load_in_4bit"] !== true && q["load_in_8bit"] !== true)) return null;
+  const skip: readonly unknown[] = Array.isArray(q["llm_int8_skip_modules"]) ? q["llm_int8_skip_modules"] : ["lm_head"];
+  return { format: q["load_in_8bit"] === true ? "int8" : q["bnb_4bit_quant_type"] === "nf4" ? "nf4" : "fp4", doubleQuant: q["load_in_8bit"] !== true && q["bnb_4bit_use_double_quant"] === true, skip: skip.filter((name) => typeof name === "string") };
+}
+
+/** The format of most of a file's tensors. */
+function mostly(held: Planned["held"]): FormatName | undefined {
+  const counts = new Map<FormatName, number>();
+  for (const as of held?.values() ?? []) if (isFormatName(as)) counts.set(as, (counts.get(as) ?? 0) + 1);
+  return [...counts].sort(([, a], [, b]) => b - a)[0]?.[0];
 }
 
 const oneOf = <T extends string>(flag: string, given: string | null, known: readonly T[], fallback: T): T => {
@@ -35,20 +72,23 @@ const oneOf = <T extends string>(flag: string, given: string | null, known: read
   return found;
 };
 
-function requestOf(args: Arguments, recipe: Recipe, config: ConfigJson): TrainingRequest {
+function requestOf(args: Arguments, recipe: Recipe, { json: config, file, held }: Planned): TrainingRequest {
   const method = oneOf("method", args.text("method"), methods, "qlora"), text = (flag: string): string | null => args.text(flag), number = (flag: string, fallback: number): number => args.number(flag) ?? fallback;
   const for4 = ["format", "block", "skip"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("no-double-quant") ? "no-double-quant" : undefined);
+  const made = held === undefined ? quantizedBy(config) : null, as = made?.format ?? mostly(held) ?? "codes";
+  if (method !== "qlora" && (made !== null || held !== undefined)) throw new ConfigError(`memory: ${file}: the weights are ${as}, over which an adapter trains`, { key: "--method", value: method, file, fix: "use --method qlora, or the config of the unquantized model" });
+  if (for4 !== undefined && (held !== undefined || (made !== null && for4 !== "block"))) throw new ConfigError(`memory: --${for4}: ${file} says how its weights are held (${as})`, { key: `--${for4}`, file, fix: "remove it, or use the config of the unquantized model" });
   if (method !== "qlora" && for4 !== undefined) throw new ConfigError(`memory: --${for4} goes with --method qlora`, { key: `--${for4}`, fix: "remove it" });
   const own = adapterKeys.find((key) => args.recipe[key] !== undefined), forAdapter = ["rank", "targets"].find((flag) => text(flag) !== null || args.number(flag) !== null) ?? (args.flag("dora") ? "dora" : own?.replaceAll("_", "-"));
   if (method === "full" && forAdapter !== undefined) throw new ConfigError(`memory: --${forAdapter} goes with an adapter`, { key: `--${forAdapter}`, fix: "remove it, or use --method lora" });
   const said = config["dtype"] ?? config["torch_dtype"], stored = typeof said === "string" && said in dtypes ? dtypes[said as DTypeFlag] : "bf16";
-  const dtype = text("dtype") === null ? (method === "full" ? "f32" : stored) : dtypes[oneOf("dtype", text("dtype"), Object.keys(dtypes) as DTypeFlag[], "f32")];
-  const format = text("format") ?? "nf4", targets = text("targets") ?? "all-linear", rank = number("rank", 16), dora = args.flag("dora"), names = /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(",").filter((t) => t !== "");
+  const dtype = text("dtype") === null ? (method === "full" ? "f32" : held === undefined ? stored : "f16") : dtypes[oneOf("dtype", text("dtype"), Object.keys(dtypes) as DTypeFlag[], "f32")];
+  const format = text("format") ?? made?.format ?? mostly(held) ?? "nf4", targets = text("targets") ?? "all-linear", rank = number("rank", 16), dora = args.flag("dora"), names = /^all-linear$|[()[\]{}\\|*+?^$]/.test(targets) ? targets : targets.split(",").filter((t) => t !== "");
   if (!isFormatName(format)) throw new ConfigError(`memory: --format ${format}`, { key: "--format", value: format, fix: `use one of ${Object.keys(formats).join(", ")}` });
-  const doubleQuant = !args.flag("no-double-quant") && formats[format].scale === "f32", block = args.number("block");
+  const doubleQuant = made?.doubleQuant ?? (!args.flag("no-double-quant") && formats[format].scale === "f32" && format !== "int8"), block = args.number("block");
   return {
     method, ...(own === undefined ? { dora, rank, targets: names } : { adapter: loraOptions(mergeRecipe(recipe, { lora_r: rank, lora_target_modules: [names].flat(), use_dora: dora }), null) }), dtype, format, doubleQuant, ...(block === null ? {} : { block }),
-    skip: (text("skip") ?? "lm_head").split(",").filter((s) => s !== "" && s !== "none"), optimizer: recipe.optim, masterWeights: !args.flag("no-master-weights"), batch: number("batch", 1), seq: number("seq", 512),
+    skip: made?.skip ?? (text("skip") ?? "lm_head").split(",").filter((s) => s !== "" && s !== "none"), ...(held === undefined ? {} : { held }), optimizer: recipe.optim, masterWeights: !args.flag("no-master-weights"), batch: number("batch", 1), seq: number("seq", 512),
     checkpointing: recipe.gradient_checkpointing, accumulation: recipe.gradient_accumulation_steps > 1,
   };
 }
@@ -72,16 +112,16 @@ function show(name: string, device: string, request: TrainingRequest, { terms, t
 }
 
 async function run(args: Arguments): Promise<Answer> {
-  const recipe = mergeRecipe({ device: "cpu" }, args.recipe), { json, name, file } = await configOf(args.positionals[0] ?? null);
-  const config = parseConfig(Object.fromEntries(Object.entries(json).filter(([key]) => key !== "quantization_config")), file), request = requestOf(args, recipe, json);
+  const recipe = mergeRecipe({ device: "cpu" }, args.recipe), planned = await configOf(args.positionals[0] ?? null), { json, name, file } = planned;
+  const config = parseConfig(json, file), request = requestOf(args, recipe, planned);
   const device = await openDevice(recipe), prediction = predictMemory(config, request, getDevice());
-  return { text: show(name, device, request, prediction), json: { model: name, device, request, parameters: prediction.counts.parameters, quantized: prediction.counts.quantized, trainable: prediction.counts.trainable, arena: prediction.arena, terms: prediction.terms, total: prediction.total, ranks: prediction.ranks } };
+  return { text: show(name, device, request, prediction), json: { model: name, device, request: { ...request, ...(request.held === undefined ? {} : { held: Object.fromEntries(request.held) }) }, parameters: prediction.counts.parameters, quantized: prediction.counts.quantized, trainable: prediction.counts.trainable, arena: prediction.arena, terms: prediction.terms, total: prediction.total, ranks: prediction.ranks } };
 }
 
 export const memoryCommand: Command = {
   grammar: {
     name: "memory", positionals: ["[MODEL]"], keys, summary: "Predicts the memory of a fine-tuning term by term, from the model's config alone.",
-    text: `MODEL is a folder with config.json, a config file, or a known name:\n${wrapped(knownModels)}\nThe step is recorded without weights and its memory laid out as it would be on the device; nothing is computed.`,
+    text: `MODEL is a folder with config.json, a config file, a GGUF file, or a known name:\n${wrapped(knownModels)}\nThe step is recorded without weights and its memory laid out as it would be on the device; nothing is computed.`,
     flags: {
       method: { kind: "text", value: "full|lora|qlora", help: "what trains, over what [qlora]" }, rank: { kind: "number", help: "rank of the adapter [16]", aliases: ["r"] },
       batch: { kind: "number", help: "rows of a micro-batch [1]", aliases: ["b"] }, seq: { kind: "number", help: "tokens of a row [512]", aliases: ["t"] },

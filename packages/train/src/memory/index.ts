@@ -72,7 +72,7 @@ export function predictMemory(config: ModelConfig, request: TrainingRequest, dev
   const sums = accumulation ? s.gradients : 0, logits = Math.min(logitsBytes(config, { batch, seq }), arena), gradients = Math.min(s.gradients, arena - logits), n = (x: number): string => x.toLocaleString("en-US");
   const half = method === "full" && dtype !== "f32", b = s.quantized === 0 ? "" : `${n(s.quantized)} x ${(8 * s.bytesPerCode).toFixed(3)} bits + `;
   const terms: MemoryTerm[] = [
-    { name: "weights", bytes: s.weights, from: `${b}${n(s.parameters - s.quantized)} x ${dtype === "f32" ? 32 : 16} bits` },
+    { name: "weights", bytes: s.weights, from: `${b}${n(s.parameters - s.quantized)} x ${Number(((8 * (s.weights - s.quantized * s.bytesPerCode)) / (s.parameters - s.quantized)).toFixed(3))} bits` },
     { name: "adapter", bytes: s.adapter, from: method === "full" ? "none" : adapterText(request, s) },
     { name: "gradients", bytes: s.gradients + sums, from: `${n(s.trainable)} x ${half ? 16 : 32} bits${accumulation ? ", and their sums" : ""}` },
     { name: "optimizer", bytes: s.optimizer, from: `${n(s.trainable)} x ${(s.optimizer / s.trainable).toFixed(3).replace(/\.?0+$/, "")} B${half && request.masterWeights !== false ? " (moments, and weights in f32)" : s.remembered > 0 ? " (moments, and the importance of each)" : ""}` },

@@ -12,7 +12,7 @@
 import { type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
 import { type ModelConfig, moduleShapes, parameterShapes } from "@adjoint/models";
 import { isEmbeddingTable, optimizerNames } from "@adjoint/optim";
-import { blockOf, type FormatName, formatOf } from "@adjoint/quant";
+import { blockOf, type FormatName, formatOf, ggufBytesHeld, ggufTypeOfQuantized, isFormatName } from "@adjoint/quant";
 import { bytesOf, ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import { type Held, heldBy, hollowAdapter, hollowModel } from "./hollow.ts";
 
@@ -34,12 +34,14 @@ export interface MemoryRequest {
   readonly dtype?: FloatName;
   /** of the codes (default nf4) */
   readonly format?: FormatName;
-  /** elements a scale; the format's own when left out */
+  /** elements a scale; the format's own when left out, a row for int8 */
   readonly block?: number;
-  /** scales as 8-bit codes too (default true) */
+  /** scales as 8-bit codes too (default: where they are f32, but not for int8, as bitsandbytes has it) */
   readonly doubleQuant?: boolean;
   /** linears that stay as they are, by the last part of their path (default lm_head) */
   readonly skip?: readonly string[];
+  /** what the parameters are held as where a file of codes says so (GGUF), in place of format, block, doubleQuant, skip and dtype; embeddings of codes are held in f16 */
+  readonly held?: ReadonlyMap<string, FormatName | FloatName>;
   /** as `optim` of a recipe (default adamw_torch) */
   readonly optimizer?: string;
   /** full training of half-precision weights keeps a copy in f32 (default true) */
@@ -76,7 +78,9 @@ const NESTED_BLOCK = 256;
 
 /** Bytes of one quantized tensor in memory: codes, one f32 a block, the table; with double quantization one byte a block, one f32 each 256 blocks, offset and table. */
 export function quantizedBytes(elements: number, name: FormatName, block?: number, doubleQuant = false): number {
-  const format = formatOf(name), blocks = Math.ceil(elements / blockOf(format, block));
+  const format = formatOf(name), blocks = Math.ceil(elements / blockOf(format, block)), type = ggufTypeOfQuantized({ format });
+  if (doubleQuant && format.scale !== "f32") throw new ConfigError(`memory: the scales of ${name} are ${format.scale}`, { key: "doubleQuant", value: true, fix: "leave doubleQuant out" });
+  if (type !== null) return ggufBytesHeld(type, elements);
   const scales = doubleQuant ? blocks + 4 * Math.ceil(blocks / NESTED_BLOCK) + 4 + 1024 : 4 * blocks;
   return Math.ceil((elements * format.bits) / 8) + scales + format.table.byteLength;
 }
@@ -114,8 +118,9 @@ function stateRule(name: string): StateRule {
 
 /** @throws ConfigError for an unknown optimizer, format, block size or target */
 export function staticTerms(config: ModelConfig, request: MemoryRequest): StaticTerms {
-  const { method, rank = 16, dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = true, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
+  const { method, rank = 16, dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = formatOf(format).scale === "f32" && format !== "int8", held, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
   const state = stateRule(optimizer);
+  if (held !== undefined && method !== "qlora") throw new ConfigError(`memory: the weights are codes, over which an adapter trains`, { key: "method", value: method, fix: "use method qlora" });
   if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
   const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
   const conv = modules.find((m) => m.kind === "conv1d");
@@ -124,11 +129,14 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   const unknown = method !== "qlora" ? undefined : skip.find((name) => ![...shapes.keys(), "lm_head.weight"].some((parameter) => isSkipped(parameter, name)));
   if (unknown !== undefined) throw new ConfigError(`memory: skip names ${unknown}, and the model has no such layer`, { key: "skip", value: unknown, fix: `${nearest(unknown, [...new Set(modules.map((m) => m.path.slice(m.path.lastIndexOf(".") + 1)))], 1).map((name) => `did you mean ${name}? Or `).join("")}use the last part of a path, such as lm_head` });
   let parameters = 0, quantized = 0, codes = 0;
+  let rest = 0;
   for (const [name, shape] of shapes) {
-    parameters += sizeOf(shape);
-    if (isCode(name)) { quantized += sizeOf(shape); codes += quantizedBytes(sizeOf(shape), format, block, doubleQuant); }
+    const n = sizeOf(shape), as = held?.get(name), own = as === undefined ? isCode(name) && held === undefined : isFormatName(as) && linears.has(name);
+    parameters += n;
+    if (!own) rest += n * (as === undefined ? b : isFormatName(as) ? 2 : bytesOf(as));
+    else { quantized += n; codes += as === undefined || !isFormatName(as) ? quantizedBytes(n, format, block ?? (format === "int8" ? shape[1] : undefined), doubleQuant) : quantizedBytes(n, as); }
   }
-  const weights = codes + (parameters - quantized) * b;
+  const weights = codes + rest;
   const tuned = method === "full" ? null : hollowAdapter(hollowModel(config, "f32"), adapterOf(request));
   const { trains, beside, remembered }: Held = tuned === null ? { trains: [...shapes].map(([path, shape]) => ({ role: "weight", shape, path })), beside: [], remembered: 0 } : heldBy(tuned);
   const count = (list: readonly { readonly shape: Shape }[]): number => list.reduce((n, { shape }) => n + sizeOf(shape), 0), trainable = count(trains), besides = count(beside), half = method === "full" && dtype !== "f32";
