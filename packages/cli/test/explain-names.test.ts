@@ -26,9 +26,9 @@ describe("optimizers", () => {
   test("where a recipe's own keys go before the defaults, they are named", async () => {
     const lines = async (name: string): Promise<string[]> => (await ask("optimizer", name)).split("\n").filter((l) => l.includes("a recipe's")).map((l) => l.trim().replaceAll(/ +/g, " "));
     expect(await lines("muon")).toEqual(["weight_decay 0.1 a recipe's: weight_decay, 0", "eps 1e-7 a recipe's: adam_epsilon, where it is not 1e-8", "rate 0.001; a recipe's: learning_rate"]);
-    expect(await lines("lion")).toEqual(["beta1 0.9 a recipe's: adam_beta1, where it is not 0.9", "beta2 0.99 a recipe's: adam_beta2, where it is not 0.999", "weight_decay 0 a recipe's: weight_decay, 0", "rate 0.0001; a recipe's: learning_rate"]);
+    expect(await lines("lion")).toEqual(["beta1 0.9 a recipe's: adam_beta1, where it is not 0.9", "beta2 0.99 a recipe's: adam_beta2, where it is not 0.999", "weight_decay 0 a recipe's: weight_decay, 0", "rate 1e-4; a recipe's: learning_rate"]);
     expect((await lines("paged_lion_8bit"))[1]).toBe("beta2 0.99 a recipe's: adam_beta2, 0.999");
-    expect(await lines("adamw_hf")).toContain("eps 0.000001 a recipe's: adam_epsilon, 1e-8");
+    expect(await lines("adamw_hf")).toContain("eps 1e-6 a recipe's: adam_epsilon, 1e-8");
     expect(await lines("adafactor")).toEqual(["weight_decay 0 a recipe's: weight_decay, 0", "rate 0.001; a recipe's: learning_rate"]);
     expect(JSON.parse(await ask("optimizer", "adamw", "--json"))).toMatchObject({ learning_rate: 1e-3, recipe_keys: { beta1: "adam_beta1", beta2: "adam_beta2", eps: "adam_epsilon", weight_decay: "weight_decay" } });
   });

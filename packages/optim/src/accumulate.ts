@@ -67,9 +67,9 @@ export class Accumulator<T> {
   /** Records the end: the means over all predicted tokens; the next `add` starts anew. Call it once, with the optimizer's step. */
   finish(): Accumulated<T> {
     if (this.#reached.size === 0) throw new ConfigError("accumulate: finish before any add", { op: "accumulate", fix: "add a micro-batch first" });
-    const count = this.#count.add(0), loss = this.#loss.div(count.maximum(1));   // the user's own: a flush brings them along
+    const count = this.#count.add(0), loss = this.#loss.div(count.gt(0).where(count, 1));   // the user's own: a flush brings them along
     const gradients = internal(() => {
-      const n = this.#count.maximum(1);
+      const n = this.#count.gt(0).where(this.#count, 1);      // weights of tokens may add up to less than 1; without any there is nothing to divide
       return mapTree(this.#tree, isTensor, (_: Tensor, path): Tensor | null => {
         const sum = this.#reached.has(path) ? this.#sums.get(path) : undefined;
         return sum ? sum.div(n.cast(sum.dtype)) : null;

@@ -88,23 +88,23 @@ export const optimizerEntries: readonly OptimizerEntry[] = [
     defaults: { learningRate: 1e-4, betas: [0.965, 0.99], rho: 0.04, bs: 1, weightDecay: 0.1 }, state: { exp_avg: "4", hessian: "4" }, source: "Liu et al. 2023 (arXiv 2305.14342)",
   },
   {
-    name: "muon", aliases: [], make: muon, equations: ["buf ← μ buf + (1 - μ)g;  u = nesterov ? (1 - μ)g + μ buf : buf", "X = u/‖u‖;  nsSteps times: G = XXᵀ, X ← aX + (bG + cG²)X", decoupled, "p ← p - lr √max(1, rows/columns) X"],
+    name: "muon", aliases: [], make: muon, equations: ["buf ← μ buf + (1 - μ)g;  u = nesterov ? (1 - μ)g + μ buf : buf", "X = u/‖u‖;  nsSteps times: G = XXᵀ, X ← aX + (bG + cG²)X", decoupled, "p ← p - lr √max(1, rows/columns) X", "others = adam: vectors, embeddings and heads take AdamW's step"],
     defaults: { learningRate: 1e-3, weightDecay: 0.1, momentum: 0.95, nesterov: true, nsCoefficients: [3.4445, -4.775, 2.0315], eps: 1e-7, nsSteps: 5, adjustLrFn: "original", others: "refuse" }, state: { momentum_buffer: "4", exp_avg: "4 (others)", exp_avg_sq: "4 (others)" }, source: "Jordan et al. 2024; torch.optim.Muon",
   },
   {
-    name: "adam_8bit", aliases: ["adam8bit"], make: adam8bit, equations: [decoupled, ...adamLines, "m, v: codes of the dynamic map, one scale a block of 256"], defaults: { learningRate: 1e-3, betas, eps: 1e-8, weightDecay: 0, min8bitSize: 4096 },
+    name: "adam_8bit", aliases: ["adam8bit"], make: adam8bit, equations: [decoupled, ...adamLines, "m, v: codes of the dynamic map, one scale a block of 256; f32 in leaves below min8bitSize numbers, in recipes in embeddings too"], defaults: { learningRate: 1e-3, betas, eps: 1e-8, weightDecay: 0, min8bitSize: 4096 },
     state: { state1: "1", absmax1: "4/256", state2: "1", absmax2: "4/256" }, source: "Dettmers et al. 2022; bitsandbytes.optim.Adam8bit",
   },
   {
-    name: "adamw_8bit", aliases: ["adamw_bnb_8bit", "paged_adamw_8bit", "adamw8bit"], make: adamw8bit, equations: [decoupled, ...adamLines, "m, v: codes of the dynamic map, one scale a block of 256"], defaults: { learningRate: 1e-3, betas, eps: 1e-8, weightDecay: 1e-2, min8bitSize: 4096 },
+    name: "adamw_8bit", aliases: ["adamw_bnb_8bit", "paged_adamw_8bit", "adamw8bit"], make: adamw8bit, equations: [decoupled, ...adamLines, "m, v: codes of the dynamic map, one scale a block of 256; f32 in leaves below min8bitSize numbers, in recipes in embeddings too"], defaults: { learningRate: 1e-3, betas, eps: 1e-8, weightDecay: 1e-2, min8bitSize: 4096 },
     state: { state1: "1", absmax1: "4/256", state2: "1", absmax2: "4/256" }, source: "Dettmers et al. 2022; bitsandbytes.optim.AdamW8bit",
   },
   {
-    name: "lion_8bit", aliases: ["paged_lion_8bit", "lion8bit"], make: lion8bit, equations: [decoupled, "p ← p - lr sign(β₁m + (1 - β₁)g)", "m ← β₂m + (1 - β₂)g", "m: codes of the dynamic map, one scale a block of 256"], defaults: { learningRate: 1e-4, betas: [0.9, 0.99], weightDecay: 0, min8bitSize: 4096 },
+    name: "lion_8bit", aliases: ["paged_lion_8bit", "lion8bit"], make: lion8bit, equations: [decoupled, "p ← p - lr sign(β₁m + (1 - β₁)g)", "m ← β₂m + (1 - β₂)g", "m: codes of the dynamic map, one scale a block of 256; f32 in leaves below min8bitSize numbers, in recipes in embeddings too"], defaults: { learningRate: 1e-4, betas: [0.9, 0.99], weightDecay: 0, min8bitSize: 4096 },
     state: { state1: "1", absmax1: "4/256" }, source: "bitsandbytes.optim.Lion8bit",
   },
   {
-    name: "rmsprop_bnb_8bit", aliases: ["rmsprop8bit"], make: rmsprop8bit, equations: [coupled, "s ← αs + (1 - α)g²", "p ← p - lr g / (√s + eps)", "s: codes of the dynamic map, one scale a block of 256"], defaults: { learningRate: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, min8bitSize: 4096 },
+    name: "rmsprop_bnb_8bit", aliases: ["rmsprop8bit"], make: rmsprop8bit, equations: [coupled, "s ← αs + (1 - α)g²", "p ← p - lr g / (√s + eps)", "s: codes of the dynamic map, one scale a block of 256; f32 in leaves below min8bitSize numbers, in recipes in embeddings too"], defaults: { learningRate: 1e-2, alpha: 0.99, eps: 1e-8, weightDecay: 0, min8bitSize: 4096 },
     state: { state1: "1", absmax1: "4/256" }, source: "bitsandbytes.optim.RMSprop8bit",
   },
   {

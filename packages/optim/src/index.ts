@@ -27,7 +27,7 @@ export { resetState, type ResetOptions } from "./reset.ts";
 export { remapState, type Origin } from "./remap.ts";
 export { roundByChance } from "./rounding.ts";
 export { accumulate, Accumulator, type Accumulated } from "./accumulate.ts";
-export { isEmbeddingTable, roleOf, roles, type Role } from "./roles.ts";
+export { isEmbeddingTable, isOutputHead, roleOf, roles, type Role } from "./roles.ts";
 export { byRole, loraPlus, type LoraPlus, type LoraPlusOptions, type RoleRates } from "./role-groups.ts";
 export { constant, constantWithWarmup, inverseSqrt, joinSchedules, linear, polynomial, withWarmup, type InverseSqrtOptions, type PolynomialOptions, type Schedule, type ScheduleOptions } from "./schedules.ts";
 export { cosine, cosineAnnealing, cosineAnnealingWarmRestarts, cosineWarmupWithMinLr, cosineWithMinLr, cosineWithRestarts, cyclicalCosine, jaggedCosine } from "./schedules-cosine.ts";

@@ -6,6 +6,7 @@ import { norm } from "./clip.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
 import { rulesOf } from "./groups.ts";
 import type { Optimizer } from "./optimizer.ts";
+import { isEmbeddingTable, isOutputHead } from "./roles.ts";
 import { type Transform, branch, mapLeaves, stateless, zerosLike } from "./transform.ts";
 import { decayWeights, lerp, scaleByLearningRate } from "./transforms.ts";
 
@@ -23,7 +24,7 @@ export interface MuonOptions extends CommonOptions {
   readonly nsSteps?: number;
   /** original: lr √max(1, rows/columns); match_rms_adamw: 0.2 lr √max(rows, columns); none: lr */
   readonly adjustLrFn?: "original" | "match_rms_adamw" | "none";
-  /** leaves that are no matrices: refuse them (as torch does), or let Adam's direction move them */
+  /** leaves that are no matrices: refuse them (as torch does); or let Adam's direction move them, and embedding tables and output heads too, as Muon's authors advise */
   readonly others?: "refuse" | "adam";
 }
 
@@ -57,6 +58,7 @@ export function momentumAverage(momentum: number, nesterov: boolean): Transform 
 /**
  * Muon (Jordan et al. 2024, torch.optim.Muon): buf ← μ buf + (1 - μ)g; u = nesterov ? (1 - μ)g + μ buf : buf; p ← p(1 - lr λ);
  * p ← p - lr √max(1, rows/columns) · orthogonalized(u). Defaults: learningRate 1e-3, momentum 0.95, nesterov, 5 steps, weightDecay 0.1.
+ * With `others: "adam"` vectors, embedding tables and output heads (by their names) take AdamW's step at the same rate (betas 0.9, 0.999); groups give them another.
  * torch iterates in bf16, this in the parameters' own precision: its matrices are a little nearer to orthogonal.
  * Errors: ConfigError for a leaf that is no matrix, unless `others: "adam"`.
  */
@@ -80,7 +82,7 @@ export function muon(options: MuonOptions = {}): Optimizer {
   };
   const isMatrix = (path: string, p: Tensor): boolean => {
     if (p.rank !== 2 && others === "refuse") throw new ConfigError(`${op}: ${path} has shape [${p.shape.join(", ")}], and only matrices have singular values`, { op, key: path, fix: 'give that leaf another optimizer, or set others: "adam"' });
-    return p.rank === 2;
+    return p.rank === 2 && !(others === "adam" && (isEmbeddingTable(path) || isOutputHead(path)));
   };
   return built(op, options, [decayWeights(rules.decay, rules), branch(isMatrix, matrices, others === "adam" ? scaleByAdam() : undefined), scaleByLearningRate(rules)], rules, { momentum, nesterov, ns_coefficients: nsCoefficients, eps, ns_steps: nsSteps, adjust_lr_fn: adjustLrFn });
 }

@@ -9,11 +9,13 @@ export type Role = "adapterA" | "adapterB" | "magnitude" | "embedding" | "norm" 
 export const roles: readonly Role[] = ["adapterA", "adapterB", "magnitude", "embedding", "norm", "bias", "saved", "weight"];
 
 const embeddings: ReadonlySet<string> = new Set(["embed_tokens", "embed_positions", "wte", "wpe", "tok_embeddings", "word_embeddings", "position_embeddings", "token_type_embeddings", "embed_in", "embeddings"]);
+/** The name of the module whose own weight a path is, or that of its copy; "" for everything else. */
+const ownerOf = (path: string): string => /([^.]+)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight$/.exec(path)?.[1] ?? "";
 /** Whether a path is that of an embedding's table itself (or of its copy that trains beside an adapter), not of factors on it. */
-export const isEmbeddingTable = (path: string): boolean => {
-  const [, owner = ""] = /([^.]+)(?:\.modules_to_save(?:\.[^.]+)?)?\.weight$/.exec(path) ?? [];
-  return embeddings.has(owner);
-};
+export const isEmbeddingTable = (path: string): boolean => embeddings.has(ownerOf(path));
+const heads: ReadonlySet<string> = new Set(["lm_head", "embed_out", "score", "classifier"]);
+/** Whether a path is that of the matrix that makes logits (or of its copy that trains beside an adapter). */
+export const isOutputHead = (path: string): boolean => heads.has(ownerOf(path));
 const isNorm = (part: string): boolean => /norm/i.test(part) || /^ln_?(?:\d+|f|attn|mlp)$/.test(part);
 
 /**

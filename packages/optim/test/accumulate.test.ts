@@ -61,6 +61,17 @@ for (const device of devices) describe(device.name, () => {
     expect(await read(acc.finish())).toEqual([...new Array<number>(12).fill(2), ...new Array<number>(6).fill(1), 3, 2]);
   });
 
+  it("a count may be a sum of weights below 1; where nothing counts, means are 0 and not NaN", async () => {
+    setDevice(device);
+    const p = store(tensor([1, 2])), acc = accumulate({ p });
+    for (const [w, g] of [[0.25, [1, 3]], [0.25, [2, 0]]] as const) acc.add({ p: tensor(g) }, tensor(w), tensor(w));
+    const a = acc.finish();
+    expect([[...await a.gradients.p!.data()], await a.loss.item(), await a.count.item()]).toEqual([[6, 6], 1, 0.5]);
+    acc.add({ p: tensor([0, 0]) }, tensor(0), tensor(0));
+    const none = acc.finish();
+    expect([[...await none.gradients.p!.data()], await none.loss.item(), await none.count.item()]).toEqual([[0, 0], 0, 0]);
+  });
+
   it("a leaf that only some micro-batches reach counts with those", async () => {
     setDevice(device);
     const p = store(tensor([1])), q = store(tensor([1])), acc = accumulate({ p, q });

@@ -101,6 +101,28 @@ describe.each(optimizerEntries.map((e) => e.name))("%s", (name) => {
   });
 });
 
+describe("muon beside Adam", () => {
+  it("vectors, embeddings and heads take AdamW's steps, hidden matrices Muon's; states go through torch's layout", async () => {
+    setDevice(wasm);
+    const shapes = { "embed_tokens.weight": [6, 3], "layers.0.q.weight": [3, 5], "layers.0.norm.weight": [3], "lm_head.weight": [4, 3] } as const, names = Object.keys(shapes) as (keyof typeof shapes)[];
+    const tree = (): Record<string, Store> => { const grid = new Grid(3); return Object.fromEntries(names.map((n) => [n, store(grid.host(shapes[n], 1, "f32"))])); }, options = { learningRate: 0.05, weightDecay: 0.25 };
+    const run = async (o: Optimizer, only: readonly string[], t: Record<string, Store>): Promise<BoundOptimizer<Record<string, Store>>> => {
+      const bound = o.for(t), grid = new Grid(5);
+      for (let i = 0; i < 3; i++) { const g = Object.fromEntries(names.map((n) => [n, fromHost(grid.host(shapes[n], 2, "f32"))])); bound.step(Object.fromEntries(only.map((n) => [n, g[n]]))); }
+      return Promise.resolve(bound);
+    };
+    const both = tree(), adam = tree(), hidden = tree(), o = await run(muon({ ...options, others: "adam" }), names, both), rest = names.filter((n) => n !== "layers.0.q.weight");
+    await run(adamw(options), rest, adam);
+    await run(muon(options), ["layers.0.q.weight"], { "layers.0.q.weight": hidden["layers.0.q.weight"] });
+    for (const n of names) expect([n, [...await both[n].data()]]).toEqual([n, [...await (n === "layers.0.q.weight" ? hidden : adam)[n].data()]]);
+    const again = muon({ ...options, others: "adam" }).for(tree());
+    again.loadStateDict(await o.stateDict());
+    expect(await again.state()).toEqual(await o.state());
+    expect([Object.keys(o.states.momentum_buffer), Object.keys(o.states.exp_avg)]).toEqual([["layers.0.q.weight"], rest]);
+    expect(() => muon(options).for(tree())).toThrow(/layers\.0\.norm\.weight has shape \[3\]/);
+  });
+});
+
 describe("beside a quantized base", () => {
   const x = fromHost(new Grid(5).host([4, 64], 1, "f32")), want = fromHost(new Grid(6).host([4, 8], 1, "f32"));
   it.each(optimizerEntries.map((e) => e.name))("%s: three steps are finite and go down, and the codes stay", async (name) => {

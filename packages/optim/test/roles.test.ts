@@ -1,7 +1,7 @@
 /** Roles of parameters and groups made of them; LoRA+ gives each parameter PEFT's rate and decay. */
 import { ConfigError, fromHost, store } from "@adjoint/tensor";
 import { describe, expect, it } from "vitest";
-import { adamw, byRole, constantWithWarmup, isEmbeddingTable, loraPlus, matches, roleOf, roles, rulesOf, sgd, type Role } from "@adjoint/optim";
+import { adamw, byRole, constantWithWarmup, isEmbeddingTable, isOutputHead, loraPlus, matches, roleOf, roles, rulesOf, sgd, type Role } from "@adjoint/optim";
 import { golden } from "@adjoint/testing/fixtures";
 
 interface Param { readonly name: string; readonly shape: number[]; readonly group: number; readonly lr: number; readonly weight_decay: number }
@@ -25,6 +25,9 @@ describe("roles", () => {
     const tables = ["model.embed_tokens.weight", "transformer.wte.weight", "wpe.weight", "base_model.model.model.embed_tokens.weight", "x.embed_tokens.modules_to_save.weight", "x.embed_tokens.modules_to_save.default.weight"];
     const others = ["x.embed_tokens.lora_embedding_A", "x.embed_tokens.lora_A.weight", "x.embed_tokens.token_adapter.trainable_tokens_delta", "lm_head.weight", "x.embed_tokens.bias", "q_proj.modules_to_save.default.weight", "embed_tokens"];
     expect([...tables, ...others].map((n) => [n, isEmbeddingTable(n)])).toEqual([...tables.map((n) => [n, true]), ...others.map((n) => [n, false])]);
+  });
+  it("an output head is the matrix that makes logits, or its copy", () => {
+    expect(["lm_head.weight", "base_model.model.lm_head.modules_to_save.default.weight", "score.weight", "lm_head.bias", "lm_head.lora_A.weight", "q_proj.weight"].map(isOutputHead)).toEqual([true, true, true, false, false, false]);
   });
   it("a group may ask for one, or several", () => {
     expect(matches({ role: "norm" }, "model.norm.weight")).toBe(true);

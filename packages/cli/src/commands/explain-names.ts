@@ -37,6 +37,7 @@ function stateOf(entry: OptimizerEntry): { readonly states: string; readonly mea
   };
 }
 
+const shown = (value: unknown): string => (typeof value === "number" && value !== 0 && Math.abs(value) < 1e-3 ? value.toExponential() : String(value));
 /** Keys of a recipe that say what an option is: weight_decay always; Adam's always, or where a recipe changes them. */
 const shared: Readonly<Record<string, keyof Recipe>> = { weight_decay: "weight_decay", beta1: "adam_beta1", beta2: "adam_beta2", eps: "adam_epsilon" };
 function recipeKey(key: string, { keys, moments }: OptimizerAbout): { readonly key: keyof Recipe; readonly text: string } | null {
@@ -52,10 +53,10 @@ export function explainOptimizer(name: string | null): Answer {
     return { text: `optimizers (optim); adjoint explain optimizer NAME tells the rest\n\n${table(all.map((o) => [o.name, `${o.title}: ${o.use}`]))}`, json: { optimizers: all } };
   }
   const about = aboutOptimizer(name), { title, equations, keys, use, source, aliases } = about, { states, measured } = stateOf(about);
-  const wide = Math.max(...Object.values(keys).map((k) => String(k.default).length)), recipes = Object.keys(keys).map((key) => recipeKey(key, about));
-  const options = Object.entries(keys).map(([key, k], i): [string, string] => [key, recipes[i] === null ? String(k.default) : `${padEnd(String(k.default), wide)}  ${recipes[i].text}`]), bytes = measured.map(([what, b]) => `${b.toFixed(2)} of ${what}`).join(", ");
+  const wide = Math.max(...Object.values(keys).map((k) => shown(k.default).length)), recipes = Object.keys(keys).map((key) => recipeKey(key, about));
+  const options = Object.entries(keys).map(([key, k], i): [string, string] => [key, recipes[i] === null ? shown(k.default) : `${padEnd(shown(k.default), wide)}  ${recipes[i].text}`]), bytes = measured.map(([what, b]) => `${b.toFixed(2)} of ${what}`).join(", ");
   return {
-    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\nrate    ${String(about.defaults["learningRate"])}; a recipe's: learning_rate\nstate   ${states}\nbytes   a parameter: ${bytes}\nuse     ${use}\nsource  ${source}\n${aliases.length === 0 ? "" : `names   ${[about.name, ...aliases].join(", ")}\n`}`,
+    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\nrate    ${shown(about.defaults["learningRate"])}; a recipe's: learning_rate\nstate   ${states}\nbytes   a parameter: ${bytes}\nuse     ${use}\nsource  ${source}\n${aliases.length === 0 ? "" : `names   ${[about.name, ...aliases].join(", ")}\n`}`,
     json: { name: about.name, aliases, title, equations, options: Object.fromEntries(Object.entries(keys).map(([key, k]) => [key, k.default])), recipe_keys: Object.fromEntries(Object.keys(keys).flatMap((key, i) => (recipes[i] === null ? [] : [[key, recipes[i].key]]))), learning_rate: about.defaults["learningRate"], state: about.state, bytes_per_parameter: Object.fromEntries(measured), use, source },
   };
 }
