@@ -1,5 +1,5 @@
 /**
- * Every TypeScript block of README.md and docs/*.md runs, has no type error, and prints what the page says; figures of GPUs are measured ones.
+ * Every TypeScript block of docs/*.md, README.md and the README.md of each package runs, has no type error, and prints what the page says; figures of GPUs are measured ones.
  * `DOCS_UPDATE=1 npx vitest run benchmarks/test` writes what was printed into the pages' output blocks.
  */
 import { existsSync, mkdirSync, readFileSync, readdirSync, rmSync, writeFileSync } from "node:fs";
@@ -12,7 +12,7 @@ import { createReference, setDevice } from "@adjoint/tensor";
 import { type Snippet, shorter, snippetsOf, updated } from "./snippets.ts";
 
 const root = resolve(import.meta.dirname, "..", ".."), made = join(root, ".cache", `docs-${process.pid}`);
-const pages = ["README.md", ...readdirSync(join(root, "docs")).filter((f) => f.endsWith(".md")).sort().map((f) => `docs/${f}`)];
+const pages = ["README.md", ...readdirSync(join(root, "docs")).filter((f) => f.endsWith(".md")).sort().map((f) => `docs/${f}`), ...readdirSync(join(root, "packages")).sort().map((name) => `packages/${name}/README.md`).filter((page) => existsSync(join(root, page)))];
 const read = (page: string): string => readFileSync(join(root, page), "utf8");
 const fileOf = (s: Snippet): string => join(made, `${s.page.replaceAll(/\W/g, "-")}-${s.line}.ts`);
 const snippets = pages.flatMap((page) => snippetsOf(page, read(page)));

@@ -2,7 +2,7 @@
 import { inspect } from "node:util";
 import fc from "fast-check";
 import { beforeEach, describe, expect, it } from "vitest";
-import { type Store, type Tensor, StaleError, ConfigError, ShapeError, assign, compile, counter, createReference, explain, explainNaN, gather, keep, live, memory, scalar, scope, setDevice, softmax, store, tensor, unary, update, zeroStore } from "@adjoint/tensor";
+import { type Store, type Tensor, StaleError, ConfigError, ShapeError, assign, compile, concat, counter, createReference, explain, explainNaN, gather, keep, live, memory, scalar, scope, setDevice, softmax, store, tensor, unary, update, zeroStore } from "@adjoint/tensor";
 import { checkpoint, customGradient, grad, gradients, jvp, stopGradient, vjp } from "@adjoint/autograd";
 
 beforeEach(() => { setDevice(createReference()); });
@@ -221,5 +221,17 @@ describe("gradients that are written wrong", () => {
   it("the loss comes first", () => {
     const w = store(tensor([1, 2])), swapped: (...args: readonly unknown[]) => unknown = (a, b) => Reflect.apply(gradients, null, [b, a]);
     expect(() => swapped(w.sum(), { w })).toThrow("gradients(loss, tree): the loss first");
+  });
+});
+
+describe("explain is read by people", () => {
+  it("says the numbers of scalars, the axes of ops and what a reduction sums, in 100 columns", () => {
+    setDevice(createReference({ name: "fused", fuse: true }));
+    const xs = Array.from({ length: 40 }, (_, i) => store(tensor([[i, 1], [2, 3]]), `weight.of.layer.${i}`));
+    const text = String(explain(concat(xs.map((x) => x.T), 0).square().sum(1).mul(0.25), tensor([[1, 2]]).tanh().square().mean(0)));
+    expect(text).toMatch(/= scalar\(0\.25\) {2}f32 \[\]/);
+    expect(text).toMatch(/= permute\(%\d+\) {2}axes=\[1, 0\]/);
+    expect(text).toMatch(/r0 = sum of mul\(/);
+    expect(Math.max(...text.split("\n").map((l) => l.length))).toBeLessThanOrEqual(100);
   });
 });

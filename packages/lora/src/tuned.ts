@@ -155,6 +155,11 @@ export class Tuned<M> extends AdaptedModel<M> {
     return [head, table.toString(), ...table.warnings.map((w) => `warning: ${w}`), ...(embeddings.notable ? [`when saved: ${embeddings.reason}`] : [])].join("\n");
   }
 
+  /** The summary, for console.log(String(tuned)). */
+  override toString(): string {
+    return this.summary();
+  }
+
   /**
    * What merging would put in place of the base's parameters, by name: W + ΔW for low-rank updates, in the parameter's dtype (one rounding; f32 for
    * a weight of codes); the base is left alone.

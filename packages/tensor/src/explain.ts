@@ -1,14 +1,14 @@
 /** Seeing inside: the graph, the kernels, their source and the memory plan of the very plan that would run. */
 import { receive } from "./answer.ts";
 import type { ContractKernel, Factor, Kernel, PlanSpec, RunResult } from "./backend.ts";
-import { bytesOf, type TypedArray } from "./dtype.ts";
+import { bytesOf, decode, type TypedArray } from "./dtype.ts";
 import { type Bound, bind, execute, getDevice, internal, leafValues, planOf, scalarValues } from "./engine.ts";
 import { DeviceError } from "./errors.ts";
 import { showExpr } from "./expr.ts";
 import { dependencies, postorder } from "./graph.ts";
 import { accesses } from "./plan.ts";
 import { show, sizeOf } from "./shape.ts";
-import { Tensor, copyOp, hasNumbers, leafOp, record } from "./tensor.ts";
+import { Tensor, copyOp, hasNumbers, leafOp, record, scalarOp } from "./tensor.ts";
 
 export interface Explanation {
   /** every node: number, op, inputs, shape, dtype, name */
@@ -35,10 +35,31 @@ function showGraph(values: readonly Tensor[], composites: ReadonlySet<string>): 
   const order = postorder(values, composites), number = new Map(order.map((t, i) => [t, i]));
   const lines = order.map((t, i) => {
     const from = dependencies(t, composites).map((x) => `%${number.get(x)}`).join(", ");
-    return `  %${i} = ${t.op.name}(${from})  ${t.dtype} ${show(t.shape)}${t.name ? `  ${t.name}` : ""}`;
+    const given = t.op === scalarOp && t.value ? String(decode(t.dtype, t.value.data[0])) : from;
+    return folded(`  %${i} = ${t.op.name}(${given})${showAttrs(t.attrs)}  ${t.dtype} ${show(t.shape)}${t.name ? `  ${t.name}` : ""}`, 6);
   });
   return `graph: ${order.length} nodes\n${lines.join("\n")}`;
 }
+
+/** Axes, limits and the like: what chooses structure. */
+function showAttrs(attrs: unknown): string {
+  if (typeof attrs !== "object" || attrs === null) return "";
+  const plain = (v: unknown): boolean => typeof v === "number" || typeof v === "string" || typeof v === "boolean" || (Array.isArray(v) && v.every((e) => typeof e === "number"));
+  return Object.entries(attrs).filter(([, v]) => plain(v)).map(([key, v]) => `  ${key}=${Array.isArray(v) ? `[${v.join(", ")}]` : String(v)}`).join("");
+}
+/** Text of at most 100 columns a line, broken at spaces, its further lines moved in. */
+function folded(text: string, indent: number): string {
+  const lines: string[] = [];
+  let rest = text;
+  while (rest.length > WIDTH) {
+    const at = rest.lastIndexOf(" ", WIDTH);
+    if (at <= indent) break;
+    lines.push(rest.slice(0, at).trimEnd());
+    rest = " ".repeat(indent) + rest.slice(at).trimStart();
+  }
+  return [...lines, rest].join("\n");
+}
+const WIDTH = 100;
 
 /** k of every product that a contract kernel adds up. */
 const depths = (k: ContractKernel): number[] => [k, ...(k.more ?? [])].map((p) => p.k);
@@ -61,13 +82,19 @@ export function bytesMoved(k: Kernel, spec: PlanSpec): number {
   const { reads, writes } = accesses(k);
   return [...new Set([...reads, ...writes].map((v) => v.buffer))].reduce((n, b) => n + spec.buffers[b].length * bytesOf(spec.buffers[b].dtype), 0);
 }
+/** A line for each reduction of a kernel (r0, r1, ...) and for each of its results. */
+function formulasOf(k: Kernel): string[] {
+  if (!("stores" in k)) return [];
+  const reductions = k.kind === "rows" ? k.stats : k.kind === "cols" ? [k] : [];
+  return [...reductions.map(({ op, value }, i) => `r${i} = ${op} of ${showExpr(value)}`), ...k.stores.map((s) => showExpr(s.value))];
+}
 function showKernels(spec: PlanSpec): string {
   const lines = spec.kernels.map((k, i) => {
     const { reads, writes } = accesses(k);
     const what = k.kind === "contract" ? `${show(k.shape)} k=${depths(k).join("+")}${coded(k)}` : "shape" in k ? show(k.shape) : `[${k.kind === "composite" ? "" : `${k.rows}, ${k.cols}`}]`;
     const to = [...new Set(writes.map((v) => `b${v.buffer}`))].join(" "), from = [...new Set(reads.map((v) => `b${v.buffer}`))].join(" ");
-    const formula = "stores" in k ? k.stores.map((s) => { const t = showExpr(s.value); return t.length > 100 ? `${t.slice(0, 97)}...` : t; }).join(" ; ") : "";
-    return `  #${i} ${k.kind} ${what}  ${from} -> ${to}  ${human(bytesMoved(k, spec))}, ${(operationsOf(k) / 1e6).toFixed(2)} MFLOP  ${k.label}${formula ? `\n       ${formula}` : ""}`;
+    const formula = formulasOf(k).map((line) => `\n       ${line.length > 93 ? `${line.slice(0, 90)}...` : line}`).join("");
+    return `${folded(`  #${i} ${k.kind} ${what}  ${from} -> ${to}  ${human(bytesMoved(k, spec))}, ${(operationsOf(k) / 1e6).toFixed(2)} MFLOP  ${k.label}`, 7)}${formula}`;
   });
   const bytes = spec.kernels.reduce((n, k) => n + bytesMoved(k, spec), 0), flops = spec.kernels.reduce((n, k) => n + operationsOf(k), 0);
   return `kernels: ${spec.kernels.length}, ${human(bytes)} moved, ${(flops / 1e9).toFixed(3)} GFLOP\n${lines.join("\n")}`;
