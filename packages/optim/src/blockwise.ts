@@ -1,5 +1,5 @@
 /** 8-bit states: any transform whose memory is kept as codes of the dynamic map, with one scale a block of 256. */
-import { type Tensor, concat, zeros } from "@adjoint/tensor";
+import { type Tensor, concat, div, zeros } from "@adjoint/tensor";
 import { scaleByAdam, checkedBetas } from "./adam.ts";
 import { fraction, knownKeys, notNegative, whole } from "./check.ts";
 import { type CommonOptions, built, commonKeys } from "./common.ts";
@@ -48,7 +48,6 @@ export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep
       ]));
     },
     update(updates, state, params, context) {
-      // large leaves go through as rows of a block: the step is then one kernel whose rows have their largest magnitude at hand
       const inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x, path) => (small(x, path) ? x : rowsOf(x)));
       const wide: State = Object.fromEntries(entries.map(({ name, map, code, scale }): [string, Leaves] => [name, mapLeaves(updates, (g, path) =>
         (small(g, path) ? state[code][path] : decoded(state[code][path], state[scale][path], map, g.dtype === "f64" ? "f64" : "f32")))]));
@@ -58,15 +57,26 @@ export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep
         for (const [path, x] of Object.entries(done.state[name])) {
           const codes = state[code][path], scales = state[scale][path];
           if (small(updates[path], path)) { next[code][path] = context.keep(x, codes); continue; }
-          const largest = x.abs().amax(-1);
-          next[code][path] = context.keep(fromRows(encodeDynamic(x.div(largest.maximum(1e-30)), map), codes), codes);
-          next[scale][path] = context.keep(largest.cast("f32").reshape(scales.shape), scales);
+          const largest = x.abs().amax(-1), made = encodeDynamic(x.mul(div(1, largest.maximum(1e-30))), map);
+          next[code][path] = context.keep(codes.size % BLOCK === 0 ? made : fromRows(made, codes), codes);
+          next[scale][path] = context.keep(largest.cast("f32"), scales);
         }
       }
       return { updates: mapLeaves(done.updates, (u, path) => (small(updates[path], path) ? u : fromRows(u, updates[path]))), state: next };
     },
   };
 }
+
+/**
+ * `inner` on rows of a block: leaves of whole blocks are reshaped on the way in, and stay rows on the way out. A step of number-by-number links around `blockwise8bit`
+ * is then one kernel a leaf, whose rows have their largest magnitude at hand whatever the leaf's own shape.
+ */
+const onBlocks = (inner: Transform): Transform => {
+  const inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x) => (x.size % BLOCK === 0 ? rowsOf(x) : x));
+  return { ...inner, update: (updates, state, params, context) => inner.update(inRows(updates), state, inRows(params), context) };
+};
+/** Adaptive clipping looks at a leaf's own rows. */
+const around = ({ adaptiveClip }: CommonOptions): ((t: Transform) => Transform) => (adaptiveClip === undefined ? onBlocks : (t) => t);
 
 interface EightBit extends CommonOptions {
   /** leaves of fewer numbers keep f32 states; default 4096 */
@@ -89,7 +99,7 @@ function adamOf8bit(op: "adam8bit" | "adamw8bit", options: Adam8bitOptions, deca
   checkedBetas(op, betas);
   notNegative(op, "eps", eps);
   const scaled = blockwise8bit(scaleByAdam({ betas, eps, average: "sum" }), { exp_avg: "signed", exp_avg_sq: "unsigned" }, size(op, options), options.keep32bit);
-  return built(op, options, [decayWeights(rules.decay, rules), scaled, scaleByLearningRate(rules)], rules, { betas, eps });
+  return built(op, options, [decayWeights(rules.decay, rules), scaled, scaleByLearningRate(rules)], rules, { betas, eps }, around(options));
 }
 /**
  * AdamW with both moments in 8 bits (bitsandbytes.optim.AdamW8bit): 2 + 8/256 bytes a parameter instead of 8.
@@ -105,7 +115,7 @@ export function lion8bit(options: Lion8bitOptions = {}): Optimizer {
   knownKeys(op, options, [...commonKeys, "betas", "min8bitSize", "keep32bit"]);
   const { learningRate = 1e-4, betas = [0.9, 0.99], weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas);
-  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas, eps: 0 });   // bitsandbytes asks for an eps that Lion does not have
+  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas, eps: 0 }, around(options));   // bitsandbytes asks for an eps that Lion does not have
 }
 
 /** RMSprop with its mean square in 8 bits (bitsandbytes.optim.RMSprop8bit, signed map as there). Defaults: learningRate 1e-2, alpha 0.99. */
@@ -115,7 +125,7 @@ export function rmsprop8bit(options: Rmsprop8bitOptions = {}): Optimizer {
   const { learningRate = 1e-2, alpha = 0.99, eps = 1e-8, weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   fraction(op, "alpha", alpha);
   notNegative(op, "eps", eps);
-  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, betas: [alpha, 0], eps });     // betas: alpha and the momentum, in bitsandbytes's groups
+  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, betas: [alpha, 0], eps }, around(options));     // betas: alpha and the momentum, in bitsandbytes's groups
 }
 
 /** What a state holds as numbers: decoded where it is codes. */

@@ -1,57 +1,63 @@
 /**
  * The dynamic 8-bit map as a formula, so that states are decoded and encoded inside the step's own kernels.
  *
- * bitsandbytes's map has seven decades; decade i holds n = 2^i (signed) or 2^(i+1) (unsigned) numbers 10^(i-6)(0.1 + 0.9(j + ½)/n),
- * and beside them 0 and 1; sorted, a code is its own search: 127 ± (n + j) signed, n - 1 + j unsigned.
+ * bitsandbytes's map has seven decades; decade i holds n = 2^i (signed) or 2^(i+1) (unsigned) numbers 10^(i-6)(0.1 + 0.9(j + ½)/n), and beside them 0 and 1; sorted, the
+ * k-th from 0 on is j = k - n of its decade. From one decade to the next cells become five times as wide: sizes are a convex function of k, the largest of seven lines,
+ * and k is a concave one of the size, the smallest of eleven or thirteen. No comparison, no look-up.
  */
-import { type Expr, type Op, type Tensor, literal, record } from "@adjoint/tensor";
+import { type Expr, type Op, type Tensor, record } from "@adjoint/tensor";
 
-interface Decade {
-  /** numbers in the decade */
-  readonly n: number;
-  /** width of a number's cell: 0.9 · 10^(i-6) / n */
-  readonly w: number;
-  /** the smallest magnitude that is nearer to this decade than to the one below */
-  readonly from: number;
-}
+interface Decade { /** numbers in the decade */ readonly n: number; /** width of a number's cell */ readonly w: number }
 const decadesOf = (signed: boolean): readonly Decade[] => Array.from({ length: 7 }, (_, i) => {
-  const n = 2 ** (signed ? i : i + 1), unit = 10 ** (i - 6);
-  return { n, w: (0.9 * unit) / n, from: i === 0 ? (unit * (0.1 + 0.45 / n)) / 2 : (unit / 10) * (1 + 1.8 / n) };
+  const n = 2 ** (signed ? i : i + 1);
+  return { n, w: (0.9 * 10 ** (i - 6)) / n };
 });
 const decades: Readonly<Record<"signed" | "unsigned", readonly Decade[]>> = { signed: decadesOf(true), unsigned: decadesOf(false) };
 export type Map8 = "signed" | "unsigned";
 
+/** k of the number 0, and of 1. */
+const ends: Readonly<Record<Map8, readonly [zero: number, one: number]>> = { signed: [0, 128], unsigned: [1, 256] };
 /** The code of 0. */
 export const zeroCode = (map: Map8): number => (map === "signed" ? 127 : 0);
 
 interface MapAttrs { readonly map: Map8 }
 const mapOf = (attrs: unknown): Map8 => (attrs as MapAttrs).map;
 
-/** The 256 numbers of a map, which bitsandbytes keeps as qmap1 and qmap2. */
-export function dynamicMap(map: Map8): Float32Array {
-  const signed = map === "signed";
-  return Float32Array.from({ length: 256 }, (_, code) => {
-    const d = signed ? code - 127 : code, k = signed ? Math.abs(d) : d + 1, { n, w } = decades[map].findLast((x) => k >= x.n) ?? decades[map][0];
-    const size = k < (signed ? 1 : 2) ? 0 : k >= (signed ? 128 : 256) ? 1 : (k - n + 0.5 + n / 9) * w;
-    return d < 0 ? -size : size;
-  });
-}
+/** The k-th number: (k - n + ½ + n/9) w, the largest over decades; 9k - 8n + 4½ is exact in f32. */
+const sizeAt = (k: number, map: Map8): number => (k === ends[map][0] ? 0 : k === ends[map][1] ? 1 : Math.max(...decades[map].map(({ n, w }) => (9 * k - 8 * n + 4.5) * (w / 9))));
 
-/** One number a decade, chosen by thresholds on x. */
-const chosen = (x: Expr, map: Map8, from: (d: Decade) => number, value: (d: Decade) => number): Expr =>
-  decades[map].slice(1).reduce((y, d) => x.ge(from(d)).select(literal(value(d)), y), literal(value(decades[map][0])));
+/** The 256 numbers of a map, which bitsandbytes keeps as qmap1 and qmap2. */
+export const dynamicMap = (map: Map8): Float32Array => Float32Array.from({ length: 256 }, (_, code) => (map === "signed" ? Math.sign(code - 127) * sizeAt(Math.abs(code - 127), map) : sizeAt(code + 1, map)));
 
 function decode(codes: Expr, map: Map8): Expr {
-  const c = codes.toF(), signed = map === "signed", d = signed ? c.sub(127) : c, k = signed ? d.abs() : d.add(1);
-  const n = chosen(k, map, (x) => x.n, (x) => x.n), w = chosen(k, map, (x) => x.n, (x) => x.w);
-  const inside = k.sub(n).add(0.5).add(n.mul(1 / 9)).mul(w), size = k.lt(signed ? 0.5 : 1.5).select(0, k.ge(signed ? 128 : 256).select(1, inside));
-  return signed ? d.lt(0).select(size.neg(), size) : size;
+  const c = codes.toF(), d = c.sub(127), k = map === "signed" ? d.abs() : c.add(1), nine = k.mul(9);
+  const size = decades[map].map(({ n, w }) => nine.add(4.5 - 8 * n).mul(w / 9)).reduce((a, b) => a.max(b)).max(0).min(1);
+  return map === "signed" ? size.mul(d.max(-1).min(1)) : size;
 }
+
+interface Point { readonly x: number; readonly y: number }
+interface Line { readonly slope: number; readonly at0: number }
+/** Lines whose smallest passes through every point of a concave run: chords of neighbours, from the last point on, each along as many points as lie on it. */
+function linesThrough(points: readonly Point[]): readonly Line[] {
+  const chord = (i: number): number => (points[i].y - points[i - 1].y) / (points[i].x - points[i - 1].x), lines: Line[] = [];
+  for (let i = points.length - 1; i >= 0; i--) {
+    const last = Math.max(1, i), slope = chord(last);
+    lines.push({ slope, at0: points[last].y - slope * points[last].x });
+    while (i > 0 && Math.abs(chord(i) / slope - 1) < 1e-9) i--;
+  }
+  return lines;
+}
+/** Lines to find the nearest number: their smallest is k half-way between the sizes of k - 1 and k, so that its whole part is k. Only towards 1 cells are narrow again: there it is the line `last`, where that is larger. */
+const searchOf = (map: Map8): { readonly lines: readonly Line[]; readonly last: Line } => {
+  const [zero, one] = ends[map], half = (k: number): Point => ({ x: (sizeAt(k - 1, map) + sizeAt(k, map)) / 2, y: k }), end = half(one), slope = 2 / (end.x - half(one - 1).x);
+  return { lines: linesThrough(Array.from({ length: one - zero - 1 }, (_, i) => half(zero + 1 + i))), last: { slope, at0: one - slope * end.x } };
+};
+const searches = { signed: searchOf("signed"), unsigned: searchOf("unsigned") };
+
 function encode(x: Expr, map: Map8): Expr {
-  const signed = map === "signed", a = x.abs(), n = chosen(a, map, (d) => d.from, (d) => d.n), scale = chosen(a, map, (d) => d.from, (d) => 1 / d.w);
-  const cell = a.mul(scale).sub(n.mul(1 / 9)).floor().max(0).min(n.sub(1)), top = a.ge(1 - 0.225 / decades[map][6].n);
-  const k = a.lt(decades[map][0].from).select(0, top.select(signed ? 128 : 256, n.add(cell)));
-  return (signed ? x.lt(0).select(k.max(1).min(127).neg(), k).add(127) : k.sub(1).max(0)).toI();
+  const { lines, last } = searches[map], [, one] = ends[map], a = map === "signed" ? x.abs() : x, along = ({ slope, at0 }: Line): Expr => a.mul(slope).add(at0);
+  const k = lines.map(along).reduce((p, q) => p.min(q)).max(along(last)).min(one);
+  return (map === "signed" ? x.lt(0).select(k.floor().max(1).min(127).neg(), k).add(127) : k.sub(1)).toI();
 }
 
 const decodeOp: Op = { name: "decodeDynamic", kind: "map", forward: ([codes], { attrs }) => decode(codes, mapOf(attrs)), vjp: () => [null] };

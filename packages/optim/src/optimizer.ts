@@ -163,11 +163,11 @@ export class BoundOptimizer<T> {
     const kept = new WeakSet<Tensor>(), shared = new Map<unknown, Tensor>(), stores: Store[] = [], values: Tensor[] = [], halted = this.states.halted?.[""];
     const finite = total.le(largest(total)), sound = halted === undefined ? finite : bitAnd(finite, halted.eq(0));
     const keep = (next: Tensor, previous: Tensor): Tensor => {
-      const t = sound.where(next, previous);
+      const t = sound.where(next, previous.reshape(next.shape));
       kept.add(t);
       return t;
     };
-    const set = (s: Store, value: Tensor): void => { stores.push(s); values.push(value); };
+    const set = (s: Store, value: Tensor): void => { stores.push(s); values.push(value.reshape(s.shape)); };
     const context: Context = {
       keep, leaves: { ...this.#others, ...this.params },
       ofStep: (f, dtype) => {
@@ -201,8 +201,8 @@ export class BoundOptimizer<T> {
     const p = this.params[path], master = this.states.master?.[path];
     if (!isHalfType(p.dtype)) { set(p, next); return; }
     if (master !== undefined) set(master, next);
-    const key = { seed: this.#policy.seed, stream: `rounding/${path}`, step: live(this.counter, (t) => t, "u32") };
-    set(p, sound.where(master === undefined ? roundByChance(next, p.dtype, key) : next.cast(p.dtype), p));
+    const key = { seed: this.#policy.seed, stream: `rounding/${path}`, step: live(this.counter, (t) => t, "u32") }, own = next.reshape(p.shape);
+    set(p, sound.where(master === undefined ? roundByChance(own, p.dtype, key) : own.cast(p.dtype), p));
   }
 
   #match(gradients: GradientsOf<T>, what: string): Leaves {

@@ -12,7 +12,7 @@ export interface Context {
   ofStep(f: (t: number) => number, dtype: DType): Tensor;
   /** f(updates of this leaf, this one included), a number that is data */
   ofUpdates(path: string, f: (t: number) => number, dtype: DType): Tensor;
-  /** `next`, or `previous` if the step is skipped. Updates computed from the kept value share one kernel with it. */
+  /** `next`, or `previous` (in next's shape) if the step is skipped. Updates computed from the kept value share one kernel with it. */
   keep(next: Tensor, previous: Tensor): Tensor;
   /** every tensor of the tree as it was before the step, those without a gradient and those that never train included */
   readonly leaves: Leaves;
@@ -20,7 +20,8 @@ export interface Context {
 
 /**
  * g ↦ u with memory: `init` gives the state before the first step, `update` the updates and the state after it.
- * The optimizer ends with p ← p - u; `params` in the result replaces p (decoupled decay). A leaf without a u does not change.
+ * The optimizer ends with p ← p - u; `params` in the result replaces p (decoupled decay). A leaf without a u does not change. Updates, parameters and kept values may
+ * leave in another shape of as many numbers.
  */
 export interface Transform<S extends State = State> {
   init(params: Leaves): S;

@@ -3,7 +3,7 @@ import { type Backend, type PlanSpec, type Store, type Tensor, compile, memory, 
 import { gradients } from "@adjoint/autograd";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { type Optimizer, adam, adamw, chain, optimizerOf, cosine, scaleByLearningRate, sgd, trace } from "@adjoint/optim";
+import { type Optimizer, adam, adamw, adamw8bit, chain, optimizerOf, cosine, lion8bit, scaleByLearningRate, sgd, trace } from "@adjoint/optim";
 import { devices, expectSame } from "./golden.ts";
 
 const recipes: readonly [string, () => Optimizer][] = [
@@ -139,6 +139,16 @@ describe("the plan of a step", () => {
       const count = (what: string): number => written.filter((w) => w === what).length;
       expect([kernels.length, count("map store store store")]).toEqual([n === 1 ? 2 : 2 * n + 1, n]);
       expect(written.filter((w) => w.startsWith("rows ")).length).toBe(n === 1 ? 1 : n + 1);
+    }
+  });
+  it("8-bit: codes, scales and p of a leaf are one kernel, in place, whatever its shape and clipping; nothing lies in memory in between", () => {
+    for (const device of devices.slice(1)) for (const maxGradNorm of [undefined, 1]) for (const shape of [[8, 576], [768, 16], [5120]]) {
+      for (const [make, writes] of [[() => adamw8bit({ maxGradNorm }), 5], [() => lion8bit({ maxGradNorm }), 3]] as const) {
+        const { kernels, buffers, arenaBytes } = stepPlan(device, make, 2, shape), updates = kernels.filter((k) => "stores" in k && k.stores.some(({ view }) => buffers[view.buffer].kind === "store"));
+        expect(kernels.length).toBe(5);
+        expect(updates.map((k) => [k.kind, "stores" in k && k.stores.map(({ view }) => buffers[view.buffer].kind)])).toEqual([["rows", Array(writes).fill("store")], ["rows", Array(writes).fill("store")]]);
+        expect(arenaBytes - 2 * 4 * shape.reduce((a, b) => a * b)).toBeLessThanOrEqual(4 * 64);            // the gradients, and a few numbers
+      }
     }
   });
   it("the same holds inside a training step: no number of the optimizer makes a new plan, nothing grows", async () => {

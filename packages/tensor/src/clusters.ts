@@ -112,6 +112,12 @@ export class Clusters {
     c.space = [...c.space.slice(0, r.axis), c.space[r.axis] / r.low, r.low, ...c.space.slice(r.axis + 1)];
     for (const d of c.demands) d.map = refineMap(d.map, r);
   }
+  /** The points of a map become rows of this width. */
+  widen(c: Cluster, width: number): void {
+    c.space = [...c.space, width];
+    for (const d of c.demands) d.map = { offset: d.map.offset, coef: d.map.coef.map((k) => [...k, 0]) };
+    c.kind = "rows";
+  }
   mayRefine(c: Cluster, axis: number): boolean {
     return c.space.length < 8 && (c.kind === "map" ? true : (c.kind === "rows" || c.kind === "contract") && axis < c.space.length - 1);
   }
@@ -220,9 +226,8 @@ export class Clusters {
     this.demand(x, c, id);
     return c;
   }
-  /** Gives t a place in a kernel over the same points that wants nothing of it. */
-  openBeside(t: GNode, c: Cluster): void {
-    const map = identityMap(t.shape);
+  /** Gives t a place in a kernel over the same points, or over rows of which it holds a number each, that wants nothing of it. */
+  openBeside(t: GNode, c: Cluster, map: IndexMap): void {
     this.selfDemand(t, c, map);
     c.members.add(t);
     this.descend(t, c, map);

@@ -6,6 +6,7 @@ import { type HostArray, bytesOf, decode } from "./dtype.ts";
 import { ConfigError, DeviceError, StaleError } from "./errors.ts";
 import { type GNode, type Graph, buildGraph, postorder } from "./graph.ts";
 import { checkIds, type LimitAttrs } from "./ops/indexing.ts";
+import { reshapeOp } from "./ops/views.ts";
 import { type Plan, PlanCache, type Write, makePlan } from "./plan.ts";
 import { type State, internal, state } from "./state.ts";
 import { type ReadAttrs, type Store, readOp, storeHooks } from "./store.ts";
@@ -58,6 +59,12 @@ export interface Bound {
   readonly checks: readonly Check[];
 }
 
+/** The computed value whose numbers t shows in order: memory is linear, so a store takes them in any shape. Values that others have already stay as they are. */
+function unshaped(t: Tensor): Tensor {
+  let v = t;
+  while (v.op === reshapeOp && !hasNumbers(v) && !v.alias) v = v.inputs[0];
+  return needsCopy(v) || v.alias ? t : v;
+}
 const needsCopy = (t: Tensor): boolean => t.op === readOp || t.op === scalarOp || t.op === leafOp || t.op.kind === "view" || hasNumbers(t);
 
 /** Builds (or finds) the plan of these outputs and assignments. */
@@ -66,7 +73,7 @@ export function bind(outputs: readonly Tensor[], stores: readonly Store[]): Boun
   const roots = internal(() => outputs.map((t) => (t.alias || needsCopy(t) ? record(copyOp, [t], null, t.shape, t.dtype) : t)));
   const used = new Set<Tensor>();
   const values = internal(() => stores.map((s) => {
-    const v = s.current, own = needsCopy(v) || v.alias !== null || used.has(v);
+    const v = unshaped(s.current), own = needsCopy(v) || v.alias !== null || used.has(v);
     used.add(v);
     return own ? record(copyOp, [v], null, v.shape, v.dtype) : v;
   }));

@@ -11,11 +11,11 @@
  */
 import { type Cluster, Clusters, inMemory, isRefine, trailing } from "./clusters.ts";
 import type { GNode, Graph } from "./graph.ts";
-import { type IndexMap, isLinear, linear, throughView } from "./indexmap.ts";
+import { type IndexMap, identityMap, isLinear, linear, throughView } from "./indexmap.ts";
 import { type Sums, sumsOfProducts } from "./products.ts";
 import type { ReduceAttrs } from "./ops/reduce.ts";
 import { reshapeOp } from "./ops/views.ts";
-import { type Shape, sameShape, sizeOf } from "./shape.ts";
+import { type Shape, sizeOf } from "./shape.ts";
 
 export interface Schedule {
   readonly clusters: readonly Cluster[];
@@ -28,12 +28,12 @@ export interface Schedule {
   readonly sums: Sums;
 }
 
-const MAX_MEMBERS = 160, MAX_SIBLINGS = 4;
+const MAX_MEMBERS = 160, MAX_SIBLINGS = 5;
 const transcendental = new Set(["exp", "log", "tanh", "sin", "cos", "erf", "pow", "sqrt", "rsqrt", "div", "threefry"]);
 
 /** Groups a graph into clusters. `roots` are the nodes that must end up in memory. With fuse = false every node is its own kernel; up to `products` matmuls share an accumulator; with decodes = true they read codes. */
 export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean, products = 1, decodes = false): Schedule {
-  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums, decodes), cheap = cheapNodes(graph);
+  const sums = sumsOfProducts(graph, roots, fuse ? products : 1), clusters = new Clusters(roots, sums, decodes), cheap = cheapNodes(graph), owners = new Map<GNode, Cluster[]>();
   for (const t of graph.nodes) if (t.op.name === "stored") clusters.force(t);
   for (let i = graph.nodes.length - 1; i >= 0; i--) {
     const t = graph.nodes[i];
@@ -57,8 +57,12 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
     if (!fuse || t.op.kind === "view") { clusters.openOwn(t); return; }
     const joinable = inside.filter((c) => fits(t, c));
     if (!must && inside.length === 1 && joinable.length === 1) { join(t, inside[0]); return; }
-    const neighbour = inside.length === 0 ? sibling(t, memory) : undefined;
-    if (neighbour) { clusters.openBeside(t, neighbour); return; }
+    const beside = inside.length === 0 ? sibling(t, memory) : undefined;
+    if (beside) {
+      clusters.openBeside(t, beside.cluster, beside.map);
+      own(t, beside.cluster);
+      return;
+    }
     if (inside.length > 0 && cheap(t)) {
       joinable.forEach((c) => { join(t, c); });
       if (must || joinable.length < inside.length) clusters.openOwn(t);
@@ -66,7 +70,11 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
     }
     const all = [...inside, ...memory];
     const host = joinable.find((c) => !memory.includes(c) && ownsOutput(t, c) && all.every((o) => o === c || !clusters.reaches(o, c)));
-    if (!host || (host.kind === "rows" && endsProduct(t))) { clusters.openOwn(t); return; }      // a matmul writes its own epilogue, so the product alone never goes to memory
+    if (!host || (host.kind === "rows" && endsProduct(t))) {
+      clusters.openOwn(t);
+      if (t.op.kind === "map" && roots.has(t)) own(t, clusters.list[clusters.list.length - 1]);
+      return;
+    }      // a matmul writes its own epilogue, so the product alone never goes to memory
     const rowLevel = rowLevelIn(t, host, clusters.mapsIn(t, host));
     join(t, host);
     if (rowLevel) host.kind = "rows";
@@ -75,18 +83,30 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
   }
 
   /**
-   * A cluster that reads a store as t does, over the same points, while neither needs the other: one kernel then updates both (m and p of Lion),
-   * in place, where two would read everything twice and keep a copy of the old value.
+   * A kernel of assignments that computes or reads some of what t, another assignment, needs, over the same points, while neither needs the other: one kernel then
+   * does both (m and p of Lion; codes, scales and p of 8-bit Adam), in place, where two would compute everything twice, or keep it in memory, and keep a copy of the old value.
    */
-  function sibling(t: GNode, readers: readonly Cluster[]): Cluster | undefined {
-    if (!fuse || t.op.kind !== "map" || !roots.has(t)) return undefined;
-    for (const x of storesIn(t)) {
-      for (const { cluster: c, map } of clusters.find(x)?.demands ?? []) {
-        if (c.kind === "map" && !c.part && sameShape(c.space, t.shape) && c.members.size < MAX_MEMBERS && c.outputs.size < MAX_SIBLINGS && [...c.outputs].every((o) => roots.has(o))
-          && isLinear(map, x.shape, c.space) && readers.every((r) => r !== c && !clusters.reaches(r, c))) return c;
-      }
+  function sibling(t: GNode, readers: readonly Cluster[]): { readonly cluster: Cluster; readonly map: IndexMap } | undefined {
+    const size = sizeOf(t.shape);
+    if (t.op.kind !== "map" || !roots.has(t) || size === 1) return undefined;
+    for (const x of formulaOf(t)) for (const c of owners.get(x) ?? []) {
+      if ((c.kind !== "map" && c.kind !== "rows") || c.part || c.reducedAxes > 1 || c.members.size >= MAX_MEMBERS || c.outputs.size >= MAX_SIBLINGS || ![...c.outputs].every((o) => roots.has(o))) continue;
+      if (readers.some((r) => r === c || clusters.reaches(r, c))) continue;
+      const points = sizeOf(c.space), width = c.kind === "map" && size > points && sizeOf(x.shape) === size ? size / points : 0;      // c makes a number a row of what t has whole
+      if (width > 1 && !Number.isInteger(width)) continue;
+      const perRow = size < points, space = width ? [...c.space, width] : c.space, map = (!perRow || rowable(c)) && underShape(t, perRow ? [...space.slice(0, -1), 1] : space, space);
+      if (!map || !(perRow ? isRowLevel : isLinear)(map, t.shape, space)) continue;
+      if (width) clusters.widen(c, width); else if (perRow) c.kind = "rows";
+      return { cluster: c, map };
     }
     return undefined;
+  }
+  /** Notes what the kernel of an assignment computes and reads. */
+  function own(t: GNode, c: Cluster): void {
+    for (const x of formulaOf(t)) {
+      const list = owners.get(x);
+      if (!list) owners.set(x, [c]); else if (!list.includes(c)) list.push(c);
+    }
   }
 
   /** t is the epilogue of a matmul that nothing else reads. */
@@ -150,11 +170,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
   function join(t: GNode, c: Cluster): void {
     if (t.op.kind === "reduce" && c.kind === "map") {
       const x = t.inputs[0], width = (t.attrs as ReduceAttrs).axes.reduce((n, a) => n * x.shape[a], 1);
-      if (!isRowOf(t, c, clusters.mapsIn(t, c)[0], width)) {
-        c.space = [...c.space, width];                                   // rows of what was the whole space
-        for (const d of c.demands) d.map = { offset: d.map.offset, coef: d.map.coef.map((k) => [...k, 0]) };
-      }
-      c.kind = "rows";
+      if (isRowOf(t, c, clusters.mapsIn(t, c)[0], width)) c.kind = "rows"; else clusters.widen(c, width);
     }
     if (t.op.kind === "map" && c.kind === "map" && costOf(t) > 4 && rowLevelIn(t, c, clusters.mapsIn(t, c))) c.kind = "rows";
     if (t.op.kind === "contract") { c.kind = "contract"; clusters.multiply(t, c); }
@@ -162,14 +178,22 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
   }
 }
 
-/** Stores of t's shape that its formula reads. */
-function storesIn(t: GNode): GNode[] {
-  const seen = new Set<GNode>([t]), found: GNode[] = [];
+/** What t's formula computes and reads, of t's size or of rows where t has a number a row: formulas, statistics along the last axis, what they begin with. */
+function formulaOf(t: GNode): Set<GNode> {
+  const seen = new Set<GNode>([t]), found = new Set<GNode>();
   for (const y of seen) {
-    if (y.op.kind === "read") found.push(y);
-    else if (seen.size < MAX_MEMBERS) for (const x of y.inputs) if ((x.op.kind === "read" || x.op.kind === "map") && sameShape(x.shape, t.shape)) seen.add(x);
+    if (y.op.kind !== "view" && sizeOf(y.shape) >= sizeOf(t.shape)) found.add(y);
+    if (seen.size < 2 * MAX_MEMBERS && (y.op.kind === "map" || y.op === reshapeOp || y.op.name === "expand" || isStatistic(y))) for (const x of y.inputs) if (sizeOf(x.shape) > 1) seen.add(x);
   }
   return found;
+}
+/** A reduction of the last axis. */
+const isStatistic = (t: GNode): boolean => t.op.kind === "reduce" && (t.attrs as ReduceAttrs).axes.length === 1 && (t.attrs as ReduceAttrs).axes[0] === t.inputs[0].shape.length - 1;
+/** How a node is enumerated by a space where it has this shape of its size; null where no index map does. */
+function underShape(t: GNode, shape: Shape, space: readonly number[]): IndexMap | null {
+  if (sizeOf(shape) !== sizeOf(t.shape)) return null;
+  const map = throughView({ op: reshapeOp, inputs: [t], attrs: null, shape, dtype: t.dtype }, identityMap(shape), space);
+  return map !== null && "coef" in map ? map : null;
 }
 
 /** The last axes of the space, together, have this size. */

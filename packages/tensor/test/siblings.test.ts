@@ -60,3 +60,45 @@ test("law: any updates that read each other's stores give the numbers of separat
     got.forEach((xs, k) => { xs.forEach((x, i) => { expect(x).toBeCloseTo(want[k][i], 4); }); });
   }), { numRuns: 60 });
 });
+
+test("codes, a scale a row and what is made of them are one rows kernel, in place, in any order and whatever the stores' shapes", async () => {
+  for (const order of [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]]) for (const shape of [[40, 20], [20, 40], [800]]) {
+    const { device, plans } = watched();
+    setDevice(device);
+    const p = store(tensor(grid(800, 1), { shape })), m = store(tensor(grid(800, 2), { shape })), scale = store(tensor(grid(80, 3)));
+    const before = { p: [...await p.data()], m: [...await m.data()], scale: [...await scale.data()] };
+    plans.length = 0;
+    scope(() => {
+      const old = m.reshape([80, 10]).mul(scale.reshape([80, 1])), next = old.mul(0.5).add(p.reshape([80, 10])), largest = next.abs().amax(-1);
+      const stores = [m, scale, p], values = [next.div(largest.maximum(1)).reshape(shape), largest.reshape([80]), p.reshape([80, 10]).sub(next.mul(0.25)).reshape(shape)];
+      assign(order.map((i) => stores[i]), order.map((i) => values[i]));
+    });
+    const next = before.m.map((x, i) => Math.fround(Math.fround(Math.fround(x * before.scale[Math.floor(i / 10)]) * 0.5) + before.p[i])), largest = before.scale.map((_, r) => Math.max(...next.slice(10 * r, 10 * r + 10).map(Math.abs)));
+    expect([...await m.data()]).toEqual(next.map((x, i) => Math.fround(x / Math.max(largest[Math.floor(i / 10)], 1))));
+    expect([...await scale.data()]).toEqual(largest);
+    expect([...await p.data()]).toEqual(before.p.map((x, i) => Math.fround(x - Math.fround(next[i] * 0.25))));
+    expect(plans[0].kernels.map((k) => k.kind)).toEqual(["rows"]);
+    expect(plans[0].arenaBytes).toBe(0);
+  }
+});
+
+test("law: updates that share rows, their statistics and each other's stores give the numbers of separate kernels", async () => {
+  const unfused = createReference(), fused = wasmSync(), shape = [4, 6];
+  await fc.assert(fc.asyncProperty(fc.array(fc.tuple(fc.nat(5), fc.nat(3), fc.nat(3), fc.nat(4)), { minLength: 1, maxLength: 7 }), async (steps) => {
+    const run = async (device: Backend): Promise<number[][]> => {
+      setDevice(device);
+      const wide = [0, 1, 2, 3].map((k) => store(tensor(grid(24, k), { shape: k === 3 ? [8, 3] : shape }))), narrow = [4, 5].map((k) => store(tensor(grid(4, k)))), stores = [...wide, ...narrow];
+      for (let round = 0; round < 2; round++) scope(() => {
+        const values = new Map<Store, Tensor>(), rows = (s: Store): Tensor => (values.get(s) ?? s).reshape(shape);
+        for (const [to, a, b, kind] of steps) {
+          const x = rows(wide[a]), y = (kind > 2 ? wide[b] : rows(wide[b])).reshape(shape), mixed = x.mul(0.5).add(kind === 1 ? y.mul(narrow[0].reshape([4, 1])) : y.mul(0.25)), top = mixed.abs().amax(-1);
+          values.set(stores[to], to > 3 ? top.reshape([4]).mul(0.5) : (kind === 2 ? mixed.div(top.maximum(1)) : kind === 4 ? mixed.sub(top) : mixed).reshape(stores[to].shape));
+        }
+        assign([...values.keys()], [...values.values()]);
+      });
+      return Promise.all(stores.map(async (s) => [...await s.data()]));
+    };
+    const want = await run(unfused), got = await run(fused);
+    got.forEach((xs, k) => { xs.forEach((x, i) => { expect(x).toBeCloseTo(want[k][i], 4); }); });
+  }), { numRuns: 80 });
+});

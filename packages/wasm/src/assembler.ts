@@ -78,8 +78,11 @@ export class Func {
   readonly name: string;
   readonly params: number;
   readonly exported: boolean;
+  readonly #prologue = new Bytes();
   readonly #code = new Bytes();
   readonly #locals: ValueType[] = [];
+  /** locals of vector constants by their bytes */
+  readonly #constants = new Map<string, Local>();
   constructor(name: string, params: number, exported = true) { this.name = name; this.params = params; this.exported = exported; }
 
   local(type: ValueType): Local { this.#locals.push(type); return this.params + this.#locals.length - 1; }
@@ -118,7 +121,17 @@ export class Func {
   f32x4(a: number, b: number = a, c: number = a, d: number = a): this { floats[0] = a; floats[1] = b; floats[2] = c; floats[3] = d; return this.#vconst(floatBytes); }
   i32x4(a: number, b: number = a, c: number = a, d: number = a): this { ints[0] = a; ints[1] = b; ints[2] = c; ints[3] = d; return this.#vconst(intBytes); }
   f64x2(a: number): this { doubles[0] = a; doubles[1] = a; return this.#vconst(doubleBytes); }
-  #vconst(bytes: Uint8Array): this { this.simd(12); this.#code.append(bytes); return this; }
+  /** Newer engines (V8 of Node 24) build a literal anew wherever it stands, in every turn of a loop: each has a local that is set before the function begins. */
+  #vconst(bytes: Uint8Array): this {
+    if (bytes.every((b) => b === 0)) { this.simd(12); this.#code.append(bytes); return this; }          // one instruction anywhere
+    const key = bytes.join();
+    let local = this.#constants.get(key);
+    if (local === undefined) {
+      this.#constants.set(key, (local = this.v128()));
+      this.#prologue.byte(0xfd); this.#prologue.unsigned(12); this.#prologue.append(bytes); this.#prologue.byte(0x21); this.#prologue.unsigned(local);
+    }
+    return this.get(local);
+  }
 
   block(body: () => void): this { this.#code.byte(0x02); this.#code.byte(0x40); body(); this.#code.byte(0x0b); return this; }
   loop(body: () => void): this { this.#code.byte(0x03); this.#code.byte(0x40); body(); this.#code.byte(0x0b); return this; }
@@ -151,15 +164,16 @@ export class Func {
   /** calls the function of the module at `index` (its position in the module's list) */
   call(index: number): this { this.#code.byte(0x10); this.#code.unsigned(index); return this; }
 
-  get size(): number { return this.#code.length; }
+  get size(): number { return this.#prologue.length + this.#code.length; }
   emit(out: Bytes): void {
     const head = new Bytes();
     const runs: [ValueType, number][] = [];
     for (const t of this.#locals) { const last = runs[runs.length - 1]; if (last?.[0] === t) last[1]++; else runs.push([t, 1]); }
     head.unsigned(runs.length);
     for (const [t, n] of runs) { head.unsigned(n); head.byte(t); }
-    out.unsigned(head.length + this.#code.length + 1);
+    out.unsigned(head.length + this.size + 1);
     out.append(head.view());
+    out.append(this.#prologue.view());
     out.append(this.#code.view());
     out.byte(0x0b);
   }

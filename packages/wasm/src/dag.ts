@@ -14,7 +14,6 @@ export interface Node {
 /** Where a value changes: never within a call, once a line, at each element. */
 export type Level = 0 | 1 | 2;
 
-const heavy = new Set<string>(["exp", "log", "tanh", "sin", "cos", "erf", "pow"]);
 /** Rough instruction counts, to choose unrolling and spilling. */
 const costs: Partial<Record<string, number>> = { exp: 22, log: 30, tanh: 28, sin: 50, cos: 50, erf: 50, pow: 150, roundF16: 20, roundBf16: 12, div: 3, sqrt: 3, rsqrt: 5 };
 
@@ -76,7 +75,6 @@ export class Dag {
     for (const id of nodes) sum += costs[this.nodes[id].fn] ?? 1;
     return sum;
   }
-  isHeavy(id: number): boolean { return heavy.has(this.nodes[id].fn); }
 
   /** The statistics that a node needs, directly or not. */
   stats(root: number): Set<number> {

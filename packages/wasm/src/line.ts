@@ -182,7 +182,7 @@ export function emitLine(frame: Frame, o: LineOptions): void {
 
   const fourfold = reduces.length > 0 && cost * (1 + reduces.length) <= 40;
   const unroll = fourfold ? 4 : reduces.length === 0 && cost <= 8 && touched.length <= 4 ? 4 : 1;
-  if (cost <= 160) {
+  if (cost <= 400) {
     f.get(o.to).get(o.from).i(op.sub).const(-4 * unroll).i(op.and).get(o.from).i(op.add).set(rest);
     f.while(() => f.get(i).get(rest).i(op.ltU), () => {
       for (let u = 0; u < unroll; u++) vector(u, undefined);

@@ -29,6 +29,8 @@ export interface Recipe {
   readonly counter?: number;
   /** bytes of shared workspace */
   readonly workspace: number;
+  /** bytes of it that are each thread's own, one share after the other; absent where threads hand each other something there */
+  readonly share?: number;
   /** elements or multiply-adds, to decide between one thread and all */
   readonly work: number;
 }

@@ -1,8 +1,8 @@
 /**
  * Row kernels: statistics along the last axis, then stores.
  *
- * Statistics that do not need one another share a pass. Values with an exponential (or the like) that a later pass
- * needs again are kept in a per-thread scratch row. Order of sums: a row is cut in chunks of 4096 elements; inside a
+ * Statistics that do not need one another share a pass. Values that a later pass needs again, and that take more than a
+ * few instructions, are kept in a per-thread scratch row. Order of sums: a row is cut in chunks of 4096 elements; inside a
  * chunk 16 running sums (see line.ts) are folded, and chunks are added in order. A few long rows are cut among threads at
  * the same chunks, in one phase a pass, so the bits do not depend on the cut.
  */
@@ -16,6 +16,8 @@ import { type Recipe, type Target, WORKSPACE } from "./recipe.ts";
 import { collapse, Layout, product, type Signature, type Space, signatureKey, withInner } from "./space.ts";
 
 export const CHUNK = 4096;
+/** Instructions from which on a value is kept rather than computed again. */
+const DEAR = 10;
 
 /** A line's worth of work: reductions of one group, values to keep, values kept before. */
 interface Pass { readonly stats: readonly number[]; readonly spill: readonly number[] }
@@ -40,8 +42,8 @@ function plan(k: RowsKernel, keep: boolean): Plan {
       const now = dag.reach(rootsOf(g), (id) => known.has(id));
       const later = new Set<number>();
       for (let h = g + 1; h <= count; h++) for (const id of dag.reach(rootsOf(h), (x) => known.has(x))) later.add(id);
-      // topmost expensive values that both need: an expensive node with no expensive shared user
-      const shared = [...now].filter((id) => later.has(id) && !known.has(id) && dag.nodes[id].type === "float" && [...dag.reach([id], (x) => known.has(x))].some((x) => dag.isHeavy(x) && !known.has(x)) && varies(dag, id, k));
+      // topmost dear values that both need: a dear node with no dear shared user
+      const shared = [...now].filter((id) => later.has(id) && !known.has(id) && dag.nodes[id].type === "float" && dag.cost(dag.reach([id], (x) => known.has(x))) > DEAR && varies(dag, id, k));
       for (const id of shared) {
         const covered = shared.some((other) => other !== id && dag.nodes[other].args.includes(id));
         if (!covered) spill.push(id);
@@ -75,6 +77,7 @@ export function rowsRecipe(k: RowsKernel, target: Target): Recipe {
     layout, phases: long ? p.passes.length + 1 : 1, work: product(space.shape),
     ...(long ? {} : { turn: layout.extra("turn") }),
     workspace: long ? rows * chunks * k.stats.length * 16 : scratch * target.threads,
+    ...(long ? {} : { share: scratch }),
     fill: (words) => [
       ...layout.fill(words, space, views, k.affines, k.uniforms, { rows, scratch, chunks, row: n, turn: 0 }),
       { word: layout.extra("work"), buffer: WORKSPACE, bytes: 0 },

@@ -136,7 +136,7 @@ test("a run of kernels ends where one needs what another wrote, or writes what a
   const between = (kernel: Kernel): readonly number[] => runsOf({ ...random([], 16), kernels: [...random([0], 16).kernels, kernel, ...random([111], 16).kernels] });
   expect(between({ kind: "cols", outerAxes: 0, reducedAxes: 1, shape: [4, 4], loads: [view(3, [4, 1])], op: "sum", value: x, stores: [{ view: view(4, [0, 1]), value: leaf("stat", 0, "float") }], ...base })).toEqual([0, 1, 2]);
   expect(between({ kind: "rows", rowAxes: 1, shape: [1, 16], loads: [view(3, [16, 1])], stats: [{ op: "sum", value: x }], stores: [], ...base })).toEqual([0, 0, 0]);
-  expect(between({ kind: "rows", rowAxes: 1, shape: [4, 4], loads: [view(3, [4, 1])], stats: [{ op: "max", value: x }, { op: "sum", value: x.sub(leaf("stat", 0, "float")).exp() }], stores: [{ view: view(4, [4, 1]), value: x.sub(leaf("stat", 0, "float")).exp(), perRow: false }], ...base })).toEqual([0, 1, 2]);        // keeps its exponentials in work space
+  expect(between({ kind: "rows", rowAxes: 1, shape: [4, 4], loads: [view(3, [4, 1])], stats: [{ op: "max", value: x }, { op: "sum", value: x.sub(leaf("stat", 0, "float")).exp() }], stores: [{ view: view(4, [4, 1]), value: x.sub(leaf("stat", 0, "float")).exp(), perRow: false }], ...base })).toEqual([0, 0, 0]);        // keeps its exponentials in each thread's own work space
 });
 
 test("rows of one number each, which write parts of one tensor, are one run that the threads share, and give the same bits", () => {
@@ -149,6 +149,19 @@ test("rows of one number each, which write parts of one tensor, are one run that
   expect(runsOf(plan([part(0, 0), part(1, 0), part(0, 1)]))).toEqual([0, 0, 2]);        // the same place twice
   const want = after(one, whole);
   for (let i = 0; i < 5; i++) { expect(after(two, whole)).toEqual(want); expect(after(three, whole)).toEqual(want); }
+});
+
+test("rows that keep values in each thread's own share of the work space are one run where the shares are equal, and give the same bits", () => {
+  const count = 9, shifted = x.sub(leaf("stat", 0, "float")).exp();
+  const soft = (i: number, length: number): Kernel => ({ kind: "rows", rowAxes: 1, shape: [840 / length, length], loads: [view(i, [length, 1])], stats: [{ op: "max", value: x }, { op: "sum", value: shifted }], stores: [{ view: view(i, [length, 1]), value: shifted.div(leaf("stat", 1, "float")).mul(4), perRow: false }], ...base });
+  const buffers = Array.from({ length: count }, (_, i): BufferSpec => ({ kind: "store", dtype: "f32", length: 840, offset: 0, position: i }));
+  const plan = (kernels: Kernel[]): PlanSpec => ({ kernels, buffers, uniforms: [], arenaBytes: 64, inputs: 0, outputs: 0 }), all = Array.from({ length: count }, (_, i) => i);
+  expect(runsOf(plan(all.map((i) => soft(i, 40))))).toEqual(all.map(() => 0));
+  expect(runsOf(plan([soft(0, 40), soft(1, 60), soft(2, 60)]))).toEqual([0, 1, 1]);        // one thread's share would begin in another's
+  for (const mixed of [all.map(() => 40), all.map((i) => (i % 3 === 0 ? 70 : 24))]) {
+    const whole = plan(mixed.map((length, i) => soft(i, length))), want = after(one, whole);
+    for (let i = 0; i < 5; i++) { expect(after(two, whole)).toEqual(want); expect(after(three, whole)).toEqual(want); }
+  }
 });
 
 test("steady state moves no counter", () => {

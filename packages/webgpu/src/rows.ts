@@ -108,7 +108,8 @@ class Rows {
     const { workgroups, linear } = spread(ceilDiv(this.#s.rows, this.#perGroup) * (long?.chunks ?? 1), this.#shader.target);
     this.#begin(linear);
     if (long) this.#foldPartials(long);
-    if (this.#trips <= 4 && this.#trips * this.#k.loads.length <= 12) this.#held(); else this.#looped();
+    const along = this.#k.loads.filter((_, i) => this.#s.row.some((a) => this.#s.space.strides[i][a] !== 0)).length;       // what is one number for the row is cheap to hold
+    if (this.#trips <= 4 && this.#trips * along <= 12) this.#held(); else this.#looped();
     if (long && here.length > 0) this.#leavePartials(long, here.flat());
     this.#storeOnce();
     return this.#shader.dispatch(this.#body.join("\n"), { size: [size, 1, 1], workgroups, label: this.#k.label, flops, bytes });
@@ -201,6 +202,8 @@ class Rows {
     const printer: Printer = new Printer(this.#shader, this.#access.leaves(lanes, (text) => printer.let(text), 1, { stat: (i) => this.#stats.get(i) ?? "" }), { width: 1, prefix: "w" });
     const values = this.#narrow.map((i) => printer.let(printer.value(this.#k.stores[i].value)));
     const writes = this.#narrow.flatMap((i, j) => this.#access.store(i, lanes, values[j], this.#k.stores[i].value.type, 1, bindIn(printer)));
+    // a number a row is written only when all who share the row have read the old one
+    if (this.#narrow.some((i) => this.#k.loads.some((v) => v.buffer === this.#k.stores[i].view.buffer))) this.#body.push("storageBarrier();");
     this.#body.push(`if (t == 0u && real < ${this.#rowCount}${this.#part.long ? " && chunk == 0u" : ""}) {`, ...printer.lines, ...writes, "}");
   }
 
