@@ -49,12 +49,15 @@ async function openShards(folder: string, names: readonly string[]): Promise<Saf
     for (const name of shardNames) shards.set(name, await openSafetensors(join(folder, name)));
     const homes = homesOf(weightMap, shards, indexFile);
     const entries = new Map([...homes].map(([name, home]) => [name, home.entry] as const));
-    const read = async (name: string): Promise<HostArray> => {
+    const shardOf = (name: string): SafetensorsFile => {
       const home = homes.get(name);
       if (home === undefined) throw noTensor(name, folder, homes.keys());
-      return home.shard.read(name);
+      return home.shard;
     };
-    return { label: folder, entries, metadata: shards.get(shardNames[0])?.metadata ?? {}, read, close };
+    return {
+      label: folder, entries, metadata: shards.get(shardNames[0])?.metadata ?? {},
+      read: async (name) => shardOf(name).read(name), readPart: async (name, from, into) => shardOf(name).readPart(name, from, into), close,
+    };
   } catch (error) {
     await close();
     throw error;

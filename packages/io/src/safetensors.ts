@@ -20,6 +20,8 @@ export interface SafetensorsFile {
   readonly metadata: Readonly<Record<string, string>>;
   /** Reads one tensor; FormatError if there is none of this name or its values cannot be held. */
   read(name: string): Promise<HostArray>;
+  /** Reads bytes [from, from + into.length) of a tensor as the file has them (little-endian, row-major), into memory that is there already. Errors as read; FormatError beyond the tensor's end. */
+  readPart(name: string, from: number, into: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -47,6 +49,12 @@ export async function openSafetensors(source: string | URL | Blob | ByteSource):
       async read(name) {
         const entry = entryOf(header, name, from.label);
         return decodeEntry(name, entry, await from.read(entry.offset, entry.byteLength), from.label);
+      },
+      async readPart(name, start, into) {
+        const { offset, byteLength } = entryOf(header, name, from.label);
+        if (start < 0 || start + into.length > byteLength) throw new FormatError(`${from.label}: tensor "${name}" has ${byteLength} bytes, [${start}, ${start + into.length}) were asked for`, { file: from.label, key: name, value: start, fix: "ask for bytes that it has" });
+        if (from.readInto !== undefined) await from.readInto(offset + start, into);
+        else into.set(await from.read(offset + start, into.length));
       },
       close: () => from.close(),
     };

@@ -9,6 +9,8 @@ export interface ByteSource {
   readonly size: number;
   /** Bytes [offset, offset + length); a file that became shorter meanwhile is a FormatError. */
   read(offset: number, length: number): Promise<Uint8Array>;
+  /** Bytes [offset, offset + into.length) into memory that is there already; where it is missing, `read` and a copy do it. */
+  readInto?(offset: number, into: Uint8Array): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -24,18 +26,22 @@ export async function fileSource(path: string | URL): Promise<ByteSource> {
     await handle.close();
     throw new FileError(`${label}: is not a file`, { file: label, fix: stat.isDirectory() ? "this is a folder: name a file in it" : "name a file" });
   }
+  const readInto = async (offset: number, into: Uint8Array): Promise<void> => {
+    for (let at = 0; at < into.length; ) {
+      const { bytesRead } = await handle.read(into, at, Math.min(PIECE, into.length - at), offset + at);
+      if (bytesRead === 0) throw shorter(label, offset + at, offset + into.length);
+      at += bytesRead;
+    }
+  };
   return {
     label,
     size: stat.size,
     async read(offset, length) {
       const bytes = new Uint8Array(length);
-      for (let at = 0; at < length; ) {
-        const { bytesRead } = await handle.read(bytes, at, Math.min(PIECE, length - at), offset + at);
-        if (bytesRead === 0) throw shorter(label, offset + at, offset + length);
-        at += bytesRead;
-      }
+      await readInto(offset, bytes);
       return bytes;
     },
+    readInto,
     close: () => handle.close(),
   };
 }

@@ -14,7 +14,12 @@ const fixture = new URL("../../../fixtures/data/llama/", import.meta.url);
 async function readAll(dir: string | URL): Promise<Map<string, HostArray>> {
   const model = await openModelFolder(dir);
   const all = new Map<string, HostArray>();
-  for (const name of model.entries.keys()) all.set(name, await model.read(name));
+  for (const [name, { byteLength }] of model.entries) {
+    const whole = await model.read(name), bytes = new Uint8Array(byteLength);
+    await model.readPart(name, 0, bytes);
+    if ("f32 f16 bf16".includes(whole.dtype)) expect(bytes).toEqual(new Uint8Array(whole.data.buffer, whole.data.byteOffset, whole.data.byteLength));
+    all.set(name, whole);
+  }
   await model.close();
   return all;
 }

@@ -63,6 +63,11 @@ describe("laws", () => {
           for (const [name, tensor] of [...tensors].reverse()) {
             expect(bits(await file.read(name))).toEqual(bits(tensor));
             expect(file.entries.get(name)).toMatchObject({ dtype: tensor.dtype, shape: [...tensor.shape], byteLength: tensor.data.byteLength });
+            const whole = new Uint8Array(tensor.data.buffer, tensor.data.byteOffset, tensor.data.byteLength), from = Math.min(3, whole.length), into = new Uint8Array(Math.max(0, whole.length - from - 2) + 2).fill(9), part = into.subarray(1, into.length - 1);
+            await file.readPart(name, from, part);
+            expect(part).toEqual(whole.slice(from, from + part.length));
+            expect([into[0], into[into.length - 1]]).toEqual([9, 9]);
+            await expect(file.readPart(name, whole.length - part.length + 1, part)).rejects.toThrow(/bytes, \[/);
           }
           await file.close();
         }
@@ -219,6 +224,9 @@ describe("files on the disk", () => {
       const file = await openSafetensors(path);
       await writeFile(path, bytes.subarray(0, bytes.length - 4));
       await expect(file.read("a")).rejects.toMatchObject({ name: "FormatError", details: { file: path } });
+      await file.readPart("a", 0, new Uint8Array(252));
+      await expect(file.readPart("a", 0, new Uint8Array(256))).rejects.toMatchObject({ name: "FormatError", details: { file: path } });
+      await expect(file.readPart("b", 0, new Uint8Array(1))).rejects.toThrow(/there is no tensor "b"/);
       await expect(file.read("b")).rejects.toMatchObject({ name: "FormatError", message: expect.stringMatching(/there is no tensor "b"\n.*such as "a"/), details: { key: "b" } });
       await file.close();
     });

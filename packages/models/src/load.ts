@@ -2,7 +2,7 @@
 import { defaultDevice } from "./device.ts";
 import { checkFinite, FileError, type GgufFile, node, openGguf, parseJsonObject } from "@adjoint/io";
 import { normal, constant } from "@adjoint/nn";
-import { dequantize, type FormatName, quantizeArray, quantizedOf, quantizedWeight } from "@adjoint/quant";
+import { dequantize, type FormatName, PartRoom, quantizeArray, quantizedOf, quantizedWeight, type QuantizeOptions, quantizeParts } from "@adjoint/quant";
 import { ConfigError, type DType, FormatError, type HostArray, Store, type Tensor, convertArray, getDevice, isFloat, knownOptions, type OptionNames, place, sameShape, show } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { type ConfigJson, type ModelConfig, parseConfig } from "./config.ts";
@@ -187,16 +187,26 @@ async function readWeights(config: ModelConfig, file: WeightFile, { dtype, stric
   if (how && [...kinds.values()].includes("conv1d")) throw new ConfigError(`loadModel: ${config.modelType} has Conv1D layers, whose weights ([in, out]) are not held as codes`, { op: "loadModel", key: "quantize", value: how.format, fix: "leave quantize out" });
   for (const name of skip) if (![...wanted.keys(), "lm_head.weight"].some((weight) => isModule(weight, name))) throw new ConfigError(`loadModel: skip names ${name}, and the model has no such layer`, { op: "loadModel", key: "skip", value: name, fix: "use the last part of a path, such as lm_head" });
   let done = 0;
-  for (const [name, want] of wanted) {
+  const room = new PartRoom(), whole = async (name: string, want: readonly number[]): Promise<Weight> => {
     const read = await file.read(name), w = isCodes(read) ? read : checkFinite(read, { file: file.label, key: name });
     if (!sameShape(w.shape, want)) throw new FormatError(`${file.label}: tensor "${name}": expected ${show(want)} by config.json, found ${show(w.shape)}`, { op: "loadModel", file: file.label, key: name, shapes: [want, w.shape], fix: "take config.json and weights of one model" });
-    keep(name, settled(name, w, kinds.get(name), skip, { dtype, how, upcast, file: file.label }));
+    return settled(name, w, kinds.get(name), skip, { dtype, how, upcast, file: file.label });
+  };
+  for (const [name, want] of wanted) {
+    const parts = how && becomesCodes(name, kinds.get(name), skip) ? file.parts?.(name) : null; // their shape was checked above
+    keep(name, how && parts ? await quantizeParts(parts, codesOf(how, want, { name, file: file.label }), room) : await whole(name, want));
     onWeight?.({ name, done: ++done, all: wanted.size });
   }
 }
 
 /** Whether a module is meant: its path, or the last part of it. */
 const isModule = (weight: string, name: string): boolean => { const path = weight.replace(/\.(weight|bias)$/, ""); return path === name || path.endsWith(`.${name}`); };
+
+/** Whether a weight is quantized where `quantize` asks for it. */
+const becomesCodes = (name: string, kind: string | undefined, skip: readonly string[]): boolean => kind === "linear" && !skip.some((s) => isModule(name, s));
+/** How a weight of this shape is quantized. */
+const codesOf = ({ format, block = format === "int8" ? "row" : undefined, doubleQuant = false }: QuantizeWeights, shape: readonly number[], named: { readonly name: string; readonly file: string }): Omit<QuantizeOptions, "dtype"> =>
+  ({ format, doubleQuant, ...named, ...(block === undefined ? {} : { block: block === "row" ? shape[1] : block }) });
 
 /** One weight as it will lie in memory. */
 function settled(name: string, w: Weight, kind: string | undefined, skip: readonly string[], { dtype, how, upcast, file }: Pick<ReadOptions, "dtype" | "how" | "upcast"> & { readonly file: string }): Weight {
@@ -206,10 +216,7 @@ function settled(name: string, w: Weight, kind: string | undefined, skip: readon
     return settled(name, { dtype: "f32", shape: w.shape, data: dequantize(w) }, kind, skip, { dtype: dtype === "auto" ? (w.dtype === "bf16" ? "bf16" : w.dtype === "f32" && how === false ? "f32" : "f16") : dtype, how: undefined, upcast, file });
   }
   if (!isFloat(w.dtype)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}, and parameters are floats`, { file, key: name, value: w.dtype, fix: "use the unquantized model, or one that bitsandbytes wrote" });
-  if (how && kind === "linear" && !skip.some((s) => isModule(name, s))) {
-    const { format, block = format === "int8" ? "row" : undefined, doubleQuant = false } = how, numbers = w.dtype === "f64" ? converted(w, "f32") : w;
-    return { ...quantizeArray(numbers, { format, doubleQuant, name, file, ...(block === undefined ? {} : { block: block === "row" ? w.shape[1] : block }) }), dtype: w.dtype };
-  }
+  if (how && becomesCodes(name, kind, skip)) return { ...quantizeArray(w.dtype === "f64" ? converted(w, "f32") : w, codesOf(how, w.shape, { name, file })), dtype: w.dtype };
   const raised = upcast === "all" || (upcast === "norms" && kind === "norm");
   const want = raised ? "f32" : dtype === "auto" ? (w.dtype === "f64" ? "f32" : w.dtype) : dtype;
   return w.dtype === want ? w : converted(w, want);

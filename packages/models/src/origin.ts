@@ -72,7 +72,7 @@ function joined(parts: readonly SafetensorsFile[]): SafetensorsFile {
   }
   return {
     label: parts.map(({ label }) => label).join(", "), metadata: parts[0].metadata, entries: new Map(parts.flatMap(({ entries }) => [...entries])),
-    read: (name) => (homes.get(name) ?? parts[0]).read(name),
+    read: (name) => (homes.get(name) ?? parts[0]).read(name), readPart: (name, from, into) => (homes.get(name) ?? parts[0]).readPart(name, from, into),
     close: async () => { for (const part of parts) await part.close(); },
   };
 }

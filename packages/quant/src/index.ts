@@ -22,6 +22,8 @@ export type { TensorSource } from "./source.ts";
 export { quantizeThread } from "./helper.ts";
 export type { QuantizeThread } from "./helper.ts";
 export { quantizeArray } from "./array.ts";
+export { PartRoom, hasParts, quantizeParts } from "./parts.ts";
+export type { TensorParts } from "./parts.ts";
 export { isLinearWeight, quantizeStream } from "./stream.ts";
 export type { Streamed, StreamOptions } from "./stream.ts";
 export { fakeQuantize } from "./fake.ts";

@@ -40,29 +40,52 @@ const INFINITE = 0x7f800000;
 export const quantize = (x: Float32Array, shape: readonly number[], options: QuantizeOptions): Quantized => encoded(x, "f32", shape, options);
 
 /** `quantize` of f32 numbers, or of the bits of f16 and bf16 ones, which are widened in the cache. */
-export function encoded(x: Elements, input: Input, shape: readonly number[], { format: name, block: asked, doubleQuant = false, into, dtype = "f32", ...named }: QuantizeOptions): Quantized {
-  const format = formatOf(name), block = blockOf(format, asked), encode = encoders[format.name];
-  if (encode === null) throw new ConfigError(`${format.name} can be read but not made`, { op: "quantize", key: "format", value: name, fix: "use q4_0, q8_0 or mxfp4 for GGUF files" });
-  if (doubleQuant && format.scale !== "f32") throw new ConfigError(`doubleQuant: the scales of ${format.name} are ${format.scale}`, { op: "quantize", key: "doubleQuant", value: true, fix: "use nf4, fp4, int4 or int8" });
-  const n = sizeOf(shape);
-  if (x.length !== n) throw new ShapeError(`quantize: ${called(named)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: named.name, shapes: [shape] });
+export function encoded(x: Elements, input: Input, shape: readonly number[], options: QuantizeOptions): Quantized {
+  const n = sizeOf(shape), encoding = encode(input, shape, options);
+  if (x.length !== n) throw new ShapeError(`quantize: ${called(options)} has ${x.length} values, [${shape.join(", ")}] needs ${n}`, { op: "quantize", key: options.name, shapes: [shape] });
+  encoding.put(x);
+  return encoding.done();
+}
 
+/** A tensor that is quantized part after part. */
+export interface Encoding {
+  readonly block: number;
+  /** The next elements: a multiple of two blocks, or the last ones. */
+  put(x: Elements): void;
+  done(): Quantized;
+}
+
+/** Begins a tensor of this shape. Errors of quantize, those of the values from `put`. */
+export function encode(input: Input, shape: readonly number[], { format: name, block: asked, doubleQuant = false, into, dtype = "f32", ...named }: QuantizeOptions): Encoding {
+  const format = formatOf(name), block = blockOf(format, asked), encoder = encoders[format.name];
+  if (encoder === null) throw new ConfigError(`${format.name} can be read but not made`, { op: "quantize", key: "format", value: name, fix: "use q4_0, q8_0 or mxfp4 for GGUF files" });
+  if (doubleQuant && format.scale !== "f32") throw new ConfigError(`doubleQuant: the scales of ${format.name} are ${format.scale}`, { op: "quantize", key: "doubleQuant", value: true, fix: "use nf4, fp4, int4 or int8" });
+  const n = sizeOf(shape), blocks = Math.ceil(n / block);
   if (into !== undefined && (into.format !== format || into.block !== block || sizeOf(into.shape) !== n)) throw new ShapeError(`quantize: into is ${into.format.name} [${into.shape.join(", ")}] in blocks of ${into.block}, and ${called(named)} becomes ${name} [${shape.join(", ")}] in blocks of ${block}`, { op: "quantize", key: "into", shapes: [into.shape, shape] });
-  const blocks = Math.ceil(n / block), packed = into?.codes ?? new Uint8Array(codeBytes(format, n)), values = into === undefined || doubleQuant || into.scales.nested !== undefined ? new Float32Array(blocks) : into.scales.values, widest = Math.min(block, n);
-  const scaled = new Float32Array(widest), bits = new Uint32Array(scaled.buffer), codes = format.bits === 8 ? packed : new Uint8Array(widest + 1);
-  const wide = x instanceof Float32Array ? x : new Float32Array(widest), words = new Uint32Array(wide.buffer, wide.byteOffset, wide.length), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
-  const one = (b: number): void => {
-    const begin = b * block, end = Math.min(n, begin + block), from = x === wide ? begin : 0, to = from + end - begin;
-    if (x !== wide) widen(x, input, begin, end, wide, words);
-    largest[0] = maxMagnitude(words, from, to);
-    if (largest[0] >= INFINITE) throw notFinite(wide, from, begin - from, named);
-    values[b] = encode({ x: wide, from, to, absmax: absmax[0], short: end - begin < block, scaled, bits, codes: format.bits === 8 ? packed.subarray(begin, end) : codes });
-    if (!Number.isFinite(values[b])) throw tooLarge(absmax[0], b, format.scale, named);
-    if (format.bits === 4) pack(codes, packed, begin, end);
+
+  const packed = into?.codes ?? new Uint8Array(codeBytes(format, n)), values = into === undefined || doubleQuant || into.scales.nested !== undefined ? new Float32Array(blocks) : into.scales.values, widest = Math.min(block, n);
+  const scaled = new Float32Array(widest), bits = new Uint32Array(scaled.buffer), blockCodes = new Uint8Array(widest + 1), halves = input === "f32" ? null : new Float32Array(widest), largest = new Uint32Array(1), absmax = new Float32Array(largest.buffer);
+  let before = 0;
+  const put = (x: Elements): void => {
+    const count = Math.ceil(x.length / block), first = before / block, scales = values.subarray(first, first + count), codes = packed.subarray((before * format.bits) / 8, (before * format.bits) / 8 + codeBytes(format, x.length));
+    const wide = x instanceof Float32Array ? x : (halves ?? new Float32Array(widest)), words = new Uint32Array(wide.buffer, wide.byteOffset, wide.length);
+    const one = (b: number): void => {
+      const begin = b * block, end = Math.min(x.length, begin + block), from = x === wide ? begin : 0, to = from + end - begin;
+      if (x !== wide) widen(x, input, begin, end, wide, words);
+      largest[0] = maxMagnitude(words, from, to);
+      if (largest[0] >= INFINITE) throw notFinite(wide, from, before + begin - from, named);
+      scales[b] = encoder({ x: wide, from, to, absmax: absmax[0], short: end - begin < block, scaled, bits, codes: format.bits === 8 ? codes.subarray(begin, end) : blockCodes });
+      if (!Number.isFinite(scales[b])) throw tooLarge(absmax[0], first + b, format.scale, named);
+      if (format.bits === 4) pack(blockCodes, codes, begin, end);
+    };
+    for (let b = encodeChunks(x, input, format, block, scales, codes, one); b < count; b++) one(b);
+    before += x.length;
   };
-  for (let b = encodeChunks(x, input, format, block, values, packed, one); b < blocks; b++) one(b);
-  if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
-  return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
+  const done = (): Quantized => {
+    if (format.bits === 4 && (n & 1) === 1) packed[packed.length - 1] |= format.table.indexOf(0); // bitsandbytes pads with a value of 0
+    return { format, shape, block, codes: packed, scales: doubleQuant ? doubleQuantize(values) : { values }, dtype };
+  };
+  return { block, put, done };
 }
 
 /** Bits of the largest magnitude: without their sign, floats are ordered like integers, and NaN and infinity are the largest. */

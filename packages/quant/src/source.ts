@@ -6,4 +6,6 @@ export interface TensorSource {
   readonly label: string;
   readonly entries: ReadonlyMap<string, { readonly dtype: DType; readonly shape: readonly number[] }>;
   read(name: string): Promise<HostArray>;
+  /** reads bytes [from, from + into.length) of a tensor as the file has them; where it is missing, whole tensors are read */
+  readPart?(name: string, from: number, into: Uint8Array): Promise<void>;
 }

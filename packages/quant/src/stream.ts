@@ -1,4 +1,4 @@
-/** Quantizing while a file is read: never more than one tensor in full precision. */
+/** Quantizing while a file is read: never more than one tensor in full precision, and of large ones only parts. */
 import { ConfigError } from "@adjoint/tensor";
 import type { HostArray } from "@adjoint/tensor";
 import { quantizeArray } from "./array.ts";
@@ -6,6 +6,7 @@ import { bitsandbytesWeights, readBitsandbytes } from "./bitsandbytes.ts";
 import { blockOf, formatOf } from "./format.ts";
 import type { FormatName } from "./format.ts";
 import type { Quantized } from "./quantized.ts";
+import { PartRoom, hasParts, quantizeParts } from "./parts.ts";
 import type { TensorSource } from "./source.ts";
 
 export interface StreamOptions {
@@ -32,12 +33,15 @@ export const isLinearWeight = (name: string, shape: readonly number[]): boolean 
  */
 export async function* quantizeStream(source: TensorSource, { format, block, doubleQuant, quantizes = isLinearWeight }: StreamOptions): AsyncGenerator<Streamed, void, undefined> {
   blockOf(formatOf(format), block);
-  const made = bitsandbytesWeights(source.entries.keys()), helpers = new Set([...made.values()].flatMap((keys) => keys.slice(1)));
+  const made = bitsandbytesWeights(source.entries.keys()), helpers = new Set([...made.values()].flatMap((keys) => keys.slice(1))), room = new PartRoom();
   for (const [name, { dtype, shape }] of source.entries) {
     if (helpers.has(name)) continue;
     if (made.has(name)) yield { name, quantized: await readBitsandbytes(source, name) };
     else if (!quantizes(name, shape)) yield { name, plain: await source.read(name) };
     else if (!floats.includes(dtype)) throw new ConfigError(`${source.label}: tensor "${name}" is ${dtype} and cannot be quantized`, { op: "quantizeStream", key: name, file: source.label, value: dtype, fix: "quantizes(name) must leave it out" });
-    else yield { name, quantized: quantizeArray(await source.read(name), { format, block, doubleQuant, name, file: source.label }) };
+    else {
+      const options = { format, block, doubleQuant, name, file: source.label };
+      yield { name, quantized: source.readPart !== undefined && hasParts(dtype) ? await quantizeParts({ dtype, shape, read: (from, into) => source.readPart!(name, from, into) }, options, room) : quantizeArray(await source.read(name), options) };
+    }
   }
 }
