@@ -3,11 +3,11 @@ import { readFileSync } from "node:fs";
 import { lora } from "@adjoint/lora";
 import { loadModel } from "@adjoint/models";
 import { aboutOptimizer, optimizerEntries, optimizerNames, optimizerOptions, schedule, scheduleNames } from "@adjoint/optim";
-import { ConfigError, fromHost, store, type Store } from "@adjoint/tensor";
+import { assign, ConfigError, fromHost, store, type Store } from "@adjoint/tensor";
 import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import {
-  adapterTrainee, fullTrainee, idsRows, loraOptions, mergeRecipe, optimizerFor, type Recipe, run, type RunOptions, type RunResult, scheduleOf, Training, trainingOptions, warmupOf,
+  adapterTrainee, fullTrainee, idsRows, loraOptions, mergeRecipe, optimizerFor, type Recipe, type Routine, run, type RunOptions, type RunResult, scheduleOf, Training, trainingOptions, warmupOf,
 } from "../src/index.ts";
 import { bits, temporary } from "./support.ts";
 
@@ -143,6 +143,28 @@ test.each([["sgd", { momentum: 0.75 }], ["adamw_torch", { betas: [0.75, 0.999] }
   const recipe = mergeRecipe({ optim, lr_scheduler_type: "one_cycle", lr_scheduler_kwargs: { cycle_momentum: "true", base_momentum: "0.5", max_momentum: "0.75" }, learning_rate: 1, max_steps: 10 });
   const { optimizer } = trainingOptions(recipe, idsRows(rows, "rows")), o = optimizer.for({ p: one() });
   expect((await o.stateDict()).param_groups[0]).toMatchObject(hyper);
+});
+
+test("a momentum that cycles leaves the β₂ of optim_args as it is", async () => {
+  const recipe = mergeRecipe({ lr_scheduler_type: "one_cycle", lr_scheduler_kwargs: { cycle_momentum: "true", max_momentum: "0.75", base_momentum: "0.5" }, optim_args: { beta2: "0.875" }, learning_rate: 1, max_steps: 10 });
+  expect((await trainingOptions(recipe, idsRows(rows, "rows")).optimizer.for({ p: one() }).stateDict()).param_groups[0]).toMatchObject({ betas: [0.75, 0.875] });
+});
+
+test("after a warm start the factors' optimizer goes on in the course of the run", () => {
+  const recipe = mergeRecipe({ relora: 2, relora_warm_start: 4, learning_rate: 1, lr_scheduler_type: "linear", max_steps: 10 }), { optimizer, warmOptimizer, learningRate } = trainingOptions(recipe, idsRows(rows, "rows"));
+  const at = (o: typeof optimizer, step: number): number => { const bound = o.for({ p: one() }); bound.counter.value = step + 1; return bound.learningRate; };
+  expect([0, 1, 5].map((n) => at(optimizer, n))).toEqual([4, 5, 9].map(learningRate));
+  expect(warmOptimizer === undefined ? null : at(warmOptimizer, 3)).toBe(learningRate(3));
+});
+
+test("routines see gradients as clipping leaves them: shortened above the norm, as they are below it", async () => {
+  const seen = store(fromHost({ dtype: "f32", shape: [], data: new Float32Array(1) })), recipe = mergeRecipe(base, {});
+  const watch: Routine = { name: "watch", observe: (g) => { assign([seen], [Object.values(g).flatMap((x) => (x === null ? [] : [x.square().sum()])).reduce((a, b) => a.add(b)).sqrt()]); }, between: () => Promise.resolve(null), state: () => Promise.resolve({ values: {} }), load: () => undefined };
+  for (const [maxNorm, share] of [[1e6, 1], [0, 1], [1e-3, null]] as const) {
+    const model = await loadModel(fixture("llama/tiny"), { tokenizer: false }), options = trainingOptions({ ...recipe, max_grad_norm: maxNorm }, idsRows(rows, "rows"));
+    const { grad_norm } = await new Training(adapterTrainee(lora(model, { ...loraOptions(recipe, null), seed: 7 }), [watch]), options).next();
+    expect(Math.abs(await seen.item() / (share === null ? maxNorm : grad_norm) - 1)).toBeLessThan(share === null ? 1e-3 : 1e-6);
+  }
 });
 
 describe("Sophia in a recipe", () => {
