@@ -4,7 +4,7 @@ import { gradients } from "@adjoint/autograd";
 import { wasmSync } from "@adjoint/wasm";
 import fc from "fast-check";
 import { afterAll, describe, expect, test } from "vitest";
-import { type FormatName, dequantize, fakeQuantize, formats, quantize } from "../src/index.ts";
+import { type FormatName, dequantize, fakeQuantize, formats, quantize, searchOf } from "../src/index.ts";
 
 const before = getDevice();
 afterAll(() => { setDevice(before); });
@@ -22,6 +22,20 @@ describe.each<[string, () => Backend]>([["reference", () => createReference()], 
       const inside = values.map((v, i) => { const scale = values.slice(i - (i % block), i - (i % block) + block).reduce((m, u) => Math.max(m, Math.abs(u)), 0); return v >= Math.fround(scale * least) && v <= Math.fround(scale * largest); });
       expect([...(await dx.data())]).toEqual(inside.map((yes, i) => (yes ? g[i] : 0)));
     }), { numRuns: 40, seed: 1 });
+  });
+  test("numbers off the grid too, and beside thresholds, where a short block divides and a whole one takes a product", async () => {
+    setDevice(make());
+    let differ = 0;
+    for (const format of names) {
+      const { above } = searchOf(formats[format].table), near = (a: number): number[] => [a, ...[...above.subarray(0, 15)].flatMap((t) => [Math.fround(t * a), Math.fround(t * a * (1 + 2 ** -23))]).filter((v) => Number.isFinite(v) && Math.abs(v) < a)].slice(0, 31);
+      const x = Float32Array.from([...Array.from({ length: 160 }, (_, i) => Math.sin(1.7 * i) * Math.exp(Math.cos(i))), ...[3, 0.7, 11, 1.1, 5.3].flatMap((a) => [...near(a), ...Array<number>(31).fill(0)].slice(0, 31))]);
+      for (const from of [0, 160, 191, 222, 253, 284]) {
+        const part = x.slice(from, from === 0 ? 160 : from + 31), want = dequantize(quantize(part, [part.length], { format, block: 32 })), padded = Float32Array.of(...part, 0);
+        expect(await fakeQuantize(fromHost({ dtype: "f32", shape: [part.length], data: part }), { format, block: 32 }).data()).toEqual(want);
+        differ += from > 0 && dequantize(quantize(padded, [32], { format, block: 32 })).some((v, i) => i < 31 && v !== want[i]) ? 1 : 0;
+      }
+    }
+    expect(differ).toBeGreaterThan(3);
   });
   test("a weight learns through its codes", async () => {
     setDevice(make());
