@@ -119,7 +119,7 @@ export function rulesOf(op: string, options: RateOptions & { readonly learningRa
     check(paths) {
       groups.forEach((g, i) => {
         if (g.optional !== true && !paths.some((p) => group(p) === i)) {
-          const shown = typeof g.match === "string" ? `"${g.match}"` : typeof g.match === "function" ? "its predicate" : `role ${[g.match.role].flat().join(", ")}`;
+          const shown = typeof g.match === "string" ? `"${g.match}"` : typeof g.match === "function" ? (g.name === undefined ? "its predicate" : "it") : `role ${[g.match.role].flat().join(", ")}`;
           throw new ConfigError(`${op}: ${g.name ?? `groups[${i}]`} takes no parameter: ${shown} matches none that an earlier group does not take`, { op, key: g.name ?? `groups[${i}].match`, value: g.match, fix: `parameters are named like ${paths.slice(0, 3).join(", ")}` });
         }
       });

@@ -26,7 +26,7 @@ export function recipeKey(name: string): keyof Recipe | undefined {
 
 const wants = (f: Field): string => {
   if (f.matches !== undefined) return `${f.boolean === true ? "true, false, or " : ""}one of ${f.matches.source.replace(/^\^\(|\)\$$/g, "").replace("\\d+", "K").split("|").join(", ")}`;
-  const kinds = { text: "a text", texts: "a text or a list of texts", integer: "an integer", number: "a number", flag: "true or false", map: "a map, or k=v,k=v", indices: `different numbers of at least 0${f.byName === true ? ", or a map of modules to such numbers" : ""}` };
+  const kinds = { text: "a text", texts: "a text or a list of texts", integer: "an integer", number: "a number", flag: "true or false", map: "a map of keys to numbers or words, or k=v,k=v", indices: `different numbers of at least 0${f.byName === true ? ", or a map of modules to such numbers" : ""}` };
   const bounds = [
     f.choices === undefined ? "" : `one of ${f.choices.join(", ")}${f.boolean === true ? ", true, false" : ""}`,
     f.min === undefined ? "" : `at least ${f.min}`, f.above === undefined ? "" : `above ${f.above}`,
@@ -57,7 +57,10 @@ function valueOf(key: keyof Recipe, given: unknown, origin: string): unknown {
         given >= (f.min ?? -Infinity) && given > (f.above ?? -Infinity) && given <= (f.max ?? Infinity) && given < (f.below ?? Infinity);
       return ok ? given : refuse();
     }
-    case "map": return isRecord(given) ? Object.fromEntries(Object.entries(given).map(([k, v]) => (typeof v === "object" ? refuse() : [k, typeof v === "string" ? v : JSON.stringify(v)]))) : refuse();
+    case "map": {
+      const map = typeof given === "string" ? mapOf(given, key, origin) : given;
+      return isRecord(map) ? Object.fromEntries(Object.entries(map).map(([k, v]) => (typeof v === "object" ? refuse() : [k, typeof v === "string" ? v : JSON.stringify(v)]))) : refuse();
+    }
     case "indices":
       if (isRecord(given)) return f.byName === true ? Object.fromEntries(Object.entries(given).map(([name, list]) => [name, indices(list) ?? refuse()])) : refuse();
       return indices(given) ?? refuse();
@@ -126,7 +129,7 @@ export async function readRecipe(path: string): Promise<RecipeLayer> {
   return parseRecipe(text, path);
 }
 
-/** A map written as JSON in a flag; what is none stays a text, which its field refuses. */
+/** A map written as JSON; what is none stays a text, which its field refuses. */
 function parsedMap(text: string): unknown {
   try { return JSON.parse(text) as unknown; } catch { return text; }
 }
@@ -141,13 +144,20 @@ export function flagValue(key: keyof Recipe, text: string): unknown {
   if (kind === "texts") return valueOf(key, expression ? [text] : text.split(",").map((part) => part.trim()).filter((part) => part !== ""), origin);
   if (kind === "flag") return valueOf(key, text === "true" ? true : text === "false" ? false : text, origin);
   if (kind === "integer" || kind === "number") return valueOf(key, /^[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?$/i.test(text.trim()) ? Number(text) : text, origin);
-  if (kind !== "map") return valueOf(key, text, origin);
-  const pairs = text.split(",").filter((part) => part.trim() !== "").map((part) => {
-    const at = part.lastIndexOf("=");
-    if (at <= 0) throw new ConfigError(`${origin}: "${part}" is not of the form key=value`, { key, value: text, fix: `write ${origin} a=1,b=2` });
-    return [part.slice(0, at).trim(), part.slice(at + 1).trim()] as const;
-  });
-  return valueOf(key, Object.fromEntries(pairs), origin);
+  return valueOf(key, text, origin);
+}
+
+/** A map that is written as text, as Transformers has it: k=v,k=v, or JSON. */
+function mapOf(text: string, key: keyof Recipe, origin: string): unknown {
+  if (text.trim().startsWith("{")) return parsedMap(text);
+  const map = new Map<string, string>();
+  for (const part of text.split(",").filter((p) => p.trim() !== "")) {
+    const at = part.lastIndexOf("="), name = part.slice(0, Math.max(0, at)).trim();
+    if (name === "") throw new ConfigError(`${origin}: "${part.trim()}" is not of the form key=value`, { file: origin, key, value: text, fix: origin.startsWith("--") ? `write ${origin} a=1,b=2` : `write ${key}: a=1,b=2, or a map` });
+    if (map.has(name)) throw new ConfigError(`${origin}: ${key} has ${name} twice`, { file: origin, key, value: text, fix: "remove one of the two" });
+    map.set(name, part.slice(at + 1).trim());
+  }
+  return Object.fromEntries(map);
 }
 
 /** Defaults below, later layers above. */

@@ -52,8 +52,14 @@ describe("flags say what files say", () => {
     ["lora_target_modules", ".*\\.(q|v){1,2}_proj", [".*\\.(q|v){1,2}_proj"]], ["optim_args", "beta1=0.8,eps=1e-6", { beta1: "0.8", eps: "1e-6" }], ["rank_pattern", "layers\\.1\\.q_proj=2", { "layers\\.1\\.q_proj": "2" }],
     ["layers_to_transform", "0,3", [0, 3]], ["layers_to_transform", "none", null], ["trainable_token_indices", "7", [7]], ["trainable_token_indices", '{"embed_tokens": [1, 2], "lm_head": 3}', { embed_tokens: [1, 2], lm_head: [3] }],
     ["eva_config", "rho=1.5,use_label_mask=false", { rho: "1.5", use_label_mask: "false" }], ["save_embedding_layers", "true", true],
+    ["lr_scheduler_kwargs", '{"num_cycles": 3, "mode": "min"}', { num_cycles: "3", mode: "min" }], ["learning_rate_pattern", ".*a=b=1e-3", { ".*a=b": "1e-3" }],
   ];
   for (const [key, text, want] of cases) test(`--${key} ${text}`, () => { expect(flagValue(key, text)).toEqual(want); });
+});
+
+test("maps may be texts in a file too, as in Transformers: k=v,k=v, or JSON", () => {
+  const want = { optim: "adamw_torch", optim_args: { beta1: "0.8", beta2: "0.95" }, lr_scheduler_kwargs: { num_cycles: "3" } };
+  for (const text of ['optim_args: "beta1=0.8,beta2=0.95"\nlr_scheduler_kwargs: {num_cycles: 3}', "optim_args: beta1 = 0.8, beta2 = 0.95\nlr_scheduler_kwargs: '{\"num_cycles\": 3}'"]) expect(parseRecipe(`optim: adamw_torch\n${text}`, "r.yaml").values).toEqual(want);
 });
 
 describe("what is wrong is named", () => {
@@ -74,6 +80,9 @@ describe("what is wrong is named", () => {
     ["layers by name", "layers_to_transform: {h: [0]}", /layers_to_transform = \{"h":\[0\]\} is not valid/],
     ["when embeddings are saved", "save_embedding_layers: maybe", /one of auto, true, false/],
     ["an adapter that is not there", "use_qalora: true", /use_qalora = true is not implemented \(QALoRA is not here\)/],
+    ["a text that is no map", "optim_args: fast", /r\.yaml: "fast" is not of the form key=value\n {2}fix: write optim_args: a=1,b=2, or a map/],
+    ["an option twice", "optim_args: beta1=0.8,beta1=0.9", /optim_args has beta1 twice/],
+    ["JSON that is none", "lr_scheduler_kwargs: '{num_cycles'", /lr_scheduler_kwargs = [^]* is not valid/],
     ["a list", "- a", /a recipe is a map of keys to values/],
   ];
   for (const [name, text, message] of cases) {
