@@ -1,5 +1,7 @@
-/** `adjoint explain optimizer` and `adjoint explain schedule`: every name, as text and JSON; unknown names and topics. */
+/** `adjoint explain adapter`, `format`, `optimizer` and `schedule`: every name, as text and JSON; unknown names and topics. */
+import { adapterAbouts, isInitLoraWeights } from "@adjoint/lora";
 import { optimizerEntries, optimizerNames, scheduleNames } from "@adjoint/optim";
+import { formats } from "@adjoint/quant";
 import { describe, expect, test } from "vitest";
 import { plot, sparkline } from "../src/plot.ts";
 import { adjoint } from "./support.ts";
@@ -55,7 +57,37 @@ describe("schedules", () => {
   });
 });
 
-test.each([[["optimizer", "adamx"], /there is no adamx[^]*known optimizers: .*adamw_torch/], [["schedule", "cosin"], /there is no cosin[^]*known schedules: .*cosine/], [["gradient"], /no topic gradient[^]*optimizer, schedule/], [["schedule", "cosine", "linear"], /one argument too many/]])("%j is refused", async (words, message) => {
+describe("adapters and formats", () => {
+  test("all adapters and first numbers are listed; each prints equations, tensors where `lora` makes it, recipe, code and source", async () => {
+    const list = await ask("adapter");
+    for (const { name, kind, options } of adapterAbouts) {
+      expect(list).toMatch(new RegExp(`^  ${name} +\\S.*: .+$`, "m"));
+      const out = await ask("adapter", name);
+      for (const part of ["recipe  ", "code    ", "use     ", "source  ", ...(options === null ? [] : ["numbers train"])]) expect(out).toContain(part);
+      if (kind === "first numbers") expect(isInitLoraWeights(name)).toBe(true);
+    }
+    expect(await ask("adapter", "dora")).toMatch(/6,656 numbers train\n {2}q_proj\.lora_A\.weight +8 x 256/);
+    expect(JSON.parse(await ask("adapter", "LoRA-GA", "--json"))).toMatchObject({ name: "lora_ga", source: expect.stringContaining("2407.05000") });
+  });
+  test("every format prints its table; errors are those of the codes", async () => {
+    const list = await ask("format");
+    for (const name of Object.keys(formats)) {
+      expect(list).toMatch(new RegExp(`^  ${name} +[48] bits a code`, "m"));
+      expect(await ask("format", name)).toContain("\ntable\n");
+    }
+    const nf4 = await ask("format", "nf4", "--json"), int8 = await ask("format", "int8", "--json"), error = (text: string): number => (JSON.parse(text) as { errors: { error: number }[] }).errors[0].error;
+    expect(error(int8)).toBeLessThan(error(nf4) / 8);
+    expect(await ask("format", "nf4")).toContain("-0.6962");
+  });
+  test("whatever is explained fits 100 columns", async () => {
+    const all = [["adapter"], ["format"], ["optimizer"], ["schedule"], ...adapterAbouts.map((a) => ["adapter", a.name]), ...Object.keys(formats).map((f) => ["format", f]), ...optimizerNames.map((o) => ["optimizer", o]), ...scheduleNames.map((s) => ["schedule", s])];
+    const wide: string[] = [];
+    for (const words of all) for (const line of (await ask(...words)).split("\n")) if (line.length > 100) wide.push(`${words.join(" ")}: ${line}`);
+    expect(wide).toEqual([]);
+  });
+});
+
+test.each([[["adapter", "dorra"], /there is no adapter dorra[^]*did you mean dora/], [["format", "nf5"], /format "nf5" is not known/], [["optimizer", "adamx"], /there is no adamx[^]*known optimizers: .*adamw_torch/], [["schedule", "cosin"], /there is no cosin[^]*known schedules: .*cosine/], [["gradient"], /no topic gradient[^]*adapter, format, optimizer, schedule/], [["schedule", "cosine", "linear"], /one argument too many/]])("%j is refused", async (words, message) => {
   const { code, err } = await adjoint(["explain", ...words]);
   expect(code).toBe(1);
   expect(err).toMatch(message);

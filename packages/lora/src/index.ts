@@ -1,4 +1,5 @@
 /** @adjoint/lora: low-rank adapters as values, and PEFT's files both ways. */
+export { aboutAdapter, type AdapterAbout, adapterAbouts } from "./about.ts";
 export { mergedByAdding } from "./adapter.ts";
 export type { AdapterMethod, AdditiveMethod, Application, Factors, Parameters, Role, Shapes, Site } from "./adapter.ts";
 export { keyOf, tensorsOf } from "./attachments.ts";

@@ -72,6 +72,12 @@ describe("adapter_config.json", () => {
     );
   });
 
+  it("knows what people write first", () => {
+    for (const [short, option] of [["rank", "r"], ["alpha", "loraAlpha"], ["dropout", "loraDropout"], ["rslora", "useRslora"], ["lora_alpha", "loraAlpha"]]) {
+      expect(() => loraConfig({ [short]: 8 } as LoraOptions)).toThrow(`${short} = 8 is not an option of lora\n  fix: did you mean ${option}?`);
+    }
+  });
+
   it("gives old files the defaults", () => {
     const { config } = readLoraConfig('{"peft_type": "LORA", "r": 16, "target_modules": ["q_proj"]}');
     expect(config).toEqual({ ...defaultConfig, r: 16, targetModules: ["q_proj"] });

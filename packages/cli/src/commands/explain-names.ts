@@ -5,12 +5,7 @@ import { defaultRecipe, type Recipe } from "@adjoint/train";
 import type { Answer } from "../command.ts";
 import { plot, sparkline } from "../plot.ts";
 import { padEnd } from "../terminal.ts";
-
-const indent = (lines: readonly string[]): string => lines.map((l) => `  ${l}\n`).join("");
-const table = (rows: readonly (readonly [string, string])[]): string => {
-  const wide = Math.max(0, ...rows.map(([name]) => name.length));
-  return indent(rows.map(([name, text]) => `${padEnd(name, wide)}  ${text}`));
-};
+import { foldedTable as table, indent, lines } from "./explain-text.ts";
 
 /** One schedule, or all of them with a line each. */
 export function explainSchedule(name: string | null): Answer {
@@ -21,7 +16,7 @@ export function explainSchedule(name: string | null): Answer {
   const { title, equation, keys, use, source, example } = aboutSchedule(name), curve = plotSchedule(name);
   const options = Object.entries(keys).map(([key, k]): [string, string] => [key, k.help]), shown = Object.entries(example).map(([k, v]) => `${k} ${String(v)}`).join(", ");
   return {
-    text: `${name}: ${title}\n\n${plot(curve, 5).join("\n")}\n    └${"─".repeat(curve.length)}\n     ${shown}\n\nmultiplier of the learning rate at step t of T, with W steps of warm-up\n${indent(equation)}${options.length === 0 ? "" : `\nlr_scheduler_kwargs\n${table(options)}`}\nuse     ${use}\nsource  ${source}\n`,
+    text: `${name}: ${title}\n\n${plot(curve, 5).join("\n")}\n    └${"─".repeat(curve.length)}\n     ${shown}\n\nmultiplier of the learning rate at step t of T, with W steps of warm-up\n${indent(equation)}${options.length === 0 ? "" : `\nlr_scheduler_kwargs\n${table(options)}`}\n${lines([["use", use], ["source", source]])}`,
     json: { name, title, equation, options: Object.fromEntries(options), use, source, example, curve },
   };
 }
@@ -56,7 +51,7 @@ export function explainOptimizer(name: string | null): Answer {
   const wide = Math.max(...Object.values(keys).map((k) => shown(k.default).length)), recipes = Object.keys(keys).map((key) => recipeKey(key, about));
   const options = Object.entries(keys).map(([key, k], i): [string, string] => [key, recipes[i] === null ? shown(k.default) : `${padEnd(shown(k.default), wide)}  ${recipes[i].text}`]), bytes = measured.map(([what, b]) => `${b.toFixed(2)} of ${what}`).join(", ");
   return {
-    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\nrate    ${shown(about.defaults["learningRate"])}; a recipe's: learning_rate\nstate   ${states}\nbytes   a parameter: ${bytes}\nuse     ${use}\nsource  ${source}\n${aliases.length === 0 ? "" : `names   ${[about.name, ...aliases].join(", ")}\n`}`,
+    text: `${about.name}: ${title}\n\none step of a parameter p: gradient g, rate lr, decay λ, t updates so far\n${indent(equations)}\noptim_args and their defaults\n${table(options)}\n${lines([["rate", `${shown(about.defaults["learningRate"])}; a recipe's: learning_rate`], ["state", states], ["bytes", `a parameter: ${bytes}`], ["use", use], ["source", source], ...(aliases.length === 0 ? [] : [["names", [about.name, ...aliases].join(", ")] as const])])}`,
     json: { name: about.name, aliases, title, equations, options: Object.fromEntries(Object.entries(keys).map(([key, k]) => [key, k.default])), recipe_keys: Object.fromEntries(Object.keys(keys).flatMap((key, i) => (recipes[i] === null ? [] : [[key, recipes[i].key]]))), learning_rate: about.defaults["learningRate"], state: about.state, bytes_per_parameter: Object.fromEntries(measured), use, source },
   };
 }

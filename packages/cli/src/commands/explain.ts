@@ -1,4 +1,4 @@
-/** `adjoint explain`: the kernels and the memory of one training step, from the plan that would run; or an optimizer, or a schedule. */
+/** `adjoint explain`: the kernels and the memory of one training step, from the plan that would run; or an adapter, a format, an optimizer, a schedule. */
 import { checkpoint, gradients } from "@adjoint/autograd";
 import { lora } from "@adjoint/lora";
 import { bytesMoved, compile, ConfigError, explain, flatten, getDevice, operationsOf, Tensor } from "@adjoint/tensor";
@@ -9,6 +9,7 @@ import type { Answer, Command } from "../command.ts";
 import { baseKeys, openDevice, openModel } from "../open.ts";
 import { type KernelTime, type Limits, measureLimits, profileStep, showTimes } from "../profile.ts";
 import { bytes, count } from "../terminal.ts";
+import { explainAdapter, explainFormat } from "./explain-kinds.ts";
 import { explainOptimizer, explainSchedule } from "./explain-names.ts";
 
 const keys: readonly (keyof Recipe)[] = [
@@ -16,7 +17,7 @@ const keys: readonly (keyof Recipe)[] = [
 ];
 const isTensor = (x: unknown): x is Tensor => x instanceof Tensor;
 
-const topics: Readonly<Record<string, (name: string | null) => Answer>> = { optimizer: explainOptimizer, schedule: explainSchedule };
+const topics: Readonly<Record<string, (name: string | null) => Answer>> = { adapter: explainAdapter, format: explainFormat, optimizer: explainOptimizer, schedule: explainSchedule };
 
 async function run(args: Arguments): Promise<Answer> {
   const [topic, name = null] = args.positionals;
@@ -57,8 +58,9 @@ async function explainStep(args: Arguments): Promise<Answer> {
     times = { limits, kernels: await profileStep(gpu, run, limits), memory: gpu.memoryByClass };
   }
   const tokens = rows * recipe.max_length;
+  const wide = (text: string, to: number): string => text.padStart(to);
   const lines = [`${path}: one step of ${rows} rows of ${recipe.max_length} tokens, ${recipe.use_peft ? "adapter" : "all weights"}${recipe.gradient_checkpointing ? ", layers computed again in the backward pass" : ""}`, ...rowsOf.map((r) =>
-    `  ${r.name.padEnd(21)} ${String(r.kernels).padStart(5)} kernels (${Object.entries(r.kinds).map(([k, c]) => `${c} ${k}`).join(", ")})  ${(r.flops / 1e9).toFixed(2)} GFLOP  ${bytes(r.bytes)} moved  arena ${bytes(r.arena)}`),
+    `  ${r.name.padEnd(20)} ${wide(String(r.kernels), 5)} kernels  ${wide((r.flops / 1e9).toFixed(2), 8)} GFLOP  ${wide(bytes(r.bytes), 9)} moved  arena ${wide(bytes(r.arena), 9)}\n      ${Object.entries(r.kinds).map(([k, c]) => `${c} ${k}`).join(", ")}`),
   `  ${count(rowsOf[2].flops / tokens)} operations a token`];
   const more = (["graph", "kernels", "memory", "source"] as const).filter((part) => args.flag(part)).map((part) => `\n${step[part]}`);
   if (times !== null && gpu !== null) more.push(`\n${showTimes(times.kernels, times.limits)}\n\nmemory of the device\n${gpu.showMemory()}`);
@@ -67,14 +69,14 @@ async function explainStep(args: Arguments): Promise<Answer> {
 
 export const explainCommand: Command = {
   grammar: {
-    name: "explain", positionals: ["[TOPIC]", "[NAME]"], keys, summary: "Shows the kernels and the memory of one training step, or what an optimizer or a schedule does.",
-    text: "adjoint explain optimizer [NAME]   equations, options, bytes of state, source\nadjoint explain schedule [NAME]    its curve, equation, options, source",
+    name: "explain", positionals: ["[TOPIC]", "[NAME]"], keys, summary: "Shows the kernels and the memory of one training step, or what an adapter, format, optimizer or schedule does.",
+    text: "adjoint explain adapter [NAME]     equations, gradients, tensors, recipe, source; also first numbers\nadjoint explain format [NAME]      codes of quantized weights: table, bits, errors, source\nadjoint explain optimizer [NAME]   equations, options, bytes of state, source\nadjoint explain schedule [NAME]    its curve, equation, options, source",
     flags: {
       kernels: { kind: "flag", help: "every kernel with its formula, bytes and operations" }, memory: { kind: "flag", help: "every buffer with its place" },
       graph: { kind: "flag", help: "every recorded node" }, source: { kind: "flag", help: "the device's source of every kernel: WGSL on a GPU" },
       profile: { kind: "flag", help: "GPU: runs the step and prints each kernel's time, rate and share of the roofline, and the memory by class" },
     },
-    examples: ["adjoint explain", "adjoint explain --gradient-checkpointing", "adjoint explain --kernels --per-device-train-batch-size 1", "adjoint explain --device webgpu --profile", "adjoint explain optimizer adamw_torch", "adjoint explain schedule cosine"],
+    examples: ["adjoint explain", "adjoint explain --gradient-checkpointing", "adjoint explain --kernels --per-device-train-batch-size 1", "adjoint explain --device webgpu --profile", "adjoint explain adapter dora", "adjoint explain format nf4", "adjoint explain optimizer adamw_torch", "adjoint explain schedule cosine"],
   },
   defaults: { ...defaultRecipe, max_length: 256 },
   run,

@@ -222,6 +222,9 @@ function build(given: Readonly<Record<string, unknown>>, name: (key: string) => 
   return made;
 }
 
+/** What people write first for options of another name. */
+const shortNames: Readonly<Record<string, string>> = { rank: "r", alpha: "loraAlpha", dropout: "loraDropout", targets: "targetModules", modules: "targetModules", rslora: "useRslora", dora: "useDora", init: "initLoraWeights" };
+
 /** Options with PEFT's defaults; throws ConfigError for unknown keys, bad values and contradictions, naming key, value and fix. */
 export function loraConfig(options: LoraOptions = {}): LoraConfig {
   for (const [key, value] of Object.entries(options)) {
@@ -229,7 +232,7 @@ export function loraConfig(options: LoraOptions = {}): LoraConfig {
     const refused = refusedKeys[snakeCase(key)];
     if (refused !== undefined && neutral(value, refused.neutral)) continue;
     if (refused !== undefined) refuse(key, value, `asks for ${refused.what}, which is not implemented`, refused.fix);
-    const near = isKey(camelCase(key)) ? [camelCase(key)] : nearest(key, Object.keys(rules));
+    const near = isKey(camelCase(key)) ? [camelCase(key)] : Object.hasOwn(shortNames, key) ? [shortNames[key]] : nearest(key, Object.keys(rules));
     refuse(key, value, "is not an option of lora", near.length > 0 ? `did you mean ${near.join(" or ")}?` : `options: ${Object.keys(rules).join(", ")}`);
   }
   const { useRslora, scaling } = options;
