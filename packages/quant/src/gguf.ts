@@ -41,7 +41,7 @@ function codecOf(type: GgufBlockType): Codec {
  */
 export function fromGguf(type: GgufBlockType, bytes: Uint8Array, shape: readonly number[], named: Named = {}): Quantized {
   const { format: name, elements, bytes: size, d, dmin, adds, table = identity } = ggufLayouts[type], format = formats[name], n = sizeOf(shape), blocks = n / elements;
-  if (!Number.isInteger(blocks) || bytes.byteLength !== blocks * size) {
+  if (!Number.isInteger(blocks) || (shape.at(-1) ?? 1) % elements !== 0 || bytes.byteLength !== blocks * size) {
     throw new FormatError(`${called(named)}: has ${bytes.byteLength} bytes, ${type} [${shape.join(", ")}] needs ${(n * size) / elements}`, { key: named.name, file: named.file, value: bytes.byteLength, fix: "shape and data contradict each other: get the file again" });
   }
   const { code, scale, min, parts } = codecOf(type), values = new Float32Array(blocks), least = new Float32Array(dmin === undefined ? 0 : blocks), codes = new Uint8Array((n * format.bits) / 8);

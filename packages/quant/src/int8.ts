@@ -48,6 +48,7 @@ export function int8Linear(x: Float32Array, rows: number, weight: Quantized, { t
   if (weight.format.name !== "int8" || weight.shape.length !== 2 || weight.block !== columns || weight.scales.nested !== undefined) {
     throw new ConfigError(`int8Linear: the weight is ${weight.format.name} [${weight.shape.join(", ")}] in blocks of ${weight.block}`, { op: "int8Linear", key: "weight", fix: "quantize it to int8 with block = columns" });
   }
+  if (bias !== undefined && bias.length !== out) throw new ShapeError(`int8Linear: bias has ${bias.length} numbers, the weight ${out} rows`, { op: "int8Linear", key: "bias", shapes: [[bias.length], [out]] });
   const { rows: { codes, scales }, outliers } = int8Rows(x, [rows, columns], { threshold });
   const a = new Int8Array(codes.buffer, codes.byteOffset, codes.length), w = new Int8Array(weight.codes.buffer, weight.codes.byteOffset, sizeOf(weight.shape));
   const y = new Float32Array(rows * out), full = outliers.length > 0 ? dequantize(weight) : null;
