@@ -15,6 +15,7 @@ export { quantizedOf, quantizedWeight } from "./weight.ts";
 export type { QuantizedStores } from "./weight.ts";
 export { int8Linear, int8Rows } from "./int8.ts";
 export type { Int8Rows } from "./int8.ts";
+export { int8Matmul } from "./int8-tensor.ts";
 export { decodedGgufTypes, decodeGguf, fromGguf, ggufBytesHeld, ggufTypeOfQuantized, isGgufBlockType, toGguf } from "./gguf.ts";
 export type { GgufBlockType } from "./gguf.ts";
 export { bitsandbytesConfig, bitsandbytesTensors, bitsandbytesWeights, readBitsandbytes } from "./bitsandbytes.ts";
