@@ -74,7 +74,7 @@ describe("adapter_config.json", () => {
 
   it("knows what people write first", () => {
     for (const [short, option] of [["rank", "r"], ["alpha", "loraAlpha"], ["dropout", "loraDropout"], ["rslora", "useRslora"], ["lora_alpha", "loraAlpha"]]) {
-      expect(() => loraConfig({ [short]: 8 } as LoraOptions)).toThrow(`${short} = 8 is not an option of lora\n  fix: did you mean ${option}?`);
+      expect(() => loraConfig({ [short]: 8 })).toThrow(`${short} = 8 is not an option of lora\n  fix: did you mean ${option}?`);
     }
   });
 

@@ -22,8 +22,17 @@ const cacheOf = (device: Backend): PlanCache => {
 
 /** The device of everything that is not bound to another one; the reference backend until somebody chooses. */
 export const getDevice = (): Backend => state.device;
-/** Chooses the default device. Stores move when they are next used. */
+/**
+ * Chooses the default device. Stores move when they are next used.
+ * @throws ConfigError for what is no device, such as a promise of one
+ * @example setDevice(await wasm());
+ */
 export function setDevice(device: Backend): Backend {
+  const given: unknown = device;
+  if (typeof given !== "object" || given === null || !("prepare" in given)) {
+    const what = given instanceof Promise ? "a promise of a device" : typeof given === "string" ? JSON.stringify(given) : `of type ${typeof given}`;
+    throw new ConfigError(`setDevice: the device is ${what}`, { op: "setDevice", key: "device", value: given, fix: "setDevice(await wasm()), or setDevice(await webgpu())" });
+  }
   flushAll();
   state.device = device;
   state.chosen = true;

@@ -1,6 +1,6 @@
 /** What someone who writes plain JavaScript gets wrong: each is refused in words, none is ignored. */
 import { expect, test } from "vitest";
-import { ConfigError, DTypeError, ShapeError, knownOptions, store, tensor } from "../src/index.ts";
+import { ConfigError, DTypeError, ShapeError, getDevice, knownOptions, setDevice, store, tensor } from "../src/index.ts";
 
 interface Options { readonly maxNewTokens?: number; readonly seed?: number }
 const names = { maxNewTokens: true, seed: true } as const;
@@ -31,6 +31,13 @@ test("what is no number, and sizes that are no list", () => {
   expect(() => make([[1, 2], [3]])).toThrow(/ragged/);
   expect(() => Reflect.apply(tensor([1, 2]).reshape, tensor([1, 2]), [2, 1])).toThrow(ShapeError);
   expect(() => Reflect.apply(tensor([[1, 2]]).permute, tensor([[1, 2]]), [1, 0])).toThrow("x.permute([...])");
+});
+
+test("a device, not a name or a promise of one", () => {
+  const before = getDevice(), choose: (device: unknown) => unknown = (device) => Reflect.apply(setDevice, null, [device]);
+  for (const [bad, what] of [["webgpu", '"webgpu"'], [Promise.resolve(before), "a promise"], [undefined, "of type undefined"]] as const) expect(() => choose(bad)).toThrow(`setDevice: the device is ${what}`);
+  expect(getDevice()).toBe(before);
+  expect(choose(before)).toBe(before);
 });
 
 test("shapes that do not broadcast are told apart", () => {
