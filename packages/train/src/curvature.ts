@@ -17,8 +17,12 @@ export function withDrawnLabels(batch: Batch, logits: Tensor, key: Key): Batch {
   return { ...batch, labels };
 }
 
-/** Records h ← β₂h + (1 - β₂)ĝ² with ĝ the gradient of the mean loss of `batch` under drawn labels. */
-export function sampleCurvature(optimizer: BoundOptimizer<Readonly<Record<string, Store>>>, trainee: Trainee, batch: Batch, context: Context, key: Key, beta2: number): void {
-  const { total, count } = trainee.lossSum(withDrawnLabels(batch, trainee.logits(batch, context), key), context);
-  estimateCurvature(optimizer, gaussNewtonBartlett(gradients(total.div(count.maximum(1)), trainee.trainable)), beta2);
+/**
+ * Records h ← β₂h + (1 - β₂)ĝ² n / bs with ĝ the gradient of the mean loss of `batch` under drawn labels and n its predicted tokens: the optimizer multiplies h by
+ * `bs`, and the curvature is n ĝ², however many tokens a batch predicts. `bs` null: h ← β₂h + (1 - β₂)ĝ².
+ */
+export function sampleCurvature(optimizer: BoundOptimizer<Readonly<Record<string, Store>>>, trainee: Trainee, batch: Batch, context: Context, key: Key, beta2: number, bs: number | null = null): void {
+  const { total, count } = trainee.lossSum(withDrawnLabels(batch, trainee.logits(batch, context), key), context), n = count.maximum(1);
+  const square = gaussNewtonBartlett(gradients(total.div(n), trainee.trainable));
+  estimateCurvature(optimizer, bs === null ? square : () => Object.fromEntries(Object.entries(square()).map(([path, x]) => [path, x === null ? null : x.mul(n.div(bs).cast(x.dtype))])), beta2);
 }

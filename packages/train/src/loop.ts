@@ -26,8 +26,8 @@ export interface TrainingOptions {
   readonly accumulation?: number;
   /** layers compute their intermediate values again in the backward pass (default false) */
   readonly gradientCheckpointing?: boolean;
-  /** for an optimizer with a `hessian` (Sophia): a sample of the curvature every `every` steps (default 10), averaged with β₂ */
-  readonly curvature?: { readonly beta2: number; readonly every?: number };
+  /** for an optimizer with a `hessian` (Sophia): a sample of the curvature every `every` steps (default 10), averaged with β₂; `bs`, if the optimizer's stands for the tokens of a full batch: samples of fewer are made less of */
+  readonly curvature?: { readonly beta2: number; readonly every?: number; readonly bs?: number };
   readonly seed?: number;
   /** a new order each pass (default true) */
   readonly shuffle?: boolean;

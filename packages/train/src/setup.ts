@@ -116,7 +116,7 @@ function ratesOf(recipe: Recipe, learningRate: Schedule): RateOptions {
   return { ...own, groups: [...groups, ...own.groups] };
 }
 
-/** Tokens of a micro-batch: what Sophia's samples of the curvature are multiplied by. */
+/** Tokens of a full micro-batch: what Sophia's samples of the curvature are multiplied by; those of a batch that predicts fewer are scaled before (`curvature.bs`). */
 const batchTokens = (recipe: Recipe): number => recipe.per_device_train_batch_size * recipe.max_length;
 
 /** adam_beta1, adam_beta2 and adam_epsilon, for optimizers that have them. */
@@ -146,10 +146,10 @@ export function optimizerFor(recipe: Recipe, learningRate: Schedule, { momentum 
   return optimizer(optim, { ...rates, ...(relativeOf(recipe) === null ? { learningRate: rate } : {}), maxGradNorm: recipe.max_grad_norm, ...given, ...own, ...momentumOf(momentum, own["betas"] ?? defaults["betas"]) });
 }
 
-/** Sophia's curvature is averaged with its own β₂. */
+/** Sophia's curvature is averaged with its own β₂; a `bs` of optim_args is taken at its word. */
 function curvatureOf(recipe: Recipe): Pick<TrainingOptions, "curvature"> {
-  const { name, defaults } = aboutOptimizer(recipe.optim), { betas = defaults["betas"] } = optimizerOptions(recipe.optim, { ...momentsOf(recipe), ...recipe.optim_args });
-  return name === "sophia" && Array.isArray(betas) ? { curvature: { beta2: Number(betas[1]) } } : {};
+  const { name, defaults } = aboutOptimizer(recipe.optim), { betas = defaults["betas"], bs = null } = optimizerOptions(recipe.optim, { ...momentsOf(recipe), ...recipe.optim_args });
+  return name === "sophia" && Array.isArray(betas) ? { curvature: { beta2: Number(betas[1]), ...(bs === null ? { bs: batchTokens(recipe) } : {}) } } : {};
 }
 
 /** A momentum that changes, where the optimizer keeps its own. */

@@ -70,7 +70,7 @@ export class Steps {
       return report(loss, gradNorm, skipped, count);
     };
     this.curvature = curvature === undefined ? null : compile((batch: Batch) => {
-      sampleCurvature(this.optimizer, trainee, batch, { train: false, ...(gradientCheckpointing ? { checkpoint } : {}) }, { seed, stream: "curvature", step: live(micro, (n) => n, "u32") }, curvature.beta2);
+      sampleCurvature(this.optimizer, trainee, batch, { train: false, ...(gradientCheckpointing ? { checkpoint } : {}) }, { seed, stream: "curvature", step: live(micro, (n) => n, "u32") }, curvature.beta2, curvature.bs);
     });
     this.whole = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);

@@ -184,6 +184,24 @@ describe("Sophia in a recipe", () => {
   });
 });
 
+describe("Sophia's curvature", () => {
+  const hessian = async (t: Training): Promise<number[]> => Object.entries(await t.optimizer.state()).filter(([name]) => name.startsWith("hessian.")).flatMap(([, h]) => Array.from(h.data as Float32Array));
+  const weights = async (t: Training): Promise<unknown> => bits(await Promise.all(Object.entries(t.trainee.trainable).map(async ([key, s]) => [key, await s.host()] as const)));
+  test("is that of the tokens that a batch predicts: max_length does not matter to rows that are shorter", async () => {
+    const run = async (max_length: number, optim_args: Record<string, string> = {}): Promise<[unknown, number[]]> => { const t = await start({ optim: "sophia", optim_args, max_length, max_steps: 3 }); for await (const _ of t.run()); return [await weights(t), await hessian(t)]; };
+    const [[short, h], [long, quarter], [given]] = [await run(64), await run(256), await run(64, { bs: "128" })];
+    expect(long).toEqual(short);
+    expect(quarter).toEqual(h.map((x) => x / 4));
+    expect(given).not.toEqual(short);
+  });
+  test("is averaged with the β₂ of the recipe", async () => {
+    const first = async (beta2: string): Promise<number[]> => { const t = await start({ optim: "sophia", optim_args: { beta2 } }); await t.next(); return hessian(t); };
+    const [a, b] = [await first("0.5"), await first("0.75")];
+    expect(Math.max(...b)).toBeGreaterThan(0);
+    expect(a).toEqual(b.map((x) => 2 * x));
+  });
+});
+
 describe("a plateau in a run", () => {
   const recipe = mergeRecipe(base, { lr_scheduler_type: "reduce_lr_on_plateau", lr_scheduler_kwargs: { patience: "0", factor: "0.5", threshold: "0.9" }, eval_steps: 1, save_steps: 1, max_steps: 5 });
   async function go(changes: Partial<Recipe>, folder: string, stopAt = Infinity): Promise<RunResult> {
