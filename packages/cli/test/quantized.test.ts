@@ -109,6 +109,17 @@ describe("quantized bases", () => {
     expect(Math.abs(await lossOf("--model", join(folder, "whole")) / await lossOf("--model", full, ...adapter) - 1)).toBeLessThan(2e-7);        // products are fused on newer engines
     expect(JSON.parse(readFileSync(join(folder, "whole", "config.json"), "utf8"))).not.toHaveProperty("quantization_config");
   });
+  test("--llm-int8-skip-modules none and --skip none quantize the head too; LoftQ asks for the weights behind codes", async () => {
+    const dir = join(folder, "with-head"), gguf = join(folder, "loftq.gguf");
+    expect((await adjoint(["quantize", full, "--skip", "none", "--out", dir, "--quiet"])).err).toBe("");
+    expect(await lossOf("--model", full, "--load-in-4bit", "--llm-int8-skip-modules", "none")).toBe(await lossOf("--model", dir));
+    expect(await lossOf("--model", dir)).not.toBe(await lossOf("--model", full, "--load-in-4bit"));
+    await adjoint(["quantize", full, "--format", "q4_0", "--out", gguf, "--quiet"]);
+    for (const model of [dir, gguf]) {
+      const { err } = await adjoint(["finetune", "--model", model, "--init-lora-weights", "loftq", "--ids", ids, "--max-steps", "1", "--warmup-steps", "0", "--output-dir", join(folder, "loftq"), "--quiet", ...device]);
+      expect(err).toMatch(/holds codes, and loftq begins with the weights that they were made of\n {2}fix: give the model that was quantized/);
+    }
+  });
   test("refuses keys that contradict each other", async () => {
     for (const [words, message] of [
       [["--load-in-4bit", "--load-in-8bit"], /choose one/], [["--load-in-4bit", "--no-use-peft"], /codes do not train/], [["--bnb-4bit-use-double-quant"], /goes with load_in_4bit/], [["--quant-block-size", "32"], /goes with load_in_4bit/], [["--load-in-4bit", "--bnb-4bit-quant-type", "nf5"], /nf5/],

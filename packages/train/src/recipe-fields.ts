@@ -152,7 +152,7 @@ export const fields: { readonly [K in keyof Recipe]: Field } = {
   bnb_4bit_quant_type: { kind: "text", choices: ["nf4", "fp4", "int4", "q4_0", "mxfp4"], group: "model", help: "what a 4-bit code stands for" },
   bnb_4bit_use_double_quant: { kind: "flag", group: "model", aliases: ["use_bnb_nested_quant"], help: "hold the scales as 8-bit codes too" },
   quant_block_size: { kind: "integer", nullable: true, min: 1, group: "model", help: "weights a scale; null: 64 for nf4 and fp4, 32 for q4_0 and mxfp4, a row for 8 bits" },
-  llm_int8_skip_modules: { kind: "texts", group: "model", aliases: ["quant_skip_modules"], help: "linear layers that are not quantized" },
+  llm_int8_skip_modules: { kind: "texts", group: "model", aliases: ["quant_skip_modules"], help: "linear layers that are not quantized, or none" },
   upcast_modules: { kind: "text", choices: ["none", "norms", "all"], group: "model", help: "what of the base that is not quantized goes into f32" },
   dataset_name: { kind: "texts", group: "data", aliases: ["data", "dataset", "train_file"], help: "training data: .txt or .jsonl files, folders of them, or moby-dick, addresses, numbers" },
   eval_dataset_name: { kind: "texts", group: "data", aliases: ["eval_data", "validation_file"], help: "held-out data of the new domain; a share of the training data when left out" },

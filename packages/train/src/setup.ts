@@ -180,5 +180,5 @@ export function baseOptions(recipe: Recipe): Pick<LoadModelOptions, "quantize" |
   if (!four && !eight) return rest;
   const format = eight ? "int8" : recipe.bnb_4bit_quant_type;
   if (!isFormatName(format)) throw bad("bnb_4bit_quant_type", `bnb_4bit_quant_type ${format} is not known`, "use nf4 or fp4");
-  return { ...rest, quantize: { format, doubleQuant, skip, ...(block === null ? {} : { block }) } };
+  return { ...rest, quantize: { format, doubleQuant, skip: skip.filter((name) => name !== "none"), ...(block === null ? {} : { block }) } };
 }

@@ -3,6 +3,7 @@ import { node, openModelFolder, readText } from "@adjoint/io";
 import { adapterTitle, type LoraConfig, type Tuned } from "@adjoint/lora";
 import { type CausalLM, generate, initModel, loadTokenizer, resolveModel } from "@adjoint/models";
 import { aboutOptimizer } from "@adjoint/optim";
+import { bitsandbytesWeights } from "@adjoint/quant";
 import { ConfigError, type HostArray } from "@adjoint/tensor";
 import { baseOptions, checkpointOrigin, type DataSet, defaultRecipe, fields, fullTrainee, latestCheckpoint, loraOptions, type Measured, memoryBytes, type Recipe, run, type RunOptions, type RunResult, stepsOf, type Trainee, traineeOf, tunedFor, warmupOf, writeReport } from "@adjoint/train";
 import type { Arguments, Grammar } from "../arguments.ts";
@@ -95,8 +96,13 @@ function givenAdapter(recipe: Recipe): string {
 async function newAdapter(recipe: Recipe, base: OpenModel, data: DataSet, folder: string, progress: Progress): Promise<Tuned<CausalLM>> {
   const resume = recipe.resume_from_checkpoint, from = resume === null ? null : resume === "latest" || resume === "true" ? await latestCheckpoint(folder) : resume;
   const weights = async (name: string): Promise<HostArray> => {
+    const codes = (): ConfigError => new ConfigError(`${base.path} holds codes, and ${String(recipe.init_lora_weights)} begins with the weights that they were made of`, { key: "init_lora_weights", value: recipe.init_lora_weights, fix: "give the model that was quantized as --model, with --load-in-4bit" });
+    if (/\.gguf$/i.test(base.path)) throw codes();
     const file = await openModelFolder(await resolveModel(base.folder ?? base.path, recipe.model_revision === null ? {} : { revision: recipe.model_revision }));
-    try { return await file.read(name); } finally { await file.close(); }
+    try {
+      if (bitsandbytesWeights(file.entries.keys()).has(name)) throw codes();
+      return await file.read(name);
+    } finally { await file.close(); }
   };
   const tuned = await tunedFor(recipe, base.model, { base: base.path, data, weights, origin: from === null ? null : await checkpointOrigin(from), onModule: ({ path, index, count: all }) => { progress.part(index + 1, all, `first factors of ${path}`); } });
   progress.clear();

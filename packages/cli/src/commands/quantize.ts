@@ -27,7 +27,7 @@ async function run(args: Arguments, terminal: Terminal): Promise<Answer> {
   if (format !== "nf4" && format !== "fp4" && (block !== null || args.flag("double-quant"))) {
     throw new ConfigError(`quantize: files of ${format} have ${format === "int8" ? "one scale a row" : "blocks of 32"} and plain scales`, { key: block === null ? "--double-quant" : "--block", value: block ?? true, fix: "remove the flag, or use nf4 or fp4" });
   }
-  const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip === "none" ? [] : skip.split(",") }) };
+  const quantize: QuantizeWeights = { format, doubleQuant: args.flag("double-quant"), ...(block === null ? {} : { block }), ...(skip === null ? {} : { skip: skip.split(",").filter((name) => name !== "" && name !== "none") }) };
   await checkOutput("quantize", output, { inputs: [modelPath(source)], overwrite: recipe.overwrite_output_dir });
   const progress = new Progress(args.flag("quiet") ? { ...terminal, err: () => undefined } : terminal);
   const path = await ggufWithin(modelPath(source)), { config, weights } = await loadWeights(path, {
