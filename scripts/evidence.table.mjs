@@ -73,6 +73,8 @@ export const rows = [
   { line: "Step count, rate and clip factor never force a read-back", test: ["packages/optim/test/every", "no step reads anything back"] },
   { line: "A group is one kernel a parameter, and threads meet once for all of them", test: ["packages/wasm/test/threads", "run without a meeting in between"] },
   { line: "Updates that read each other's stores are one kernel, in place", test: ["packages/tensor/test/siblings"] },
+  { line: "An 8-bit update too is one kernel a leaf, codes and scales in place; one dispatch for all leaves on WebGPU", test: ["packages/optim/test/step", "8-bit"] },
+  { line: "8-bit steps on WebGPU: codes, scales and parameters of the CPU", test: ["packages/webgpu/test/eight-bit"] },
   { line: "An update beside a copy of the same bytes (aim: 80 %)", command: ["scripts/benchmark.mjs", "updates"], expect: "^one large matrix: adamw .*", look: true },
   { line: "Bytes of state equal the formula of the specification", test: ["packages/optim/test/every", "bytes a parameter"] },
   { line: "adjoint explain optimizer and schedule: equations, defaults, bytes, source, curves", test: ["packages/cli/test/explain-names"] },
