@@ -7,8 +7,9 @@ import { assign, ConfigError, fromHost, store, type Store } from "@adjoint/tenso
 import { fixture, golden } from "@adjoint/testing/fixtures";
 import { describe, expect, test } from "vitest";
 import {
-  adapterTrainee, fullTrainee, idsRows, loraOptions, mergeRecipe, optimizerFor, type Recipe, type Routine, run, type RunOptions, type RunResult, scheduleOf, Training, trainingOptions, warmupOf,
+  adapterTrainee, collate, fullTrainee, idsRows, loraOptions, mergeRecipe, optimizerFor, type Recipe, type Routine, run, type RunOptions, type RunResult, scheduleOf, toTensors, Training, trainingOptions, warmupOf,
 } from "../src/index.ts";
+import { withDrawnLabels } from "../src/curvature.ts";
 import { bits, temporary } from "./support.ts";
 
 const rows = golden("llama/tiny")["rows"] ?? JSON.parse(readFileSync(fixture("llama/tiny/ids.json"), "utf8"));
@@ -185,6 +186,12 @@ describe("Sophia in a recipe", () => {
 });
 
 describe("Sophia's curvature", () => {
+  test("has labels that the model draws one place before, and only where there were labels", async () => {
+    const row = { ids: [3, 1, 4, 1, 5], labels: [-100, 1, -100, 1, 5] }, batch = toTensors(collate([row], 0, 0)), sure = [2, 0, 1, 3, 2];      // what the model is sure of at each place
+    const logits = fromHost({ dtype: "f32", shape: [1, batch.length, 4], data: Float32Array.from({ length: 4 * batch.length }, (_, i) => (sure[i >> 2] === i % 4 ? 1e4 : 0)) });
+    const drawn = withDrawnLabels(batch, logits, { seed: 1, stream: "s" });
+    expect([...await drawn.labels.data()].slice(0, 5)).toEqual([-100, 2, -100, 1, 3]);
+  });
   const hessian = async (t: Training): Promise<number[]> => Object.entries(await t.optimizer.state()).filter(([name]) => name.startsWith("hessian.")).flatMap(([, h]) => Array.from(h.data as Float32Array));
   const weights = async (t: Training): Promise<unknown> => bits(await Promise.all(Object.entries(t.trainee.trainable).map(async ([key, s]) => [key, await s.host()] as const)));
   test("is that of the tokens that a batch predicts: max_length does not matter to rows that are shorter", async () => {
