@@ -4,7 +4,7 @@ import type { DType, HostArray, TypedArray } from "@adjoint/tensor";
 import { writeFileAtomic } from "./files.ts";
 import type { WriteOptions } from "./files.ts";
 import { fileSource } from "./source.ts";
-import { bytesOfArray, decodeStored, stored } from "./stored.ts";
+import { bytesOfArray, decodeStored, hosted, stored } from "./stored.ts";
 import type { StoredDType } from "./stored.ts";
 
 const descriptors: Readonly<Record<string, StoredDType>> = {
@@ -61,7 +61,8 @@ export async function saveNpy(path: string, array: HostArray, options?: WriteOpt
   await writeFileAtomic(path, npyParts(array), options);
 }
 
-function npyParts({ dtype, shape, data }: HostArray): [Uint8Array, Uint8Array] {
+function npyParts(array: HostArray): [Uint8Array, Uint8Array] {
+  const { dtype, shape, data } = hosted("npy: what is written", "array", array);
   const descriptor = written[dtype];
   if (descriptor === undefined) throw new FormatError(`npy: NumPy has no ${dtype}`, { op: "serializeNpy", key: "dtype", value: dtype, fix: "convert to f32, or write safetensors" });
   const length = shape.reduce((n, d) => n * d, 1);

@@ -7,7 +7,7 @@ import { buildHeader, headerLength, parseHeader, sortPlanned } from "./safetenso
 import type { Header, Planned, TensorEntry } from "./safetensors-header.ts";
 import { sourceOf } from "./source.ts";
 import type { ByteSource } from "./source.ts";
-import { bytesOfArray, decodeStored, storedAs } from "./stored.ts";
+import { bytesOfArray, decodeStored, hosted, storedAs } from "./stored.ts";
 
 /** Tensors by name. */
 export type NamedArrays = Readonly<Record<string, HostArray>> | ReadonlyMap<string, HostArray>;
@@ -114,7 +114,8 @@ export function safetensorsParts(tensors: NamedArrays, metadata?: Readonly<Recor
 export const pairsOf = (tensors: NamedArrays): Iterable<[string, HostArray]> => (isMap(tensors) ? tensors.entries() : Object.entries(tensors));
 const isMap = (tensors: NamedArrays): tensors is ReadonlyMap<string, HostArray> => tensors instanceof Map;
 
-function plan(name: string, { dtype, shape, data }: HostArray): Planned {
+function plan(name: string, array: HostArray): Planned {
+  const { dtype, shape, data } = hosted(`safetensors: tensor "${name}"`, name, array);
   const bad = (problem: string, value: unknown, fix: string): FormatError => new FormatError(`safetensors: tensor "${name}" ${problem}`, { op: "serializeSafetensors", key: name, value, fix });
   if (name === "__metadata__") throw bad("has the name that the format keeps for metadata", name, "choose another name");
   if (/\p{Surrogate}/u.test(name)) throw bad("has half a surrogate pair in its name", name, "choose a name that UTF-8 can hold");

@@ -1,6 +1,6 @@
 /** How each element type of a file becomes a host array: widths, exact widening, range checks, alignment. */
-import { bytesOf, FormatError, hostArray, viewBytes } from "@adjoint/tensor";
-import type { DType, TypedArray } from "@adjoint/tensor";
+import { bytesOf, ConfigError, FormatError, hostArray, viewBytes } from "@adjoint/tensor";
+import type { DType, HostArray, TypedArray } from "@adjoint/tensor";
 
 /** Element types of safetensors that can be read. */
 export type StoredDType = "F64" | "F32" | "F16" | "BF16" | "I64" | "I32" | "I16" | "I8" | "U64" | "U32" | "U16" | "U8" | "BOOL";
@@ -95,4 +95,11 @@ function checkBooleans(data: TypedArray, place: Place): void {
 const littleEndian = (): boolean => new Uint8Array(Uint16Array.of(1).buffer)[0] === 1;
 function refuseBigEndian(): never {
   throw new FormatError("tensor files are little-endian and this machine is not", { fix: "use a little-endian machine" });
+}
+
+/** Refuses what is no array of the host: tensors above all. @throws ConfigError */
+export function hosted(what: string, key: string, array: HostArray): HostArray {
+  const given: unknown = array, data: unknown = typeof given === "object" && given !== null && "data" in given ? given.data : undefined;
+  if (ArrayBuffer.isView(data)) return array;
+  throw new ConfigError(`${what} is no array of the host`, { op: "write", key, fix: "pass { dtype, shape, data }; of a tensor or a store, await t.host()" });
 }

@@ -1,11 +1,11 @@
 /** Safetensors: round trips of any bits, Python's files byte for byte, and damage of every kind told by file, tensor, value and fix. */
 import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { decode, FormatError } from "@adjoint/tensor";
+import { decode, FormatError, store, tensor } from "@adjoint/tensor";
 import type { HostArray } from "@adjoint/tensor";
 import fc from "fast-check";
 import { describe, expect, it } from "vitest";
-import { FileError, openSafetensors, parseSafetensors, saveSafetensors, serializeSafetensors } from "../src/index.ts";
+import { FileError, openSafetensors, parseSafetensors, saveSafetensors, serializeNpy, serializeSafetensors } from "../src/index.ts";
 import { allBits, bits, metadatas, tensorFiles } from "./arbitraries.ts";
 import { inFolder } from "./temporary.ts";
 
@@ -122,6 +122,12 @@ describe("laws", () => {
   it("random bytes are refused", () => {
     fc.assert(fc.property(fc.uint8Array({ maxLength: 64 }), refusedOrWhole));
   });
+});
+
+it("what is no array of the host is refused with the way to one", () => {
+  for (const bad of [store(tensor([1])), tensor([1]), undefined, new Float32Array(1), { dtype: "f32", shape: [1], data: [1] }]) {
+    for (const write of [() => Reflect.apply(serializeSafetensors, null, [{ w: bad }]) as unknown, () => Reflect.apply(serializeNpy, null, [bad]) as unknown]) expect(write).toThrow(/is no array of the host\n {2}fix: pass \{ dtype, shape, data \}; of a tensor or a store, await t\.host\(\)/);
+  }
 });
 
 describe("files of Python's safetensors", () => {

@@ -90,7 +90,9 @@ async function check(f: (...xs: Tensor[]) => Tensor, inputs: readonly HostArray[
     const size = 1 + Math.abs(gradient) + Math.abs(a), error = Math.abs(differences - gradient) / size;
     if (!(error <= tolerance)) {
       const where = await worst(inputs, moving, byElement, async (i, j) => (await slope((input, element) => (input === i && element === j ? 1 : 0))).differences);
-      const of = n === 1 ? "⟨v, f⟩, v fixed" : "⟨w, first gradient⟩, w fixed", place = where === null ? "" : `\n  most at ${called[where.input]} ${show(inputs[where.input].shape)}, element [${where.index.join(", ")}]: the gradient of ${of}, is ${where.gradient}, differences say ${where.differences}`;
+      // of a function with one number as its value the gradient itself can be told
+      const y = f(...xs), v = y.size === 1 && n === 1 ? direction(seed, "v", y.shape).data[0] : 1, of = n === 2 ? " of ⟨w, first gradient⟩, w fixed," : y.size === 1 ? "" : " of ⟨v, f⟩, v fixed,";
+      const place = where === null ? "" : `\n  most at ${called[where.input]} ${show(inputs[where.input].shape)}, element [${where.index.join(", ")}] = ${where.value}: the gradient${of} is ${where.gradient / v}, differences say ${where.differences / v}`;
       throw new AdjointError(`gradient of order ${n} is ${gradient}, differences say ${differences} (relative ${error.toExponential(2)}, allowed ${tolerance})${place}`, { op: "checkGradient", ...(where === null ? {} : { key: called[where.input] }), value: { gradient, differences, where } });
     }
     results.push({ order: n, differences, gradient, error });
@@ -98,7 +100,7 @@ async function check(f: (...xs: Tensor[]) => Tensor, inputs: readonly HostArray[
   return results;
 }
 
-interface Where { readonly input: number; readonly index: readonly number[]; readonly gradient: number; readonly differences: number }
+interface Where { readonly input: number; readonly index: readonly number[]; readonly value: number; readonly gradient: number; readonly differences: number }
 /** The element, of the first few of each input, whose gradient is farthest from its differences. */
 async function worst(inputs: readonly HostArray[], moving: readonly boolean[], gradient: readonly (readonly number[])[], slope: (input: number, element: number) => Promise<number>): Promise<Where | null> {
   let found: Where | null = null, most = 0;
@@ -109,7 +111,7 @@ async function worst(inputs: readonly HostArray[], moving: readonly boolean[], g
       const differences = await slope(input, j), off = Math.abs(differences - own[j]);
       if (off <= most && !Number.isNaN(off)) continue;
       most = Number.isNaN(off) ? Infinity : off;
-      found = { input, index: shape.map((d, axis) => Math.floor(j / shape.slice(axis + 1).reduce((p, q) => p * q, 1)) % d), gradient: own[j], differences };
+      found = { input, index: shape.map((d, axis) => Math.floor(j / shape.slice(axis + 1).reduce((p, q) => p * q, 1)) % d), value: data[j], gradient: own[j], differences };
     }
   }
   return found;
