@@ -1,6 +1,6 @@
 /**
  * Packs every public package as it would be published, checks each tarball with publint and "are the types wrong", installs
- * them all in an empty folder by plain npm, imports each one, and starts the command.
+ * them all in an empty folder by plain npm, imports each one, bundles them for pages, and starts the command.
  */
 import { mkdirSync, mkdtempSync, readdirSync, readFileSync, realpathSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
@@ -42,6 +42,16 @@ async function checkTypes(name, file) {
   }
 }
 
+/** What a page would load: every package in one bundle for browsers, without any of Node's modules. */
+async function bundleForPages(place, names) {
+  const { build: bundle } = await import("esbuild");
+  const contents = names.map((name, i) => `import * as p${i} from ${JSON.stringify(name)};\n`).join("") + `globalThis.all = [${names.map((_, i) => `p${i}`).join(", ")}];`;
+  const { errors, outputFiles } = await bundle({ stdin: { contents, resolveDir: place }, bundle: true, write: false, platform: "browser", format: "esm", target: "es2022", logLevel: "silent" }).catch((error) => ({ errors: error.errors, outputFiles: [] }));
+  for (const { text, location } of errors) problems.push(`page: ${location?.file ?? ""}: ${text}`);
+  const left = [...new Set(outputFiles.flatMap(({ text }) => [...text.matchAll(/(?:from|import)\s*\(?\s*"(node:[\w/]+)"/g)].map((m) => m[1])))];
+  if (left.length > 0) problems.push(`page: the bundle imports ${left.join(", ")}`);
+}
+
 async function main() {
   await build();
   const out = join(root, ".cache", "pack");
@@ -61,6 +71,7 @@ async function main() {
       const { code, output } = await node(["--input-type=module", "-e", `const m = await import(${JSON.stringify(name)}); if (Object.keys(m).length === 0) throw new Error("exports nothing");`], { cwd: place, quiet: true });
       if (code !== 0) problems.push(`${name}: import failed: ${output.trim().split("\n").slice(0, 6).join("\n  ")}`);
     }
+    await bundleForPages(place, [...tarballs.keys()].filter((name) => !["adjoint", "@adjoint/testing"].includes(name)));
     const bin = tarballs.has("adjoint") ? readJson(join(place, "node_modules", "adjoint", "package.json")).bin?.adjoint : undefined;
     if (bin !== undefined) {
       const { code, output } = await node([join(place, "node_modules", "adjoint", bin), "--help"], { cwd: place, quiet: true });
