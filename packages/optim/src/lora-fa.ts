@@ -20,7 +20,7 @@ const isFrozen = (path: string): boolean => {
 const withoutFrozen = (op: string) => (inner: Transform): Transform => {
   const moving = (leaves: Leaves): Leaves => filterLeaves(leaves, (path) => !isFrozen(path));
   return {
-    ...inner,
+    ...inner, ignores: isFrozen,
     init(params) {
       if (!Object.keys(params).some((path) => isFactor(path) && !isFrozen(path))) needPairs(op, {});
       return inner.init(moving(params));

@@ -107,6 +107,9 @@ export class BoundOptimizer<T> {
     for (const p of Object.values(params)) if (p.use === null) p.usedAs("parameter");
   }
 
+  /** Whether a leaf's gradient is never looked at (the frozen factors of LoRA-FA): it may be null, and what computes it is left out of the step. */
+  ignores(path: string): boolean { return this.#transform.ignores?.(path) ?? false; }
+
   /** The learning rate of the step that was taken last (of the first, before it), outside of groups. */
   get learningRate(): number {
     if (!this.#rules) throw new ConfigError(`${this.name}: this chain has no single learning rate`, { op: this.name, key: "learningRate", fix: "ask the schedule that was given to scaleByLearningRate" });
@@ -216,7 +219,7 @@ export class BoundOptimizer<T> {
       if (!sameShape(p.shape, g.shape)) throw new ShapeError(`${op}: the gradient of ${path} has shape ${show(g.shape)}, the parameter ${show(p.shape)}`, { op, key: path, shapes: [p.shape, g.shape] });
       const wide = isHalfType(p.dtype) ? "f32" : p.dtype;
       if (g.dtype !== p.dtype && g.dtype !== wide) throw new DTypeError(`${op}: the gradient of ${path} is ${g.dtype}, the parameter ${p.dtype}`, { op, key: path, fix: `cast the gradient: g.cast("${wide}")` });
-      given[path] = g.cast(wide);
+      if (!this.ignores(path)) given[path] = g.cast(wide);
     });
     if (Object.keys(given).length === 0) throw new ConfigError(`${op}: no parameter has a gradient`, { op, fix: "check that the loss uses the tensors of the tree" });
     return given;

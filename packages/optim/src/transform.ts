@@ -32,6 +32,8 @@ export interface Transform<S extends State = State> {
   readonly constants?: Readonly<Record<string, { readonly beside: string; readonly value: HostArray }>>;
   /** torch makes these states before the first update, and cannot do without them */
   readonly fromStart?: boolean;
+  /** leaves whose gradients it never looks at: the optimizer leaves them out of norm and clipping, and nobody need compute them */
+  readonly ignores?: (path: string) => boolean;
 }
 
 /** The same paths with other tensors. */

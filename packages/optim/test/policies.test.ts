@@ -1,5 +1,5 @@
 /** Half-precision parameters, steps that stop, averages of weights, resets of states, samples of the curvature, frozen factors. */
-import { type HostArray, type Store, type Tensor, compile, fromBf16, fromHost, setDevice, store, tensor, toBf16 } from "@adjoint/tensor";
+import { type HostArray, type Store, type Tensor, compile, createReference, fromBf16, fromHost, planOf, setDevice, store, tensor, toBf16 } from "@adjoint/tensor";
 import { gradients } from "@adjoint/autograd";
 import { parseSafetensors, serializeSafetensors } from "@adjoint/io";
 import fc from "fast-check";
@@ -220,6 +220,15 @@ describe("Sophia's curvature", () => {
 });
 
 describe("LoRA-FA", () => {
+  it("leaves the gradient of A out of norm and step: nothing of it is computed", async () => {
+    setDevice(createReference({ fuse: true }));
+    const tree = { lora_A: { weight: store(tensor([[1, 0, 1], [0, 2, 0]])) }, lora_B: { weight: store(tensor([[1, -1]])) } }, x = tensor([[1, 2, 3], [2, 0, 1]]);
+    const l = x.matmul(tree.lora_A.weight.T).matmul(tree.lora_B.weight.T).square().sum(), g = gradients(l, tree), size = await g.lora_B.weight!.square().sum().sqrt().item();
+    const kernels = (o: typeof tree.lora_A.weight, all: boolean): number => planOf([loraFa({ scaling: 1 }).for(tree).step(all ? g : { ...g, lora_A: { weight: null } }).gradNorm, o]).spec.kernels.length;
+    expect(await loraFa({ scaling: 1, learningRate: 0 }).for(tree).step(g).gradNorm.item()).toBeCloseTo(size, 5);
+    expect(kernels(tree.lora_B.weight, true)).toBe(kernels(tree.lora_B.weight, false));
+    expect(await loraFa({ scaling: 1, learningRate: 0 }).for(tree).step({ ...g, lora_A: { weight: tensor([[NaN, 0, 0], [0, 0, 0]]) } }).skipped.item()).toBe(0);
+  });
   it("A may be a plain tensor without a gradient; B alone is updated and counted; clipping sees B alone", async () => {
     setDevice(wasm);
     const A = tensor([[1, 0, 1], [0, 2, 0]]), tree = { lora_A: { weight: A }, lora_B: { weight: store(tensor([[0, 0]])) } }, o = loraFa({ scaling: 1, learningRate: 0.5, maxGradNorm: 1 }).for(tree);

@@ -79,7 +79,7 @@ export class Steps {
     });
     this.add = compile((batch: Batch) => {
       const { total, count } = lossSum(batch);
-      this.sums?.add(gradients(total, trainee.trainable), count, total);
+      this.sums?.add(Object.fromEntries(Object.entries<Tensor | null>(gradients(total, trainee.trainable)).map(([path, g]) => [path, this.optimizer.ignores(path) ? null : g])), count, total);
       return count;
     });
     this.finish = compile(() => {

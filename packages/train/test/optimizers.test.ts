@@ -168,6 +168,15 @@ test("routines see gradients as clipping leaves them: shortened above the norm, 
   }
 });
 
+test("LoRA-FA computes no gradient of A: it is in no norm and in no sum of micro-batches", async () => {
+  for (const accumulation of [1, 2]) {
+    const t = await start({ optim: "lorafa", gradient_accumulation_steps: accumulation, per_device_train_batch_size: 1 }), all = await start({ gradient_accumulation_steps: accumulation, per_device_train_batch_size: 1 }), [a, b] = [await t.next(), await all.next()];
+    expect(a.loss).toBe(b.loss);
+    expect(a.grad_norm).toBeGreaterThan(0);
+    expect(a.grad_norm).toBeLessThan(b.grad_norm);
+  }
+});
+
 describe("Sophia in a recipe", () => {
   test("samples the curvature every ten steps, from labels that the model draws; a run that was cut draws the same", async () => {
     const sophia: Partial<Recipe> = { optim: "sophia", learning_rate: 1e-3, max_steps: 3, lora_dropout: 0.25 }, a = await start(sophia), b = await start(sophia);
