@@ -26,13 +26,8 @@ export function encodeChunks(x: Elements, input: Input, { name, bits }: Format, 
     loops.x.set(x.subarray(b * block, (b + count) * block));
     take(loops, b, count, loops.quantize(count, block));
   };
-  for (let b = 0; b < whole; b += each) {
-    const count = Math.min(each, whole - b);
-    if (helps?.free === true) helps.give(x, b, count, block);
-    else own(b, count);
-    helps?.collect(take);
-  }
-  helps?.finish(take, own, Math.ceil(whole / each));
+  if (helps === null) for (let b = 0; b < whole; b += each) own(b, Math.min(each, whole - b));
+  else helps.share(Math.ceil(whole / each), (c) => [c * each, Math.min(each, whole - c * each)], x, block, own, take);
   rest.sort((a, b) => a - b).forEach(one);
   return whole;
 }

@@ -15,7 +15,7 @@ const SLOTS = 3;
 /** Milliseconds after which the caller encodes what it waits for itself, and for which a thread may take to start. */
 const PATIENCE = 0.5, START = 10000;
 /** Weights that it misses after it was slow. */
-const REST = 8;
+const REST = 16;
 /** Words that the threads share, each counter in a cache line of its own; and of each slot: blocks (0: a module), bytes of a block (of the module), what the loops gave (the module's number). */
 const UP = 0, POSTED = 16, DONE = 32, SLEEPS = 48, QUIT = 64, SLOT = 80, WORDS: number = SLOT + 16 * SLOTS;
 
@@ -27,7 +27,7 @@ function serve({ words, memories }) {
   let runs = [];
   Atomics.store(words, ${UP}, 1);
   for (let done = 0; ; Atomics.store(words, ${DONE}, ++done)) {
-    for (let until = performance.now() + 0.05, i = 0; Atomics.load(words, ${POSTED}) === done; i++) {
+    for (let until = performance.now() + 0.02, i = 0; Atomics.load(words, ${POSTED}) === done; i++) {
       if ((i & 255) !== 255 || performance.now() < until) continue;
       Atomics.store(words, ${SLEEPS}, 1);
       Atomics.wait(words, ${POSTED}, done, 1000);
@@ -41,6 +41,8 @@ function serve({ words, memories }) {
   }
 }`;
 
+/** Blocks [from, from + count). */
+export type Blocks = readonly [from: number, count: number];
 /** Called with codes and scales of blocks [from, from + count), whether any of them is left to the encoder, and what tells which. */
 export type Take = (made: Room, from: number, count: number, left: boolean) => void;
 
@@ -54,10 +56,10 @@ export class Helper {
   #rooms: readonly Room[] = [];
   #bytes: readonly Uint8Array[] = [];
   /** of each slot: the blocks that it holds; none: a module */
-  readonly #jobs: (readonly [from: number, count: number])[] = [];
+  readonly #jobs: Blocks[] = [];
   #posted = 0;
   #taken = 0;
-  #brought = 0;
+  #compiles = false;
   #rest = 0;
 
   /** Resolves when the thread listens; gives false where there is none. */
@@ -71,9 +73,10 @@ export class Helper {
   /** Whether it can take chunks for these loops, which it then gets. */
   begin(name: FastName, input: Input): boolean {
     if (Atomics.load(this.#words, UP) === 0 || Atomics.load(this.#words, DONE) !== this.#posted || this.#rest-- > 0) return false;
-    this.#brought = this.#rest = 0;
+    this.#rest = 0;
     const key = `${name} ${input}`;
-    if (key === this.#loaded) return true;
+    this.#compiles = key !== this.#loaded;
+    if (!this.#compiles) return true;
     const [module, tables] = sharedModule(name, input), number = this.#numbers.get(key) ?? this.#numbers.size, slot = this.#posted % SLOTS, shared = this.#memories.map(({ buffer }) => buffer);
     for (const buffer of shared) putTables(buffer, tables);
     this.#rooms = shared.map((buffer) => roomIn(buffer, input));
@@ -81,38 +84,47 @@ export class Helper {
     new Uint8Array(shared[slot], X).set(module);
     this.#numbers.set(key, number);
     this.#loaded = key;
-    this.#post(0, 0, 0, module.length, number);
-    this.#brought = Infinity; // not judged by a call in which it compiles
+    this.#post([0, 0], 0, module.length, number);
     return true;
   }
-  /** Whether a memory is free. */
-  get free(): boolean { return this.#posted - this.#taken < SLOTS; }
-  /** Gives it blocks [from, from + count) of x. */
-  give(x: Elements, from: number, count: number, block: number): void {
-    const width = x.BYTES_PER_ELEMENT, bytes = new Uint8Array(x.buffer, x.byteOffset + from * block * width, count * block * width);
+  /**
+   * Encodes `chunks`, whose blocks `at` tells, with the thread. The first one is the caller's, and so is what finds no free memory. Where all took longer than the caller
+   * would have needed alone, the thread has no core of its own now, and rests.
+   */
+  share(chunks: number, at: (chunk: number) => Blocks, x: Elements, block: number, own: (from: number, count: number) => void, take: Take): void {
+    const begun = performance.now();
+    let alone = Infinity;
+    for (let c = 0; c < chunks; c++) {
+      if (c > 0 && this.#posted - this.#taken < SLOTS) this.give(x, at(c), block);
+      else {
+        const from = performance.now();
+        own(...at(c));
+        alone = Math.min(alone, performance.now() - from);
+      }
+      this.collect(take);
+    }
+    for (const until = performance.now() + PATIENCE; this.#taken < this.#posted;) {
+      this.collect(take);
+      if (performance.now() < until) continue;
+      for (; this.#taken < this.#posted; this.#taken++) {
+        const job = this.#jobs[this.#taken % SLOTS];
+        if (job[1] > 0) own(...job);
+      }
+    }
+    if (!this.#compiles && performance.now() - begun > chunks * alone) this.#rest = REST;
+  }
+  /** Gives it blocks of x; a memory must be free. */
+  give(x: Elements, blocks: Blocks, block: number): void {
+    const [from, count] = blocks, width = x.BYTES_PER_ELEMENT, bytes = new Uint8Array(x.buffer, x.byteOffset + from * block * width, count * block * width);
     this.copy(this.#bytes[this.#posted % SLOTS], bytes);
-    this.#post(from, count, count, 4 * block, 0);
+    this.#post(blocks, count, 4 * block, 0);
   }
   /** Hands what is done to `take`. */
   collect(take: Take): void {
     for (const done = Atomics.load(this.#words, DONE); this.#taken < done; this.#taken++) {
       const slot = this.#taken % SLOTS, [from, count] = this.#jobs[slot];
-      if (count === 0) continue;
-      this.#brought++;
-      take(this.#rooms[slot], from, count, this.#words[SLOT + 16 * slot + 2] !== 0);
+      if (count > 0) take(this.#rooms[slot], from, count, this.#words[SLOT + 16 * slot + 2] !== 0);
     }
-  }
-  /** The same for all that was given; blocks that it does not bring back in time go to `own`. A thread that did less than a quarter of `chunks` has no core of its own now, and rests. */
-  finish(take: Take, own: (from: number, count: number) => void, chunks: number): void {
-    for (const until = performance.now() + PATIENCE; this.#taken < this.#posted;) {
-      this.collect(take);
-      if (performance.now() < until) continue;
-      for (; this.#taken < this.#posted; this.#taken++) {
-        const [from, count] = this.#jobs[this.#taken % SLOTS];
-        if (count > 0) own(from, count);
-      }
-    }
-    if (4 * this.#brought < chunks) this.#rest = REST;
   }
   end(): void {
     Atomics.store(this.#words, QUIT, 1);
@@ -120,9 +132,9 @@ export class Helper {
     this.#thread?.end();
   }
 
-  #post(from: number, count: number, ...words: readonly number[]): void {
+  #post(blocks: Blocks, ...words: readonly number[]): void {
     const slot = this.#posted++ % SLOTS;
-    this.#jobs[slot] = [from, count];
+    this.#jobs[slot] = blocks;
     this.#words.set(words, SLOT + 16 * slot);
     this.#wake();
   }

@@ -43,8 +43,8 @@ describe("the second thread", () => {
             seen.push(from);
           };
           for (let from = 0; from < 3 * CHUNK / 32; from += CHUNK / 32) {
-            await until(() => { other.collect(compare); return other.free; });
-            other.give(elements, from, CHUNK / 32, 32);
+            await until(() => { other.collect(compare); return seen.length === (from * 32) / CHUNK; });
+            other.give(elements, [from, CHUNK / 32], 32);
           }
           await until(() => { other.collect(compare); return seen.length === 3; });
           expect(seen).toEqual([0, CHUNK / 32, CHUNK / 16]);
