@@ -61,6 +61,12 @@ test("in 8 bits, embeddings' states are those of 32", () => {
   }
 });
 
+test("LoRA-FA: no state and no gradient of what it leaves as it is, A of a layer and B of an embedding", () => {
+  const config = parseConfig({ model_type: "llama", vocab_size: 32, hidden_size: 8, intermediate_size: 16, num_hidden_layers: 1, num_attention_heads: 2 }), s = staticTerms(config, { method: "lora", adapter: { r: 2, targetModules: ["q_proj", "embed_tokens"] }, optimizer: "lorafa" });
+  const tree = { q: { lora_A: { weight: zeroStore([2, 8]) }, lora_B: { weight: zeroStore([8, 2]) } }, e: { lora_embedding_A: zeroStore([2, 32]), lora_embedding_B: zeroStore([8, 2]) } };
+  expect([s.optimizer, s.gradients, s.trainable]).toEqual([stateBytes(optimizer("lorafa", { scaling: 1 }), tree), 4 * (8 * 2 + 2 * 32), 2 * 16 + 2 * (32 + 8)]);
+});
+
 describe("codes", () => {
   test.each([["nf4", true], ["nf4", false], ["int8", false], ["q4_0", false], ["fp4", true]] as const)("%s (double %s): the bytes that a quantized weight holds", (format: FormatName, doubleQuant) => {
     for (const shape of [[7, 9], [64, 64], [96, 300]]) {

@@ -74,7 +74,7 @@ export function predictMemory(config: ModelConfig, request: TrainingRequest, dev
   const terms: MemoryTerm[] = [
     { name: "weights", bytes: s.weights, from: `${b}${n(s.parameters - s.quantized)} x ${Number(((8 * (s.weights - s.quantized * s.bytesPerCode)) / (s.parameters - s.quantized)).toFixed(3))} bits` },
     { name: "adapter", bytes: s.adapter, from: method === "full" ? "none" : adapterText(request, s) },
-    { name: "gradients", bytes: s.gradients + sums, from: `${n(s.trainable)} x ${half ? 16 : 32} bits${accumulation ? ", and their sums" : ""}` },
+    { name: "gradients", bytes: s.gradients + sums, from: `${n(s.gradients / (half ? 2 : 4))} x ${half ? 16 : 32} bits${accumulation ? ", and their sums" : ""}` },
     { name: "optimizer", bytes: s.optimizer, from: `${n(s.trainable)} x ${(s.optimizer / s.trainable).toFixed(3).replace(/\.?0+$/, "")} B${half && request.masterWeights !== false ? " (moments, and weights in f32)" : s.remembered > 0 ? " (moments, and the importance of each)" : ""}` },
     { name: "activations", bytes: Math.max(0, arena - logits - gradients), from: `${n(tokens)} tokens, ${checkpointing ? "the layers' inputs and one layer's values" : "what the backward pass reads"}: the rest of the step's arena` },
     { name: "logits", bytes: logits, from: tokens * config.vocabSize <= 2 ** 24 ? `2 x ${n(tokens)} x ${n(config.vocabSize)} x 32 bits` : "in chunks of 64 MiB" },

@@ -11,7 +11,7 @@
  */
 import { type LoraOptions, type ModuleInfo, nearest } from "@adjoint/lora";
 import { type ModelConfig, moduleShapes, parameterShapes } from "@adjoint/models";
-import { isEmbeddingTable, optimizerNames } from "@adjoint/optim";
+import { isEmbeddingTable, optimizer, optimizerNames } from "@adjoint/optim";
 import { blockOf, type FormatName, formatOf, ggufBytesHeld, ggufTypeOfQuantized, isFormatName } from "@adjoint/quant";
 import { bytesOf, ConfigError, type Shape, sizeOf } from "@adjoint/tensor";
 import { type Held, heldBy, hollowAdapter, hollowModel } from "./hollow.ts";
@@ -102,12 +102,14 @@ const eightBit = (moments: number): StateRule => (trains) => trains.reduce((n, {
   return n + moments * (size < 4096 || isEmbeddingTable(path) ? 4 * size : size + 4 * Math.ceil(size / NESTED_BLOCK));
 }, 0);
 const factored: StateRule = summed((s) => 4 * (s.length < 2 ? sizeOf(s) : s[s.length - 2] + s[s.length - 1]));
-/** All but the A of each pair. */
-const ofB = (rule: StateRule): StateRule => (trains) => rule(trains.filter(({ role }) => role !== "A"));
+/** Without what LoRA-FA leaves as it is: A of each pair, of an embedding's B. */
+const isFrozen = optimizer("lorafa", { scaling: 1 }).transform.ignores ?? ((): boolean => false);
+const moving = (trains: Held["trains"]): Held["trains"] => trains.filter(({ path }) => !isFrozen(path));
+const isLoraFa = /^lora_?fa$/;
 /** Bytes that an optimizer keeps beside what it trains, by the first of these expressions that its name matches. */
 const states: readonly (readonly [RegExp, StateRule])[] = [
   [/^(paged_)?(adam|adamw|adamw_bnb)_?8bit$/, eightBit(2)], [/^(paged_)?(lion|rmsprop|rmsprop_bnb)_?8bit$/, eightBit(1)],
-  [/^sgd$/, each(0)], [/^adafactor/, factored], [/^amsgrad$/, each(12)], [/^lora_?fa$/, ofB(each(8))],
+  [/^sgd$/, each(0)], [/^adafactor/, factored], [/^amsgrad$/, each(12)], [isLoraFa, (trains) => each(8)(moving(trains))],
   [/^(adagrad|muon)$|^rmsprop|lion/, each(4)], [/adam|lamb|sophia|riemannian|lora_?pro/, each(8)],
 ];
 function stateRule(name: string): StateRule {
@@ -118,8 +120,8 @@ function stateRule(name: string): StateRule {
 
 /** @throws ConfigError for an unknown optimizer, format, block size or target */
 export function staticTerms(config: ModelConfig, request: MemoryRequest): StaticTerms {
-  const { method, rank = 16, dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = formatOf(format).scale === "f32" && format !== "int8", held, skip = ["lm_head"], optimizer = "adamw_torch", masterWeights = true } = request;
-  const state = stateRule(optimizer);
+  const { method, rank = 16, dtype = method === "full" ? "f32" : "bf16", format = "nf4", block, doubleQuant = formatOf(format).scale === "f32" && format !== "int8", held, skip = ["lm_head"], optimizer: name = "adamw_torch", masterWeights = true } = request;
+  const state = stateRule(name);
   if (held !== undefined && method !== "qlora") throw new ConfigError(`memory: the weights are codes, over which an adapter trains`, { key: "method", value: method, fix: "use method qlora" });
   if (!(Number.isInteger(rank) && rank > 0)) throw new ConfigError(`memory: rank is ${rank}`, { key: "rank", value: rank, fix: "use a whole number above 0" });
   const shapes = parameterShapes(config), b = bytesOf(dtype), modules = modulesOf(config);
@@ -143,7 +145,7 @@ export function staticTerms(config: ModelConfig, request: MemoryRequest): Static
   return {
     parameters, quantized, trainable, perRank: (tuned?.targets.targets ?? []).reduce((n, { inFeatures, outFeatures }) => n + inFeatures + outFeatures, 0),
     beside: besides, besideRoles: [...new Set(beside.map(({ role }) => role))], remembered, linears: modules.filter((m) => m.kind === "linear" || m.kind === "conv1d").reduce((n, m) => n + (m.inFeatures ?? 0) * (m.outFeatures ?? 0), 0),
-    weights, adapter: method === "full" ? 0 : 4 * (trainable + besides), gradients: (half ? b : 4) * trainable, optimizer: state(trains) + 4 * remembered + (half && masterWeights ? 4 * trainable : 0),
+    weights, adapter: method === "full" ? 0 : 4 * (trainable + besides), gradients: (half ? b : 4) * (isLoraFa.test(name) ? count(moving(trains)) : trainable), optimizer: state(trains) + 4 * remembered + (half && masterWeights ? 4 * trainable : 0),
     bytesPerCode: quantized === 0 ? 0 : codes / quantized,
   };
 }
