@@ -28,6 +28,9 @@ function fromRows(rows: Tensor, like: Tensor): Tensor {
 /** What codes and scales stand for, in rows. */
 const decoded = (codes: Tensor, scales: Tensor, map: Map8, dtype: "f32" | "f64"): Tensor => decodeDynamic(rowsOf(codes), map, dtype).mul(scales.cast(dtype).reshape([blocksOf(codes), 1]));
 
+/** Whether a leaf's memory is codes: not where it is small or was left out. */
+const inCodes = (minSize: number, keep32bit?: Match) => (x: Tensor, path: string): boolean => x.size >= minSize && !(keep32bit !== undefined && matches(keep32bit, path));
+
 /** A state of the inner transform: which map it uses; its codes are saved as `state<i>`, its scales as `absmax<i>`, as in bitsandbytes. */
 export type Maps = Readonly<Record<string, Map8>>;
 
@@ -38,7 +41,7 @@ export type Maps = Readonly<Record<string, Map8>>;
 export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep32bit?: Match): Transform {
   if (keep32bit !== undefined) checkMatch("blockwise8bit", "keep32bit", keep32bit);
   const entries = Object.entries(maps).map(([name, map], i) => ({ name, map, code: `state${i + 1}`, scale: `absmax${i + 1}` }));
-  const small = (x: Tensor, path: string): boolean => x.size < minSize || (keep32bit !== undefined && matches(keep32bit, path));
+  const small = (x: Tensor, path: string): boolean => !inCodes(minSize, keep32bit)(x, path);
   return {
     constants: Object.fromEntries(entries.map(({ map, scale }, i) => [`qmap${i + 1}`, { beside: scale, value: { dtype: "f32", shape: [256], data: dynamicMap(map) } }])),
     init(params) {
@@ -68,15 +71,14 @@ export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep
 }
 
 /**
- * `inner` on rows of a block: leaves of whole blocks are reshaped on the way in, and stay rows on the way out. A step of number-by-number links around `blockwise8bit`
- * is then one kernel a leaf, whose rows have their largest magnitude at hand whatever the leaf's own shape.
+ * Leaves in codes pass through `inner` as rows of a block, and stay rows on the way out, where they are whole blocks. A step of number-by-number links around `blockwise8bit`
+ * is then one kernel a leaf, whose rows have their largest magnitude at hand whatever the leaf's own shape. Not with adaptive clipping, which looks at a leaf's own rows.
  */
-const onBlocks = (inner: Transform): Transform => {
-  const inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x) => (x.size % BLOCK === 0 ? rowsOf(x) : x));
+const onBlocks = (op: string, { adaptiveClip, keep32bit, ...options }: EightBit) => (inner: Transform): Transform => {
+  if (adaptiveClip !== undefined) return inner;
+  const coded = inCodes(size(op, options), keep32bit), inRows = (leaves: Leaves): Leaves => mapLeaves(leaves, (x, path) => (x.size % BLOCK === 0 && coded(x, path) ? rowsOf(x) : x));
   return { ...inner, update: (updates, state, params, context) => inner.update(inRows(updates), state, inRows(params), context) };
 };
-/** Adaptive clipping looks at a leaf's own rows. */
-const around = ({ adaptiveClip }: CommonOptions): ((t: Transform) => Transform) => (adaptiveClip === undefined ? onBlocks : (t) => t);
 
 interface EightBit extends CommonOptions {
   /** leaves of fewer numbers keep f32 states; default 4096 */
@@ -99,7 +101,7 @@ function adamOf8bit(op: "adam8bit" | "adamw8bit", options: Adam8bitOptions, deca
   checkedBetas(op, betas);
   notNegative(op, "eps", eps);
   const scaled = blockwise8bit(scaleByAdam({ betas, eps, average: "sum" }), { exp_avg: "signed", exp_avg_sq: "unsigned" }, size(op, options), options.keep32bit);
-  return built(op, options, [decayWeights(rules.decay, rules), scaled, scaleByLearningRate(rules)], rules, { betas, eps }, around(options));
+  return built(op, options, [decayWeights(rules.decay, rules), scaled, scaleByLearningRate(rules)], rules, { betas, eps }, onBlocks(op, options));
 }
 /**
  * AdamW with both moments in 8 bits (bitsandbytes.optim.AdamW8bit): 2 + 8/256 bytes a parameter instead of 8.
@@ -115,7 +117,7 @@ export function lion8bit(options: Lion8bitOptions = {}): Optimizer {
   knownKeys(op, options, [...commonKeys, "betas", "min8bitSize", "keep32bit"]);
   const { learningRate = 1e-4, betas = [0.9, 0.99], weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   checkedBetas(op, betas);
-  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas, eps: 0 }, around(options));   // bitsandbytes asks for an eps that Lion does not have
+  return built(op, options, [decayWeights(rules.decay, rules), blockwise8bit(scaleByLion({ betas }), { exp_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { betas, eps: 0 }, onBlocks(op, options));   // bitsandbytes asks for an eps that Lion does not have
 }
 
 /** RMSprop with its mean square in 8 bits (bitsandbytes.optim.RMSprop8bit, signed map as there). Defaults: learningRate 1e-2, alpha 0.99. */
@@ -125,7 +127,7 @@ export function rmsprop8bit(options: Rmsprop8bitOptions = {}): Optimizer {
   const { learningRate = 1e-2, alpha = 0.99, eps = 1e-8, weightDecay = 0 } = options, rules = rulesOf(op, { ...options, learningRate, weightDecay });
   fraction(op, "alpha", alpha);
   notNegative(op, "eps", eps);
-  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, betas: [alpha, 0], eps }, around(options));     // betas: alpha and the momentum, in bitsandbytes's groups
+  return built(op, options, [addDecayedWeights(rules.decay), blockwise8bit(scaleByRms({ alpha, eps }), { square_avg: "signed" }, size(op, options), options.keep32bit), scaleByLearningRate(rules)], rules, { alpha, betas: [alpha, 0], eps }, onBlocks(op, options));     // betas: alpha and the momentum, in bitsandbytes's groups
 }
 
 /** What a state holds as numbers: decoded where it is codes. */
