@@ -1,7 +1,7 @@
 /** Writes a model as a Hugging Face folder, its codes as bitsandbytes does, or as a GGUF file. */
 import { ggufParts, type ShardOptions, modelFiles, writeDirectoryAtomic, writeFileAtomic } from "@adjoint/io";
 import { bitsandbytesConfig, bitsandbytesTensors, ggufTypeOfQuantized, quantizedOf } from "@adjoint/quant";
-import { ConfigError, type HostArray, knownOptions, type OptionNames, type Tensor } from "@adjoint/tensor";
+import { ConfigError, convertArray, type DType, type HostArray, knownOptions, type OptionNames, type Tensor } from "@adjoint/tensor";
 import type { CausalLM } from "./causal-lm.ts";
 import { architectures, type ConfigJson } from "./config.ts";
 import { embeddingName } from "./family.ts";
@@ -44,15 +44,26 @@ export async function saveModel(model: CausalLM, path: string, options: SaveMode
 }
 
 /** Files of a model's folder from weights on the host; a tokenizer goes into GGUF files only. @throws ConfigError for codes that the format cannot hold */
-export function savedFiles(model: Pick<CausalLM, "config">, weights: ReadonlyMap<string, Weight>, format: ModelFormat, name: string, options: ShardOptions & { readonly tokenizer?: TrainedTokenizer | null } = {}): Record<string, Uint8Array[] | string> {
+export function savedFiles(model: Pick<CausalLM, "config">, given: ReadonlyMap<string, Weight>, format: ModelFormat, name: string, options: ShardOptions & { readonly tokenizer?: TrainedTokenizer | null } = {}): Record<string, Uint8Array[] | string> {
   const { tokenizer = null, ...shards } = options;
-  if (format === "gguf") return { [GGUF_FILE]: ggufOf(model, weights, name, tokenizer) };
-  const arrays = new Map<string, HostArray>();
+  if (format === "gguf") return { [GGUF_FILE]: ggufOf(model, given, name, tokenizer) };
+  const arrays = new Map<string, HostArray>(), weights = besideCodes(given, embeddingName(model.config));
   for (const [key, w] of weights) {
     if (!isCodes(w)) arrays.set(key, w);
     else for (const [k, array] of Object.entries(bitsandbytesTensors(key, w))) arrays.set(k, array);
   }
   return { ...modelFiles(arrays, shards), "config.json": `${pythonFloats(JSON.stringify(configOf(model, weights), null, 2))}\n` };
+}
+/**
+ * Beside codes transformers keeps every weight in the type of the file, and a product of two types fails there: so all of them have one, that of the
+ * embedding if it holds each exactly (norms of GGUF files are f32), else f32.
+ */
+function besideCodes(weights: ReadonlyMap<string, Weight>, embedding: string): ReadonlyMap<string, Weight> {
+  const plain = [...weights.values()].flatMap((w) => (isCodes(w) ? [] : [w])), to = weights.get(embedding)?.dtype;
+  if (to === undefined || plain.length === weights.size || plain.every((w) => w.dtype === to)) return weights;
+  const exact = (w: HostArray): boolean => { const back = convertArray(convertArray(w.data, w.dtype, to), to, w.dtype); return w.data.every((v, i) => v === back[i]); };
+  const as: DType = plain.every((w) => w.dtype === to || exact(w)) ? to : "f32";
+  return new Map([...weights].map(([name, w]) => [name, isCodes(w) || w.dtype === as ? w : { dtype: as, shape: w.shape, data: convertArray(w.data, w.dtype, as) }] as const));
 }
 /** transformers refuses a threshold that is an int, and JSON of JavaScript writes 6.0 as 6. */
 const pythonFloats = (json: string): string => json.replace(/("llm_int8_threshold": \d+)(?=[,\s])/, "$1.0");

@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { ggufBytes, ggufParts, type GgufType, openGguf, openModelFolder, saveSafetensors } from "@adjoint/io";
 import { dequantize, formats, type FormatName, quantizedOf } from "@adjoint/quant";
-import { AdjointError, ConfigError, createReference, flatten, FormatError, fromHost, Store, setDevice, tensor, Tensor } from "@adjoint/tensor";
+import { AdjointError, ConfigError, createReference, flatten, FormatError, fromHost, Store, setDevice, tensor, Tensor, toF16 } from "@adjoint/tensor";
 import { type CausalLM, fromGgufName, initModel, knownConfig, knownModels, loadModel, parameterShapes, parseConfig, saveModel, toGgufName } from "@adjoint/models";
 import { fixture } from "@adjoint/testing/fixtures";
 
@@ -93,6 +93,22 @@ describe("folders of bitsandbytes", () => {
     expect(await listed([])).toEqual([]);
     expect(await listed([], { tie_word_embeddings: true })).toEqual(["lm_head"]);        // a tied head has no codes of its own
     expect(await listed(["lm_head", "v_proj"])).toEqual(["lm_head", "model.layers.0.self_attn.v_proj", "model.layers.1.self_attn.v_proj"]);
+  });
+  it("has one type for all that is no codes, as transformers needs it: the embedding's where nothing is lost, else f32", async () => {
+    const dir = join(folder, "types"), from = `${dir}-plain`, typesOf = async (norm: number): Promise<(string | undefined)[]> => {
+      const half = await loadModel(base, { dtype: "f16", upcast: "norms" }), name = "model.norm.weight", w = half.weights()[name];
+      if (!(w instanceof Store)) throw new Error(name);
+      w.set({ dtype: "f32", shape: w.shape, data: new Float32Array(w.size).fill(norm) });
+      for (const old of [dir, from]) await rm(old, { recursive: true, force: true });
+      await saveModel(half, from);
+      await saveModel(await loadModel(from, { quantize: { format: "nf4" } }), dir);
+      const file = await openModelFolder(dir), found = [name, "model.embed_tokens.weight", "lm_head.weight"].map((key) => file.entries.get(key)?.dtype);
+      expect((await file.read(name)).data[0]).toBe(found[0] === "f16" ? toF16(norm) : Math.fround(norm));
+      await file.close();
+      return [...found, (JSON.parse(await readFile(join(dir, "config.json"), "utf8")) as { dtype: string }).dtype];
+    };
+    expect(await typesOf(1.5)).toEqual(["f16", "f16", "f16", "float16"]);
+    expect(await typesOf(0.1)).toEqual(["f32", "f32", "f32", "float32"]);
   });
   it("refuses other methods, and codes that no file holds", async () => {
     const dir = join(folder, "gptq");
