@@ -6,6 +6,7 @@
  * sleeps, which a page's own thread may not.
  */
 import { HALVES, LONGEST, X } from "./simd-loops.ts";
+import type { Tables } from "./simd-loops.ts";
 import { putTables, roomIn, sharedMemory, sharedModule } from "./simd.ts";
 import type { Elements, FastName, Input, Room } from "./simd.ts";
 import { sharedCopy, spawn } from "./spawn.ts";
@@ -23,7 +24,7 @@ const UP = 0, POSTED = 16, DONE = 32, SLEEPS = 48, QUIT = 64, SLOT = 80, WORDS: 
 const text = `
 "use strict";
 function serve({ words, memories }) {
-  const modules = [];
+  const all = [];
   let runs = [];
   Atomics.store(words, ${UP}, 1);
   for (let done = 0; ; Atomics.store(words, ${DONE}, ++done)) {
@@ -36,8 +37,11 @@ function serve({ words, memories }) {
     if (Atomics.load(words, ${QUIT}) !== 0) return;
     const k = done % ${SLOTS}, at = ${SLOT} + 16 * k, number = words[at + 2];
     if (words[at] > 0) { words[at + 2] = runs[k](words[at], words[at + 1]); continue; }
-    modules[number] ??= new WebAssembly.Module(new Uint8Array(memories[k].buffer, ${X}, words[at + 1]).slice());
-    runs = memories.map((m) => new WebAssembly.Instance(modules[number], { e: { m } }).exports.run);
+    if (all[number] === undefined) {
+      const module = new WebAssembly.Module(new Uint8Array(memories[k].buffer, ${X}, words[at + 1]).slice());
+      all[number] = memories.map((m) => new WebAssembly.Instance(module, { e: { m } }).exports.run);
+    }
+    runs = all[number];
   }
 }`;
 
@@ -51,7 +55,7 @@ export class Helper {
   readonly #memories: readonly WebAssembly.Memory[] = Array.from({ length: SLOTS }, sharedMemory);
   readonly copy: (to: Uint8Array, from: Uint8Array) => void = sharedCopy();
   readonly #thread = spawn(text, { words: this.#words, memories: this.#memories });
-  readonly #numbers = new Map<string, number>();
+  readonly #known = new Map<string, readonly [number: number, module: Uint8Array, tables: Tables]>();
   #loaded = "";
   #rooms: readonly Room[] = [];
   #bytes: readonly Uint8Array[] = [];
@@ -77,12 +81,13 @@ export class Helper {
     const key = `${name} ${input}`;
     this.#compiles = key !== this.#loaded;
     if (!this.#compiles) return true;
-    const [module, tables] = sharedModule(name, input), number = this.#numbers.get(key) ?? this.#numbers.size, slot = this.#posted % SLOTS, shared = this.#memories.map(({ buffer }) => buffer);
+    let known = this.#known.get(key);
+    if (known === undefined) this.#known.set(key, known = [this.#known.size, ...sharedModule(name, input)]);
+    const [number, module, tables] = known, slot = this.#posted % SLOTS, shared = this.#memories.map(({ buffer }) => buffer);
     for (const buffer of shared) putTables(buffer, tables);
     this.#rooms = shared.map((buffer) => roomIn(buffer, input));
     this.#bytes = shared.map((buffer) => new Uint8Array(buffer, input === "f32" ? X : HALVES, 4 * LONGEST));
     new Uint8Array(shared[slot], X).set(module);
-    this.#numbers.set(key, number);
     this.#loaded = key;
     this.#post([0, 0], 0, module.length, number);
     return true;
