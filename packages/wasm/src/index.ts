@@ -1,5 +1,5 @@
 /** @adjoint/wasm: the default CPU backend, WebAssembly SIMD kernels printed from formulas. */
-import { ConfigError, DeviceError } from "@adjoint/tensor";
+import { ConfigError, DeviceError, knownOptions, type OptionNames } from "@adjoint/tensor";
 import type { MemoryType } from "./assembler.ts";
 import { WasmBackend } from "./backend.ts";
 import { Compiler } from "./compile.ts";
@@ -22,6 +22,8 @@ export interface WasmOptions {
   readonly soloBelow?: number;
 }
 
+const optionNames: OptionNames<Required<WasmOptions>> = { threads: true, fma: true, wide: true, soloBelow: true };
+
 const MAXIMUM_PAGES = 65536, LEAST_PAGES = 4096, MAXIMUM_THREADS = 32;
 
 /** Memory with the largest maximum that this engine and its limits grant. */
@@ -36,6 +38,7 @@ function reserve(shared: boolean): { memory: LinearMemory; type: MemoryType } {
 
 interface Parts { readonly memory: LinearMemory; readonly compiler: Compiler; readonly target: Target }
 function build(threads: number, options: WasmOptions): Parts {
+  knownOptions("wasm", options, optionNames);
   if (!Number.isInteger(threads) || threads < 1 || threads > MAXIMUM_THREADS) throw new ConfigError(`wasm: threads must be a whole number from 1 to ${MAXIMUM_THREADS}`, { key: "threads", value: threads, fix: "leave it out for one thread" });
   if (options.fma === true && !hasRelaxed()) throw new ConfigError("wasm: this engine has no fused multiply-add (relaxed SIMD)", { key: "fma", value: true, fix: "leave fma out, or use Node 24 or newer" });
   const target = { threads, tile: chooseTile(options.fma, options.wide === true), soloBelow: options.soloBelow ?? 65536 };

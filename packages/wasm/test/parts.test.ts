@@ -98,6 +98,8 @@ test("what cannot be done is refused by name", async () => {
   b.free(gone);
   expect(() => b.readSync(gone)).toThrow(DeviceError);
   await expect(wasm({ threads: 0 })).rejects.toThrow(ConfigError);
+  await expect(wasm(JSON.parse('{"thread":2}'))).rejects.toThrow("did you mean threads?");
+  await expect(wasm(JSON.parse("4"))).rejects.toThrow("options are an object");
   if (!hasRelaxed()) await expect(wasm({ fma: true })).rejects.toThrow(/fma|multiply-add/);
 });
 
