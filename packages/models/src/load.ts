@@ -213,15 +213,21 @@ function settled(name: string, w: Weight, kind: string | undefined, skip: readon
   if (isCodes(w)) {
     if (how !== false && how !== undefined) throw new ConfigError(`${file}: ${name} is ${w.format.name} already`, { op: "loadModel", file, key: "quantize", value: how.format, fix: "leave quantize out to use it as it is, or load the unquantized model" });
     if (how === undefined && kind === "linear") return w;
-    return settled(name, { dtype: "f32", shape: w.shape, data: dequantize(w) }, kind, skip, { dtype: dtype === "auto" ? (w.dtype === "bf16" ? "bf16" : w.dtype === "f32" && how === false ? "f32" : "f16") : dtype, how: undefined, upcast, file });
+    const data = dequantize(w), own = w.dtype === "bf16" ? "bf16" : (w.dtype === "f32" && how === false) || data.some((x) => Math.abs(x) > LARGEST_F16) ? "f32" : "f16";
+    return settled(name, { dtype: "f32", shape: w.shape, data }, kind, skip, { dtype: dtype === "auto" ? own : dtype, how: undefined, upcast, file });
   }
   if (!isFloat(w.dtype)) throw new FormatError(`${file}: tensor "${name}" is ${w.dtype}, and parameters are floats`, { file, key: name, value: w.dtype, fix: "use the unquantized model, or one that bitsandbytes wrote" });
-  if (how && becomesCodes(name, kind, skip)) return { ...quantizeArray(w.dtype === "f64" ? converted(w, "f32") : w, codesOf(how, w.shape, { name, file })), dtype: w.dtype };
+  if (how && becomesCodes(name, kind, skip)) return { ...quantizeArray(w.dtype === "f64" ? converted(w, "f32", name, file) : w, codesOf(how, w.shape, { name, file })), dtype: w.dtype };
   const raised = upcast === "all" || (upcast === "norms" && kind === "norm");
   const want = raised ? "f32" : dtype === "auto" ? (w.dtype === "f64" ? "f32" : w.dtype) : dtype;
-  return w.dtype === want ? w : converted(w, want);
+  return w.dtype === want ? w : converted(w, want, name, file);
 }
-const converted = ({ data, dtype, shape }: HostArray, to: DType): HostArray => ({ dtype: to, shape, data: convertArray(data, dtype, to) });
+const LARGEST_F16 = 65504;
+function converted({ data, dtype, shape }: HostArray, to: DType, name: string, file: string): HostArray {
+  const made = convertArray(data, dtype, to), at = to === "f16" ? made.findIndex((bits: number | bigint) => (Number(bits) & 0x7fff) === 0x7c00) : -1;
+  if (at >= 0) throw new FormatError(`${file}: tensor "${name}": element ${at} is ${convertArray(data.slice(at, at + 1), dtype, "f32")[0]}, more than f16 holds`, { op: "loadModel", file, key: name, value: to, fix: 'leave dtype out, or use "f32" or "bf16"' });
+  return { dtype: to, shape, data: made };
+}
 
 /** Buffers that older versions of transformers saved and nobody needs; and the head of a tied model, which equals the embedding (`withHead`). */
 const superfluous = (name: string, c: ModelConfig): boolean => /\.rotary_emb\.inv_freq$/.test(name) || (c.modelType === "gpt2" && /\.attn\.(bias|masked_bias)$/.test(name)) || (c.tieWordEmbeddings && name === HEAD);

@@ -1,9 +1,9 @@
 import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, beforeAll, describe, expect, it } from "vitest";
+import { afterAll, beforeAll, describe, expect, it, test } from "vitest";
 import { ggufBytes, ggufParts, type GgufType, openGguf, openModelFolder, saveSafetensors } from "@adjoint/io";
-import { dequantize, formats, type FormatName, quantizedOf } from "@adjoint/quant";
+import { dequantize, formats, type FormatName, quantize, quantizedOf, toGguf } from "@adjoint/quant";
 import { AdjointError, ConfigError, createReference, flatten, FormatError, fromHost, Store, setDevice, tensor, Tensor, toF16 } from "@adjoint/tensor";
 import { type CausalLM, fromGgufName, initModel, knownConfig, knownModels, loadModel, parameterShapes, parseConfig, saveModel, toGgufName } from "@adjoint/models";
 import { fixture } from "@adjoint/testing/fixtures";
@@ -58,6 +58,21 @@ describe("quantizing while loading", () => {
     await saveSafetensors(join(bad, "model.safetensors"), arrays);
     await expect(loadModel(bad, { quantize: { format: "nf4" } })).rejects.toThrow(/infinite.*model\.layers\.1\.mlp\.up_proj\.weight.*element 70/s);
   });
+});
+
+test("numbers that f16 does not hold: told where f16 was asked for, f32 where codes would become it", async () => {
+  const dir = join(folder, "large"), path = join(folder, "large.gguf"), name = "model.embed_tokens.weight", model = await loadModel(base), w = model.weights()[name];
+  if (!(w instanceof Store)) throw new Error(name);
+  w.set({ dtype: "f32", shape: w.shape, data: new Float32Array(w.size).fill(7e4, 5, 6) });
+  await saveModel(model, dir);
+  await expect(loadModel(dir, { dtype: "f16" })).rejects.toThrow(/large.*model\.embed_tokens\.weight": element 5 is 70000, more than f16 holds/);
+  expect((await loadModel(dir, { dtype: "bf16" })).weights()[name].dtype).toBe("bf16");
+  const plain = await openGguf(await saveModel(model, path).then(() => path)), tensors = await Promise.all([...plain.entries].map(async ([key, { type, shape }]) => ({ name: key, type, shape, bytes: await plain.read(key) })));
+  const codes = toGguf(quantize(new Float32Array(w.size).fill(7e4, 5, 6), w.shape, { format: "mxfp4" }));
+  await writeFile(path, Buffer.concat(ggufParts(Object.fromEntries(plain.metadata), tensors.map((t) => (t.name === "token_embd.weight" ? { name: t.name, shape: t.shape, ...codes } : t)))));
+  await plain.close();
+  const again = (await loadModel(path)).weights()[name];
+  expect([again.dtype, (await again.data())[5]]).toEqual(["f32", 65536]);
 });
 
 describe("folders of bitsandbytes", () => {
