@@ -12,7 +12,7 @@ import type { Elements, FastName, Input, Room } from "./simd.ts";
 import { sharedCopy, spawn } from "./spawn.ts";
 
 /** Memories: the thread has the next chunk when it is done with one, and the caller may encode one in the meantime. */
-const SLOTS = 3;
+const SLOTS = 4;
 /** Milliseconds after which the caller encodes what it waits for itself, and for which a thread may take to start. */
 const PATIENCE = 0.5, START = 10000;
 /** Weights that it misses after it was slow. */
