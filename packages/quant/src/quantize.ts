@@ -1,6 +1,6 @@
 /** From f32 to codes and scales, a block at a time. */
-import { ConfigError, FormatError, ShapeError } from "@adjoint/tensor";
-import type { DType } from "@adjoint/tensor";
+import { ConfigError, FormatError, ShapeError, knownOptions } from "@adjoint/tensor";
+import type { DType, OptionNames } from "@adjoint/tensor";
 import { encodeChunks } from "./chunks.ts";
 import { doubleQuantize } from "./double.ts";
 import { encoders } from "./encode.ts";
@@ -25,6 +25,8 @@ export interface QuantizeOptions {
   readonly name?: string;
   readonly file?: string;
 }
+
+const optionNames: OptionNames<Required<QuantizeOptions>> = { format: true, block: true, doubleQuant: true, into: true, dtype: true, name: true, file: true };
 
 const INFINITE = 0x7f800000;
 
@@ -56,7 +58,9 @@ export interface Encoding {
 }
 
 /** Begins a tensor of this shape. Errors of quantize, those of the values from `put`. */
-export function encode(input: Input, shape: readonly number[], { format: name, block: asked, doubleQuant = false, into, dtype = "f32", ...named }: QuantizeOptions): Encoding {
+export function encode(input: Input, shape: readonly number[], options: QuantizeOptions): Encoding {
+  knownOptions("quantize", options, optionNames);
+  const { format: name, block: asked, doubleQuant = false, into, dtype = "f32", ...named } = options;
   const format = formatOf(name), block = blockOf(format, asked), encoder = encoders[format.name];
   if (encoder === null) throw new ConfigError(`${format.name} can be read but not made`, { op: "quantize", key: "format", value: name, fix: "use q4_0, q8_0 or mxfp4 for GGUF files" });
   if (doubleQuant && format.scale !== "f32") throw new ConfigError(`doubleQuant: the scales of ${format.name} are ${format.scale}`, { op: "quantize", key: "doubleQuant", value: true, fix: "use nf4, fp4, int4 or int8" });

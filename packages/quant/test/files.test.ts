@@ -97,6 +97,7 @@ describe("bad input names tensor and file", () => {
     expect(run({ format: "int8", block: 0 })).toThrow("block 0");
     expect(run({ format: "q4_k" })).toThrow("q4_k can be read but not made");
     expect(run({ format: "q8_0", doubleQuant: true })).toThrow("doubleQuant: the scales of q8_0 are f16");
+    expect(() => quantize(new Float32Array(64), [64], JSON.parse(`{"format":"nf4","double_quant":true}`))).toThrow("quantize: there is no option double_quant");
     expect(() => quantize(one, [2], { format: "nf4", name: "w" })).toThrow('tensor "w" has 1 values, [2] needs 2');
     expect(() => quantize(Float32Array.of(1e9), [1], { format: "q8_0", name: "w" })).toThrow("does not fit in f16");
     expect(() => toGguf(quantize(one, [1], { format: "nf4" }), { name: "w" })).toThrow('tensor "w": nf4 is no GGUF type');
