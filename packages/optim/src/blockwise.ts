@@ -41,7 +41,7 @@ export type Maps = Readonly<Record<string, Map8>>;
 export function blockwise8bit(inner: Transform, maps: Maps, minSize = 4096, keep32bit?: Match): Transform {
   if (keep32bit !== undefined) checkMatch("blockwise8bit", "keep32bit", keep32bit);
   const entries = Object.entries(maps).map(([name, map], i) => ({ name, map, code: `state${i + 1}`, scale: `absmax${i + 1}` }));
-  const small = (x: Tensor, path: string): boolean => !inCodes(minSize, keep32bit)(x, path);
+  const coded = inCodes(minSize, keep32bit), small = (x: Tensor, path: string): boolean => !coded(x, path);
   return {
     constants: Object.fromEntries(entries.map(({ map, scale }, i) => [`qmap${i + 1}`, { beside: scale, value: { dtype: "f32", shape: [256], data: dynamicMap(map) } }])),
     init(params) {

@@ -70,11 +70,11 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
     }
     const all = [...inside, ...memory];
     const host = joinable.find((c) => !memory.includes(c) && ownsOutput(t, c) && all.every((o) => o === c || !clusters.reaches(o, c)));
-    if (!host || (host.kind === "rows" && endsProduct(t))) {
+    if (!host || (host.kind === "rows" && endsProduct(t))) {               // a matmul writes its own epilogue, so the product alone never goes to memory
       clusters.openOwn(t);
       if (t.op.kind === "map" && roots.has(t)) own(t, clusters.list[clusters.list.length - 1]);
       return;
-    }      // a matmul writes its own epilogue, so the product alone never goes to memory
+    }
     const rowLevel = rowLevelIn(t, host, clusters.mapsIn(t, host));
     join(t, host);
     if (rowLevel) host.kind = "rows";
@@ -93,7 +93,7 @@ export function schedule(graph: Graph, roots: ReadonlySet<GNode>, fuse: boolean,
       if ((c.kind !== "map" && c.kind !== "rows") || c.part || c.reducedAxes > 1 || c.members.size >= MAX_MEMBERS || c.outputs.size >= MAX_SIBLINGS || ![...c.outputs].every((o) => roots.has(o))) continue;
       if (readers.some((r) => r === c || clusters.reaches(r, c))) continue;
       const points = sizeOf(c.space), width = c.kind === "map" && size > points && sizeOf(x.shape) === size ? size / points : 0;      // c makes a number a row of what t has whole
-      if (width > 1 && !Number.isInteger(width)) continue;
+      if (!Number.isInteger(width) || (width > 0 && c.space.length >= 8)) continue;
       const perRow = size < points, space = width ? [...c.space, width] : c.space, map = (!perRow || rowable(c)) && underShape(t, perRow ? [...space.slice(0, -1), 1] : space, space);
       if (!map || !(perRow ? isRowLevel : isLinear)(map, t.shape, space)) continue;
       if (width) clusters.widen(c, width); else if (perRow) c.kind = "rows";
